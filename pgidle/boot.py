@@ -1,0 +1,253 @@
+"""From the command line to a supervisor that runs: the order of work is the time that the first client waits.
+
+Listening comes before everything that takes time, and only what Postgres needs comes before Postgres. So `run` is read
+without click where that is certain, and nothing is imported here that the spawn can do without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+from pgidle.arguments import fast
+from pgidle.errors import PgidleError
+from pgidle.record import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgidle.gate import Gate
+    from pgidle.house import House
+    from pgidle.log import Log
+    from pgidle.privileges import Identity
+    from pgidle.loop import Loop
+    from pgidle.settings import Options, Resolved, Settings
+    from pgidle.statedir import StateDir
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
+
+
+def main() -> None:
+    """The entry point of every command."""
+    argv = sys.argv[1:]
+    arguments = fast(argv[1:]) if argv[:1] == ["run"] else None
+    if arguments is None:
+        from pgidle.cli import cli
+
+        cli(prog_name="pgidle")
+        return
+    sys.exit(run(arguments.options, arguments.postgres_args))
+
+
+def run(options: Options, postgres_args: Sequence[str]) -> int:
+    """`pgidle run`: the exit status. Faults are said in one line on stderr."""
+    from pgidle.loop import Loop
+
+    # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
+    loop = Loop()
+    loop.catch(CAUGHT)
+    try:
+        house = _prepare(options, tuple(postgres_args), loop)
+    except PgidleError as error:
+        _complain(error)
+        return error.status
+    from pgidle.supervisor import Supervisor
+
+    try:
+        status = Supervisor(house).run()
+    except PgidleError as error:
+        _complain(error)
+        status = error.status
+    # Everything that is to be kept is kept; tearing the interpreter down would only hold the port longer.
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def read_settings(options: Options, postgres_args: tuple[str, ...]) -> Resolved:
+    """Settings from the command line, the environment and the file. Raises SettingsError."""
+    from pgidle.errors import SettingsError
+    from pgidle.settings import config_path, parse_file, resolve
+
+    cwd = os.getcwd()
+    path, is_asked_for = config_path(options, os.environ, cwd)
+    content = None
+    if path is not None:
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            if is_asked_for:
+                raise SettingsError(f"{path} is not there", "correct --config") from None
+        except OSError as error:
+            raise SettingsError(
+                f"{path} cannot be read: {error.strerror}", "mend it, or set --config"
+            ) from None
+    parsed = parse_file(content, path or "") if content is not None else None
+    return resolve(options, os.environ, parsed, path, cwd, postgres_args)
+
+
+def _complain(error: PgidleError) -> None:
+    sys.stderr.write(f"pgidle: {error}\n")
+
+
+def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> House:
+    """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
+    from pgidle.backstage import Doors, Files
+    from pgidle.binaries import find_bin_dir
+    from pgidle.cluster import DataDirState, inspect_data_dir
+    from pgidle.gate import Mode, find_shim
+    from pgidle.house import House
+    from pgidle.inbox import Inbox
+    from pgidle.inherited import take_sockets
+    from pgidle.log import Log
+    from pgidle.privileges import enable_migration, plan, prepare_directories
+    from pgidle.statedir import StateDir
+
+    settings = read_settings(options, postgres_args).settings
+    log = Log(settings.log_format)
+    inherited = take_sockets(os.environ)
+    if inherited:
+        settings = _served(settings, inherited)
+    identity = plan(settings.user, settings.data_dir)
+    data_dir = inspect_data_dir(settings.data_dir, identity.uid if identity else os.geteuid())
+    is_first_start = data_dir.state is not DataDirState.READY
+    first = None
+    if is_first_start:
+        from pgidle.first_start import first_start
+
+        # While root: what a _FILE variable names may be for root's eyes only.
+        first = first_start(os.environ)
+    http = _listen_http(settings)
+    migration = enable_migration()
+    if is_first_start or not os.path.isdir(settings.state_dir):
+        prepare_directories(settings.data_dir, settings.state_dir, identity)
+    if identity is not None:
+        _change_user(identity, inherited, log)
+    binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""))
+    state_dir = StateDir(settings.state_dir)
+    shim = find_shim()
+    gate, gate_why = _make_gate(settings, state_dir, shim, inherited)
+    if gate.mode is Mode.SYNHOLD and migration is not None:
+        gate_why = migration
+    if gate.mode is not Mode.HANDOFF:
+        log.note("gate", f"mode {gate.mode.value}: {gate_why}")
+    return House(
+        settings=settings,
+        environ=dict(os.environ),
+        binaries=binaries,
+        first=first,
+        shim=shim if gate.mode is not Mode.NONE else None,
+        gate=gate,
+        gate_why=gate_why,
+        state_dir=state_dir,
+        doors=Doors(http, _listen_control(state_dir)),
+        files=Files(
+            settings.data_dir, settings.config, lambda: read_settings(options, postgres_args).settings
+        ),
+        loop=loop,
+        inbox=Inbox(),
+        log=log,
+    )
+
+
+def _served(settings: Settings, inherited: Sequence[socket.socket]) -> Settings:
+    """Inherited sockets say where Postgres listens. Raises PgidleError where it could not."""
+    ports = {one.getsockname()[1] for one in inherited}
+    if len(ports) > 1:
+        raise PgidleError(
+            f"the inherited sockets have ports {sorted(ports)}", "Postgres has one: give each a service"
+        )
+    addresses = ",".join(one.getsockname()[0] for one in inherited)
+    return replace(settings, port=ports.pop(), listen_addresses=addresses)
+
+
+def _change_user(identity: Identity, inherited: Sequence[socket.socket], log: Log) -> None:
+    """Become the user that Postgres runs as, with all that it will need."""
+    from pgidle.privileges import become, python_unreadable
+
+    for one in inherited:
+        # Sockets of one reuseport group must be one user's (net/ipv4/inet_connection_sock.c).
+        os.fchown(one.fileno(), identity.uid, identity.gid)
+    if (place := python_unreadable(identity)) is not None:
+        from pgidle.preload import preload
+
+        preload()
+        log.note(
+            "boot",
+            f"user {identity.name} cannot read {place}: waking takes longer, as all is imported before",
+        )
+    become(identity)
+
+
+def _make_gate(
+    settings: Settings, state_dir: StateDir, shim: str | None, inherited: Sequence[socket.socket]
+) -> tuple[Gate, str]:
+    """A gate that holds clients from now on, and why it is no better one. Raises PgidleError."""
+    from pgidle.cluster import living_postmaster, read_pidfile
+    from pgidle.gate import Gate, refuse_taken, try_mode
+    from pgidle.steering import resolve
+
+    living = living_postmaster(settings.data_dir) if read_pidfile(settings.data_dir) is not None else None
+    if living is not None and living != state_dir.earlier_postmaster:
+        raise PgidleError(
+            f"a postmaster with pid {living} already runs on {settings.data_dir}", "stop it first"
+        )
+    try:
+        addresses = resolve(settings.listen_addresses, settings.port)
+    except OSError as error:
+        raise PgidleError(
+            f"cannot listen on {settings.listen_addresses}: {error.strerror}", "set --listen-addresses"
+        ) from None
+    if not inherited and living is None:
+        refuse_taken(addresses)
+    mode, why = try_mode(addresses[0][0], shim)
+    gate = Gate(addresses, mode, inherited)
+    gate.listen(behind=living is not None)
+    return gate, why
+
+
+def _listen_http(settings: Settings) -> tuple[socket.socket, ...]:
+    """The HTTP door, open from now on: who asks early waits for the answer. Raises PgidleError."""
+    if settings.http is None:
+        return ()
+    host, port = settings.http
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            host or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(128)
+    except OSError as error:
+        raise PgidleError(
+            f"cannot serve HTTP on {host or '*'}:{port}: {error.strerror}", "set --http, or --http off"
+        ) from None
+    return (listener,)
+
+
+def _listen_control(state_dir: StateDir) -> socket.socket:
+    """The control socket, for this user alone."""
+    from pgidle.statedir import CONTROL_SOCKET
+
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    # Through the descriptor: a socket's whole path may have 107 bytes (unix(7)).
+    folder = os.open(state_dir.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(CONTROL_SOCKET, dir_fd=folder)
+        listener.bind(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
+        listener.listen(16)
+    except OSError as error:
+        raise PgidleError(
+            f"cannot make {state_dir.path}/{CONTROL_SOCKET}: {error.strerror}", "set --state-dir"
+        ) from None
+    finally:
+        os.umask(mask)
+        os.close(folder)
+    return listener

@@ -1,0 +1,217 @@
+"""The commands, as click understands them. `run` is usually read without it: see `arguments`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import click
+
+from pgidle import boot
+from pgidle.client import NotRunning, request
+from pgidle.errors import PgidleError, SettingsError
+from pgidle.settings import OPTIONS, Kind, config_path, describe, parse_duration, parse_file, resolve
+from pgidle.statedir import LAST_SLEEP
+from pgidle.status import as_table, moment_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.settings import Option
+
+    Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+# What finds the supervisor. Nothing else that is set may keep a command from talking to it.
+WHERE = ("data-dir", "state-dir", "config")
+NOT_RUNNING = 3
+METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE"}
+
+
+class _Command(click.Command):
+    """A command whose faults are one line and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PgidleError as error:
+            click.echo(f"pgidle: {error}", err=True)
+            ctx.exit(error.status)
+
+
+class _RunCommand(_Command):
+    """What follows `--` is Postgres's, and only that: a stray word before it is a mistake."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = args[: args.index("--")] if "--" in args else args
+        ctx.meta["postgres_args"] = tuple(args[len(own) + 1 :])
+        return super().parse_args(ctx, own)
+
+
+def _click_option(option: Option) -> Decorator:
+    default = option.default or option.unset
+    choices = "|".join(choice.value for choice in option.choices)
+    variables = ", ".join((option.variable, *option.env))
+    return click.option(
+        f"--{option.name}",
+        *option.flags,
+        option.field,
+        metavar=choices or METAVARS.get(option.kind, option.kind.name),
+        multiple=option.kind is Kind.MANY,
+        help=f"{option.help}  [{f'default: {default}; ' if default else ''}{variables}]",
+    )
+
+
+def _options(*names: str) -> Decorator:
+    """Options of the settings table, all or some. The command gets one dictionary of what was given."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        chosen = [option for option in OPTIONS if not names or option.name in names]
+
+        def command(**given: Any) -> None:
+            options = {each.name: given.pop(each.field) for each in chosen}
+            function({name: value for name, value in options.items() if value not in (None, ())}, **given)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        for option in reversed(chosen):
+            _click_option(option)(command)
+        return command
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="pgidle")
+def cli() -> None:
+    """Puts an idle PostgreSQL to sleep, and wakes it without anybody noticing."""
+
+
+@cli.command(cls=_RunCommand, options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]")
+@_options()
+def run(options: dict[str, Any]) -> None:
+    """Run Postgres, put it to sleep when it is idle, wake it when somebody connects."""
+    sys.exit(boot.run(options, click.get_current_context().meta["postgres_args"]))
+
+
+@cli.command(cls=_Command)
+@_options(*WHERE)
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+def status(options: dict[str, Any], as_json: bool) -> None:
+    """Say what the supervisor does and why. Exit status 3 if none runs."""
+    state_dir = _state_dir(options)
+    try:
+        _, body = request(state_dir, "GET", "/status")
+    except NotRunning as error:
+        last = _last_sleep(state_dir)
+        if as_json:
+            click.echo(json.dumps({"state": "not running", "last_sleep": last}))
+        else:
+            slept = f"{moment_text(last['at'])}: {last['why']}" if last else "none is on record"
+            click.echo(f"{error.message}\nlast sleep: {slept}")
+        sys.exit(NOT_RUNNING)
+    if as_json:
+        click.echo(json.dumps(body))
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        click.echo(as_table(body, colour=colour), nl=False)
+
+
+@cli.command(cls=_Command)
+@_options(*WHERE)
+def health(options: dict[str, Any]) -> None:
+    """Exit status 0 while the supervisor lives and has not failed, else 1."""
+    code, body = request(_state_dir(options), "GET", "/health")
+    click.echo(body.get("state", body))
+    sys.exit(0 if code == 200 else 1)
+
+
+@cli.command(cls=_Command)
+@_options(*WHERE)
+@click.option("--force", is_flag=True, help="even if sessions are active: they are cut")
+def sleep(options: dict[str, Any], force: bool) -> None:
+    """Put Postgres to sleep now, if nothing is active."""
+    _order(options, f"/sleep?force={int(force)}")
+
+
+@cli.command(cls=_Command)
+@_options(*WHERE)
+def wake(options: dict[str, Any]) -> None:
+    """Wake Postgres."""
+    _order(options, "/wake")
+
+
+@cli.command(cls=_Command)
+@_options(*WHERE)
+@click.argument("duration")
+@click.option("--why", default="", help="what status says about it")
+def hold(options: dict[str, Any], duration: str, why: str) -> None:
+    """Keep Postgres awake for a DURATION (5min, 2h)."""
+    if (seconds := parse_duration(duration)) <= 0:
+        raise SettingsError(f"{duration!r} is no time to hold", "write 5min, 2h")
+    _order(options, "/hold?" + urlencode({"seconds": seconds, "why": why}))
+
+
+@cli.command(cls=_Command)
+@_options(*WHERE)
+def release(options: dict[str, Any]) -> None:
+    """Give up every hold."""
+    _order(options, "/release")
+
+
+@cli.command(cls=_RunCommand, options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]")
+@_options()
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+def config(options: dict[str, Any], as_json: bool) -> None:
+    """Say what `run` would go by with the same options, and where each value comes from."""
+    resolved = boot.read_settings(options, click.get_current_context().meta["postgres_args"])
+    rows = [
+        (name, value, resolved.sources[name].source.value, resolved.sources[name].name)
+        for name, value in describe(resolved.settings)
+    ]
+    if as_json:
+        keys = ("value", "source", "from")
+        click.echo(json.dumps({row[0]: dict(zip(keys, row[1:], strict=True)) for row in rows}))
+        return
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, source, where in rows:
+        origin = source if where == source else f"{source}: {where}"
+        click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+
+
+def _order(options: dict[str, Any], path: str) -> None:
+    code, body = request(_state_dir(options), "POST", path)
+    if code != 200:
+        raise PgidleError(body.get("message") or body.get("error") or f"the supervisor answered {code}")
+    click.echo(body["message"])
+
+
+def _state_dir(options: dict[str, Any]) -> str:
+    """Where the supervisor's control socket is. Raises SettingsError."""
+    where = {name for option in OPTIONS if option.name in WHERE for name in (option.variable, *option.env)}
+    environ = {name: os.environ[name] for name in where & os.environ.keys()}
+    cwd = str(Path.cwd())
+    if given := options.get("state-dir") or environ.get("PGIDLE_STATE_DIR"):
+        return str(Path(cwd, given))
+    path, is_asked_for = config_path(options, environ, cwd)
+    content: dict[str, object] = {}
+    try:
+        if path and (is_asked_for or Path(path).exists()):
+            content = parse_file(Path(path).read_bytes(), path)
+    except (OSError, SettingsError) as error:
+        # The supervisor may well run on with what the file said before it was broken.
+        said = error if isinstance(error, SettingsError) else f"{path}: {error.strerror}"
+        click.echo(f"pgidle: {said} (not read)", err=True)
+    relevant = {key: value for key, value in content.items() if key.replace("_", "-") in WHERE}
+    return resolve(options, environ, relevant, path, cwd).settings.state_dir
+
+
+def _last_sleep(state_dir: str) -> dict[str, Any] | None:
+    try:
+        kept = json.loads(Path(state_dir, LAST_SLEEP).read_bytes())
+        return {"why": str(kept["why"]), "at": float(kept["at"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

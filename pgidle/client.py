@@ -1,0 +1,63 @@
+"""The commands' side of the control socket: one HTTP request to the supervisor of a state directory."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+from typing import Any
+
+from pgidle.errors import PgidleError
+from pgidle.statedir import CONTROL_SOCKET
+
+# Seconds: more than the supervisor itself takes for any answer.
+TIMEOUT = 10.0
+
+
+class NotRunning(PgidleError):
+    """There is no control socket, or nobody listens at it."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, state_dir: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._state_dir = state_dir
+
+    def connect(self) -> None:
+        # Through the folder's descriptor: a socket's path may have 107 bytes (unix(7)), a folder's many more.
+        folder = os.open(self._state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
+        finally:
+            os.close(folder)
+
+
+def request(state_dir: str, method: str, path: str, timeout: float = TIMEOUT) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the JSON body of the supervisor's answer.
+
+    Raises NotRunning, or PgidleError if a supervisor is there and the answer could not be had.
+    """
+    with contextlib.closing(_Connection(state_dir, timeout)) as connection:
+        try:
+            connection.connect()
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            raise NotRunning(f"no supervisor runs at {state_dir}", "see --data-dir and --state-dir") from None
+        except OSError as error:
+            why = "it does not answer" if isinstance(error, TimeoutError) else error.strerror
+            hint = "run this as root or as the user of Postgres" if isinstance(error, PermissionError) else ""
+            raise PgidleError(f"cannot connect to {state_dir}/{CONTROL_SOCKET}: {why}", hint) from None
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        except TimeoutError:
+            why = f"did not answer within {timeout:g} s"
+        except (OSError, http.client.HTTPException):
+            why = "ended before it answered"
+        except ValueError:
+            why = f"answered {response.status} and no JSON"
+        raise PgidleError(f"the supervisor at {state_dir} {why}")

@@ -1,0 +1,23 @@
+"""What can go wrong, as one line for a person and one exit status for a program."""
+
+from __future__ import annotations
+
+
+class PgidleError(Exception):
+    """A fault that ends the program: what happened and where, then what to do about it."""
+
+    status = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.hint}" if self.hint else self.message
+
+
+class SettingsError(PgidleError):
+    """Wrong usage or settings, found before anything was touched."""
+
+    status = 2

@@ -1,0 +1,281 @@
+"""The gate: no client ever meets a Postgres that is not ready, and no byte passes through us.
+
+The gate listens on Postgres's public address in the same reuseport group as Postgres and never accepts. While
+Postgres is not ready, new connections are steered to the gate and *park* in its accept queue, their handshake done.
+When Postgres is ready they are steered to Postgres, and the gate stops listening for an instant: the kernel moves
+those parked into Postgres's queue. Then the gate listens again, behind Postgres's back: if the postmaster dies, its
+number in the group falls to the gate, and with it every new and every waiting connection, with no instant between.
+
+Where the kernel does not move connections (`synhold`), nobody may park: the gate is *plugged* from before it listens
+to anybody else, one connection of our own filling a queue of one, so that SYNs are dropped and sent again by the
+client's kernel. Where not even the group can be shared (`none`), the gate is a plain listener that makes way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import os
+import socket
+
+from pgidle.errors import PgidleError
+from pgidle.steering import WIDE, can_migrate, make_socket, near, queue_length, shim_works, steer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgidle.steering import Address
+
+
+class Mode(enum.Enum):
+    """What happens to a client that comes while Postgres is not ready."""
+
+    HANDOFF = "handoff"
+    SYNHOLD = "synhold"
+    NONE = "none"
+
+
+def find_shim() -> str | None:
+    """The compiled shim in the package, if it was compiled when the package was installed."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    named = (name for name in os.listdir(folder) if name.startswith("_reuseport.") and name.endswith(".so"))
+    return next((os.path.join(folder, name) for name in named), None)
+
+
+def try_mode(family: socket.AddressFamily, shim: str | None) -> tuple[Mode, str]:
+    """What this kernel, container and user allow, and why not more. Tried, never guessed; run as Postgres's user."""
+    if shim is None:
+        return Mode.NONE, "the preload shim was not compiled: install a C compiler and then pgidle again"
+    if not shim_works(shim):
+        return (
+            Mode.NONE,
+            f"user {os.geteuid()} cannot preload {shim}: install pgidle where that user can read it",
+        )
+    try:
+        if can_migrate(family):
+            return Mode.HANDOFF, "the kernel moves parked connections"
+    except OSError as error:
+        return Mode.NONE, f"the kernel refuses to steer connections: {os.strerror(error.errno or 0)}"
+    return (
+        Mode.SYNHOLD,
+        "the kernel does not move parked connections: set sysctl net.ipv4.tcp_migrate_req=1 (Linux 5.14+)",
+    )
+
+
+class Door:
+    """The gate's listener on one address."""
+
+    def __init__(self, address: Address, inherited: socket.socket | None) -> None:
+        self.address = address
+        self.inherited = inherited is not None
+        self.number = 0
+        self.plug: socket.socket | None = None
+        self.listener = inherited or _bound(address)
+
+    def listen(self, backlog: int) -> None:
+        """Join the group, or change the backlog of a member."""
+        self.listener.listen(backlog)
+
+    def to_gate(self) -> None:
+        steer(self.listener, self.number)
+
+    def to_postgres(self) -> None:
+        steer(self.listener, 1 - self.number)
+
+    def migrate(self) -> None:
+        """Move everybody who is parked to Postgres, and be the last of the group again. Needs Postgres in the group."""
+        self.to_postgres()
+        self.listener.shutdown(socket.SHUT_RD)
+        self.number = 1  # Postgres took number 0 when we left; we come back behind it.
+        self.listener.listen(WIDE)
+        self.to_postgres()
+        # Some kernels do not wake who waits on a listener that got its connections by migration.
+        with contextlib.suppress(OSError), make_socket(self.address[0]) as nudge:
+            nudge.settimeout(0.5)
+            nudge.connect(near(self.address))
+
+    def plug_first(self) -> None:
+        """Plug the queue before anybody else is in it.
+
+        Between listen() and our own connection somebody else may slip in, whom nothing can hand to Postgres: that
+        one is closed, and the plug tried again.
+        """
+        self.fill(others=0)
+        while self.plug is not None and not _is_connected(self.plug):
+            with self.listener.accept()[0]:
+                self.plug.close()
+                self.plug = None
+            self.fill(others=0)
+
+    def fill(self, others: int) -> None:
+        """Plug the queue: everybody else's connections go to `others` until one of ours fills it."""
+        if self.plug is not None:
+            return
+        self.listener.listen(0)
+        plug = make_socket(self.address[0])
+        plug.bind((near(self.address)[0], 0))
+        steer(self.listener, others, from_port=plug.getsockname()[1], port_number=self.number)
+        plug.setblocking(False)
+        with contextlib.suppress(OSError):
+            plug.connect(near(self.address))
+        self.plug = plug
+
+    def parked(self) -> int:
+        """How many clients wait here; a plug of ours is none."""
+        ours = self.plug is not None and _is_connected(self.plug)
+        return queue_length(self.listener) - ours
+
+
+class Gate:
+    """Every door of Postgres's public addresses, moved together. All calls are for the supervisor alone."""
+
+    def __init__(self, addresses: Sequence[Address], mode: Mode, inherited: Sequence[socket.socket]) -> None:
+        """Bind every address. Raises PgidleError where one is taken, or where inherited sockets cannot be served."""
+        self.mode = mode
+        self.addresses = tuple(addresses)
+        self._open = False
+        self._doors: list[Door] = []
+        if inherited and mode is not Mode.HANDOFF:
+            raise PgidleError(
+                f"clients of a service manager's socket cannot be handed to Postgres in gate mode {mode.value}",
+                "set sysctl net.ipv4.tcp_migrate_req=1, or start pgidle without a socket unit",
+            )
+        given = {_where(one): one for one in inherited}
+        if mode is not Mode.NONE:
+            self._doors = [Door(address, given.get(address)) for address in addresses]
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether a service manager keeps the sockets open when we are gone."""
+        return bool(self._doors) and all(door.inherited for door in self._doors)
+
+    def listeners(self) -> list[socket.socket]:
+        return [door.listener for door in self._doors]
+
+    def listen(self, *, behind: bool = False) -> None:
+        """Begin to hold clients. `behind`: a dying Postgres of an earlier supervisor may still be in the group."""
+        for door in self._doors:
+            door.number = 1 if behind else 0
+            if self.mode is Mode.SYNHOLD:
+                door.plug_first()
+            else:
+                door.listen(WIDE)
+            door.to_gate()
+
+    def open(self) -> None:
+        """Postgres is ready: hand it those who are parked, and everybody who comes."""
+        self._open = True
+        for door in self._doors:
+            if self.mode is Mode.HANDOFF:
+                door.migrate()
+            elif self.mode is Mode.SYNHOLD:
+                door.to_postgres()
+
+    def close(self) -> None:
+        """Keep newcomers away from Postgres, which still runs."""
+        self._open = False
+        for door in self._doors:
+            door.to_gate()
+
+    def postgres_gone(self) -> None:
+        """Postgres has left the group: the gate is alone in it, and number 0."""
+        self._open = False
+        for door in self._doors:
+            if self.mode is not Mode.NONE:
+                door.number = 0
+                door.to_gate()
+
+    def await_knock(self) -> None:
+        """Postgres sleeps and we stay: in mode `none` only now is there somebody to listen for."""
+        if self.mode is Mode.NONE:
+            self._doors = [Door(address, None) for address in self.addresses]
+            for door in self._doors:
+                door.listen(WIDE)
+
+    def make_way(self) -> None:
+        """Before Postgres binds: where the port cannot be shared, stop listening. Who knocked is refused."""
+        if self.mode is Mode.NONE:
+            for door in self._doors:
+                door.listener.close()
+            self._doors = []
+
+    def plug(self) -> None:
+        """Let nobody in any more, and nobody wait: SYNs are dropped. Not for sockets that outlive us."""
+        for door in self._doors:
+            if self.mode is Mode.HANDOFF and not door.inherited:
+                door.fill(others=1 - door.number if self._open else door.number)
+                door.to_gate()
+        self._open = False
+
+    def unplug(self) -> None:
+        """Let clients park again."""
+        for door in self._doors:
+            if self.mode is Mode.HANDOFF and door.plug is not None:
+                door.plug.close()
+                door.plug = None
+                door.listen(WIDE)
+
+    def parked(self) -> int:
+        """How many clients wait at the gate."""
+        return sum(door.parked() for door in self._doors)
+
+    def shut(self) -> None:
+        """Close everything: who is parked is refused. Inherited sockets go on listening with whoever keeps them."""
+        for door in self._doors:
+            door.listener.close()
+            if door.plug is not None:
+                door.plug.close()
+
+
+def _where(one: socket.socket) -> Address:
+    host, port = one.getsockname()[:2]
+    return socket.AddressFamily(one.family), (host, port)
+
+
+def _is_connected(plug: socket.socket) -> bool:
+    try:
+        plug.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _bound(address: Address) -> socket.socket:
+    """A socket bound to an address that nobody listens on. Raises PgidleError."""
+    family, (host, port) = address
+    made = make_socket(family)
+    try:
+        made.bind(address[1])
+    except OSError as error:
+        made.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PgidleError(
+                f"port {port} on {host} is taken", "stop what listens there, or set --port"
+            ) from error
+        reason = os.strerror(error.errno or 0)
+        raise PgidleError(
+            f"cannot listen on {host} port {port}: {reason}", "set --listen-addresses and --port"
+        ) from error
+    return made
+
+
+def refuse_taken(addresses: Sequence[Address]) -> None:
+    """Raise PgidleError where somebody listens already, even one who would share the port.
+
+    A second gate in the reuseport group of a first would take its clients.
+    """
+    for family, (host, port) in addresses:
+        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise PgidleError(
+                        f"port {port} on {host} is taken", "stop what listens there, or set --port"
+                    ) from error
+                # Anything else is said by the bind that counts.

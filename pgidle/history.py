@@ -1,0 +1,72 @@
+"""The sleeps of the past, which outlive the supervisor: why it slept, and who keeps waking it. Times are Unix time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pgidle.flapping import Sleep
+from pgidle.statedir import LAST_SLEEP
+
+if TYPE_CHECKING:
+    from pgidle.statedir import StateDir
+
+KEPT = 12
+"""So many sleeps are remembered: more than the doublings from a second to an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Oldest first. The last one's `woken_at` is 0 while it has not been woken from."""
+
+    why: str = ""
+    sleeps: tuple[Sleep, ...] = ()
+
+    def slept(self, why: str, now: float, cut: frozenset[str]) -> History:
+        return History(why, (*self.sleeps, Sleep(asleep_at=now, woken_at=0.0, cut=cut))[-KEPT:])
+
+    def woke(self, now: float) -> History:
+        """The last sleep has ended now, unless its end is known."""
+        if not self.sleeps or self.sleeps[-1].woken_at:
+            return self
+        return History(self.why, (*self.sleeps[:-1], replace(self.sleeps[-1], woken_at=now)))
+
+    def woken_by(self, who: str) -> History:
+        """Who came first after the last sleep, unless that is known."""
+        if not self.sleeps or self.sleeps[-1].woken_by is not None:
+            return self
+        return History(self.why, (*self.sleeps[:-1], replace(self.sleeps[-1], woken_by=who)))
+
+
+def load(state_dir: StateDir) -> History:
+    """What was kept; a file that cannot be read is no history."""
+    try:
+        kept: dict[str, Any] = json.loads(state_dir.find(LAST_SLEEP) or "{}")
+        sleeps = tuple(
+            Sleep(
+                float(one["asleep_at"]),
+                float(one["woken_at"]),
+                frozenset(map(str, one["cut"])),
+                one["woken_by"],
+            )
+            for one in kept.get("sleeps", ())
+        )
+        return History(str(kept.get("why", "")), sleeps)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return History()
+
+
+def save(state_dir: StateDir, history: History) -> None:
+    """Keep it for the next supervisor, and for `pgidle status` while there is none. Raises OSError."""
+    sleeps = [
+        {
+            "asleep_at": one.asleep_at,
+            "woken_at": one.woken_at,
+            "cut": sorted(one.cut),
+            "woken_by": one.woken_by,
+        }
+        for one in history.sleeps
+    ]
+    at = history.sleeps[-1].asleep_at if history.sleeps else 0.0
+    state_dir.keep(LAST_SLEEP, json.dumps({"why": history.why, "at": at, "sleeps": sleeps}, indent=1) + "\n")

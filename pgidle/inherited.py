@@ -1,0 +1,47 @@
+"""Listening sockets that a service manager hands over (sd_listen_fds(3))."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pgidle.errors import PgidleError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+FIRST = 3  # SD_LISTEN_FDS_START
+VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+
+def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
+    """The TCP listeners that are meant for this process. Nothing that we start inherits them, or hears of them.
+
+    Raises PgidleError for a socket that clients could not be handed on from.
+    """
+    said = {name: environ.pop(name, "") for name in VARIABLES}
+    if said["LISTEN_PID"] != str(os.getpid()) or not said["LISTEN_FDS"].isdigit():
+        return ()
+    taken = []
+    for fd in range(FIRST, FIRST + int(said["LISTEN_FDS"])):
+        os.set_inheritable(fd, False)
+        inherited = socket.socket(fileno=fd)
+        taken.append(inherited)
+        if inherited.family not in (socket.AF_INET, socket.AF_INET6) or inherited.type != socket.SOCK_STREAM:
+            raise PgidleError(
+                f"inherited descriptor {fd} is no TCP socket", "give pgidle.socket ListenStream=ADDRESS:PORT"
+            )
+        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            raise PgidleError(
+                f"inherited descriptor {fd} cannot share its port", "give pgidle.socket ReusePort=yes"
+            )
+        is_dual = inherited.family == socket.AF_INET6 and not inherited.getsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+        )
+        if is_dual:
+            raise PgidleError(
+                f"inherited descriptor {fd} takes IPv4 on an IPv6 socket",
+                "give pgidle.socket BindIPv6Only=ipv6-only",
+            )
+    return tuple(taken)

@@ -1,0 +1,254 @@
+"""When to look at Postgres, and what the looks add up to: idle, not idle, and still idle with nobody let in.
+
+The judge asks the backstage for looks, has `policy` weigh them, and tells the supervisor IDLE_JUDGED,
+IDLE_CONFIRMED or ACTIVITY_SEEN. It is made when Postgres is up, so that its imports cost no wake.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from pgidle import policy
+from pgidle.lifecycle import Event
+from pgidle.flapping import Backoff, applications, flapping, waker
+from pgidle.history import load, save
+from pgidle.policy import Lease
+from pgidle.reasons import ReasonKind
+from pgidle.record import replace
+from pgidle.snapshot import LookFailed
+from pgidle.sockets import scan
+from pgidle.status import LastSleep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.backstage import Backstage
+    from pgidle.gate import Gate
+    from pgidle.inbox import Checkpointed, Looked, Requested
+    from pgidle.log import Log
+    from pgidle.reasons import Verdict
+    from pgidle.loop import Loop
+    from pgidle.settings import Settings
+    from pgidle.statedir import StateDir
+
+LOOK_DEADLINE = 5.0
+"""Seconds after which a look has failed."""
+
+CHECKPOINT_TIMEOUT = 60.0
+"""Seconds after which Postgres is put to sleep without a checkpoint of its own before."""
+
+DRAIN_POLL = 0.005
+"""Seconds between two looks at Postgres's own accept queue once newcomers are kept from it."""
+
+DRAIN_LIMIT = 2.0
+"""Seconds in which that queue must be empty, else somebody is taken to be there."""
+
+
+class Judge:
+    """The verdicts on one Postgres. Lives as long as the supervisor; `begin` for every wake."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        backstage: Backstage,
+        gate: Gate,
+        loop: Loop,
+        log: Log,
+        state_dir: StateDir,
+        happen: Callable[[Event, str], None],
+    ) -> None:
+        self.settings = settings
+        self.leases: tuple[Lease, ...] = ()
+        self.backoff = Backoff()
+        self.verdict: Verdict | None = None
+        self.looks = 0
+        self.looks_failed = 0
+        self.sessions: int | None = None
+        self._state_dir = state_dir
+        self._history = load(state_dir)
+        self._connected: frozenset[str] = frozenset()
+        self._backstage = backstage
+        self._gate = gate
+        self._loop = loop
+        self._log = log
+        self._happen = happen
+        self._memory = policy.begin(time.monotonic())
+        self._ticket = 0
+        self._is_confirming = False
+        self._is_checkpointing = False
+        self._request: Requested | None = None
+        self._drain_since = 0.0
+
+    def begin(self) -> None:
+        """Postgres has become ready: the clock starts, and the first look is a baseline."""
+        self._memory = policy.begin(time.monotonic())
+        self.verdict = None
+        self._history = self._history.woke(time.time())
+        self._weigh_history()
+        self.resume()
+
+    def resume(self) -> None:
+        """Postgres is awake (again): go on looking."""
+        self._is_confirming = False
+        self._is_checkpointing = False
+        self.look_now()
+
+    def pause(self, why: str, *, granted: bool) -> None:
+        """Postgres is not to be looked at any more; who asked for a sleep is told whether it comes."""
+        self._ticket += 1
+        self._loop.cancel("look")
+        self._loop.cancel("drain")
+        self._is_confirming = False
+        self.answer(granted, why)
+
+    def look_now(self) -> None:
+        """Ask for a look; one that is under way no longer counts."""
+        self._loop.cancel("look")
+        self._ticket += 1
+        self._backstage.look(self._ticket, LOOK_DEADLINE)
+
+    def confirm(self) -> None:
+        """Newcomers are kept away: once Postgres has taken whom it had, look for the last time."""
+        self._is_confirming = True
+        self._drain_since = time.monotonic()
+        self._ticket += 1
+        self._loop.cancel("look")
+        self._drain()
+
+    def asked_to_sleep(self, request: Requested) -> None:
+        """Sleep now if nobody is active, or at once if forced; the request is answered when that is known."""
+        self.answer(False, "somebody else asked the same meanwhile")
+        self._request = request
+        if request.force:
+            self._checkpoint()
+        else:
+            self.look_now()
+
+    def answer(self, granted: bool, text: str) -> None:
+        """Answer who waits for a sleep, if anybody does."""
+        if self._request is not None:
+            self._request.reply(granted, text)
+            self._request = None
+
+    def hold(self, seconds: float, why: str) -> None:
+        """Take a lease, which any look respects from now on."""
+        now = time.monotonic()
+        self.leases = (*(lease for lease in self.leases if lease.until > now), Lease(now + seconds, why))
+        if not self._is_confirming:
+            self.look_now()
+
+    def release(self) -> int:
+        """End every lease; how many there were."""
+        now = time.monotonic()
+        ended = sum(lease.until > now for lease in self.leases)
+        self.leases = ()
+        if not self._is_confirming:
+            self.look_now()
+        return ended
+
+    def looked(self, message: Looked) -> None:
+        """A look has ended."""
+        if message.ticket != self._ticket:
+            return
+        look = message.look
+        self.looks += 1
+        if isinstance(look, LookFailed):
+            self.looks_failed += 1
+            self._log.once("watch", f"cannot see whether Postgres is used, so it stays awake: {look.reason}")
+        else:
+            self._log.forget("watch")
+            self.sessions = len(look.clients)
+            self._connected = applications(look, self.settings)
+            self._learn_waker(waker(look, self.settings))
+        now = time.monotonic()
+        settings, backoff = self.settings, self.backoff
+        if self._request is not None:
+            settings, backoff = replace(settings, idle_timeout=0.0, min_awake=0.0), Backoff()
+        verdict, self._memory = policy.evaluate(
+            look, settings, self._memory, now, parked=self._gate.parked(), leases=self.leases, backoff=backoff
+        )
+        self.verdict = verdict
+        if self._is_confirming:
+            self._conclude(verdict)
+        elif verdict.idle:
+            self._checkpoint()
+        else:
+            if self._request is not None:
+                self.answer(False, "; ".join(map(str, verdict.reasons)))
+            self._loop.after(verdict.next_look, "look", self.look_now)
+
+    def checkpointed(self, message: Checkpointed) -> None:
+        """The checkpoint before a sleep has ended. Without it a shutdown only takes longer."""
+        if message.error is not None:
+            self._log.once("checkpoint", f"no checkpoint before sleep: {message.error}")
+        if self._is_checkpointing:
+            self._is_checkpointing = False
+            self._happen(Event.IDLE_JUDGED, self._summary())
+
+    @property
+    def last_sleep(self) -> LastSleep | None:
+        """The last sleep that began, if any did."""
+        sleeps = self._history.sleeps
+        return LastSleep(self._history.why, sleeps[-1].asleep_at) if sleeps else None
+
+    def record_sleep(self, why: str) -> None:
+        """Postgres sleeps: remember why, and whom that cut off."""
+        self._history = self._history.slept(why, time.time(), self._connected)
+        try:
+            save(self._state_dir, self._history)
+        except OSError as error:
+            self._log.once("history", f"this sleep is not remembered: {error}")
+
+    def _learn_waker(self, who: str | None) -> None:
+        if who is not None:
+            before, self._history = self._history, self._history.woken_by(who)
+            if self._history is not before:
+                self._weigh_history()
+
+    def _weigh_history(self) -> None:
+        backoff = flapping(self._history.sleeps, self.settings.idle_timeout)
+        if backoff.extra and backoff != self.backoff:
+            self._log.note(
+                "flapping",
+                f"{backoff.culprit} comes back as soon as it is cut: waiting {backoff.extra:g} s longer",
+            )
+        self.backoff = backoff
+
+    def _checkpoint(self) -> None:
+        if not self._is_checkpointing:
+            self._is_checkpointing = True
+            self._backstage.checkpoint(CHECKPOINT_TIMEOUT)
+
+    def _drain(self) -> None:
+        """Wait until no connection is on its way to Postgres unseen: in a handshake, or in its accept queue."""
+        ours = {os.fstat(listener.fileno()).st_ino for listener in self._gate.listeners()}
+        table = scan(self.settings.port)
+        waiting = sum(queue.length for queue in table.listeners if queue.inode not in ours)
+        if not waiting and not table.handshakes:
+            self._backstage.look(self._ticket, LOOK_DEADLINE)
+        elif time.monotonic() - self._drain_since > DRAIN_LIMIT:
+            self._happen(
+                Event.ACTIVITY_SEEN, f"{waiting + table.handshakes} connections were on their way to Postgres"
+            )
+        else:
+            self._loop.after(DRAIN_POLL, "drain", self._drain)
+
+    def _conclude(self, verdict: Verdict) -> None:
+        forced = self._request is not None and self._request.force
+        if verdict.idle or forced:
+            self._happen(Event.IDLE_CONFIRMED, "asked to sleep (forced)" if forced else self._summary())
+        else:
+            self._happen(Event.ACTIVITY_SEEN, "; ".join(map(str, verdict.reasons)))
+
+    def _summary(self) -> str:
+        """Why it sleeps, in a line."""
+        if self._request is not None:
+            return "asked to sleep" + (" (forced)" if self._request.force else "")
+        clocks = [
+            reason
+            for reason in (self.verdict.reasons if self.verdict else ())
+            if reason.kind is ReasonKind.CLOCK
+        ]
+        return "; ".join(map(str, clocks)) or "nobody uses it"

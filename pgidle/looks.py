@@ -1,0 +1,111 @@
+"""Looks at Postgres, one at a time, and checkpoints: each order is answered, whatever came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pgidle.inbox import Checkpointed, Looked
+from pgidle.snapshot import LookFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from pgidle.inbox import Inbox
+    from pgidle.snapshot import Snapshot
+
+# Seconds that the watcher gets on top of its own limit, to say itself what took so long.
+GRACE = 1.0
+GIVEN_UP = "it was given up, because Postgres is stopping"
+
+T = TypeVar("T")
+
+
+class Watching(Protocol):
+    """What a watcher of one running Postgres can do. Times in seconds."""
+
+    async def look(self, deadline: float, /) -> Snapshot | LookFailed: ...
+
+    async def checkpoint(self, deadline: float, /) -> str | None:
+        """What went wrong, or None."""
+
+    async def close(self) -> None: ...
+
+
+class Looks:
+    """Belongs to the loop's thread. A watcher's own fault (an exception) ends the task group."""
+
+    def __init__(self, inbox: Inbox, group: asyncio.TaskGroup) -> None:
+        self._inbox = inbox
+        self._group = group
+        self._turn = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._watching: Watching | None = None
+        self.ended = asyncio.Event()
+        """Set when nothing more will be asked."""
+
+    def watch(self, connect: Callable[[], Watching]) -> None:
+        """Look through what `connect` makes, instead of what there was."""
+        self.unwatch()
+        self._start(self._open(connect), lambda _: None)
+
+    def unwatch(self) -> None:
+        """Give up what is under way, and close the connection."""
+        for task in self._under_way:
+            task.cancel()
+        self._group.create_task(self._close())
+
+    def look(self, ticket: int, deadline: float) -> None:
+        def answer(seen: Snapshot | LookFailed | None) -> None:
+            self._inbox.post(Looked(ticket, seen or LookFailed(GIVEN_UP)))
+
+        self._start(self._look(deadline), answer)
+
+    def checkpoint(self, deadline: float) -> None:
+        def answer(error: str | None) -> None:
+            self._inbox.post(Checkpointed(GIVEN_UP if error is None else error or None))
+
+        self._start(self._checkpoint(deadline), answer)
+
+    def _start(self, order: Coroutine[None, None, T], answer: Callable[[T | None], None]) -> None:
+        """Carry out an order, then answer with its result; None: cancelled, perhaps before it began."""
+
+        def done(task: asyncio.Task[T]) -> None:
+            self._under_way.discard(task)
+            if task.cancelled():
+                answer(None)
+            elif not task.exception():
+                answer(task.result())
+
+        task = self._group.create_task(order)
+        self._under_way.add(task)
+        task.add_done_callback(done)
+
+    async def _open(self, connect: Callable[[], Watching]) -> None:
+        async with self._turn:
+            self._watching = connect()
+
+    async def _close(self) -> None:
+        async with self._turn:
+            watching, self._watching = self._watching, None
+            if watching:
+                await watching.close()
+
+    async def _look(self, deadline: float) -> Snapshot | LookFailed:
+        try:
+            async with asyncio.timeout(deadline + GRACE), self._turn:
+                if self._watching is None:
+                    return LookFailed("nothing watches Postgres")
+                return await self._watching.look(deadline)
+        except TimeoutError:
+            return LookFailed(f"it took longer than {deadline:g} s")
+
+    async def _checkpoint(self, deadline: float) -> str:
+        """What went wrong; empty: nothing did."""
+        try:
+            async with asyncio.timeout(deadline + GRACE), self._turn:
+                if self._watching is None:
+                    return "nothing watches Postgres"
+                return await self._watching.checkpoint(deadline) or ""
+        except TimeoutError:
+            return f"it took longer than {deadline:g} s"

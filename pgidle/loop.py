@@ -1,0 +1,80 @@
+"""What the supervisor waits on: descriptors, timers and signals, in one epoll(7), in one thread."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+LONGEST = 86400.0
+"""Seconds that one epoll_wait(2) may last: its timeout is an int of milliseconds."""
+
+
+class Loop:
+    """Callbacks for descriptors, timers by name, and signals. Time is `time.monotonic()`."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._timers: dict[Hashable, tuple[float, Callable[[], None]]] = {}
+        self._signal_callback: Callable[[int], None] = lambda _: None
+        self._signals, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._writing = writing
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self.watch(self._signals, self._read_signals)
+
+    def catch(self, numbers: tuple[int, ...]) -> None:
+        """Turn signals into wake-ups. From here on none of them ends the process by itself."""
+        for number in numbers:
+            signal.signal(number, _nothing)
+
+    def on_signal(self, callback: Callable[[int], None]) -> None:
+        """Call back once for every signal that was caught, those from before this call too."""
+        self._signal_callback = callback
+
+    def watch(self, fd: int, callback: Callable[[], None], *, edge: bool = False) -> None:
+        """Call back when a descriptor is readable; `edge`: once for each change, not for as long as it is."""
+        self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
+        self._callbacks[fd] = callback
+
+    def forget(self, fd: int) -> None:
+        """Stop watching, before the descriptor is closed."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def after(self, seconds: float, name: Hashable, callback: Callable[[], None]) -> None:
+        """Call back once after some seconds; a timer of the same name is replaced."""
+        self._timers[name] = (time.monotonic() + seconds, callback)
+
+    def cancel(self, name: Hashable) -> None:
+        self._timers.pop(name, None)
+
+    def is_set(self, name: Hashable) -> bool:
+        return name in self._timers
+
+    def turn(self) -> None:
+        """Wait for something to happen, and call back for all that has."""
+        wait = min((at for at, _ in self._timers.values()), default=None)
+        # epoll counts in milliseconds: round up, or the last one is spun away.
+        timeout = -1.0 if wait is None else min(max(0.0, wait - time.monotonic() + 0.0005), LONGEST)
+        for fd, _ in self._epoll.poll(timeout):
+            if (callback := self._callbacks.get(fd)) is not None:
+                callback()
+        now = time.monotonic()
+        for name, (at, callback) in list(self._timers.items()):
+            if at <= now and self._timers.get(name) == (at, callback):
+                del self._timers[name]
+                callback()
+
+    def _read_signals(self) -> None:
+        for number in os.read(self._signals, 4096):
+            self._signal_callback(number)
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """The byte that set_wakeup_fd() wrote is all that is wanted of a signal."""

@@ -1,0 +1,49 @@
+"""How much memory pgidle and Postgres take."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+
+from pgidle.status import Memory
+
+
+class Meter:
+    """Reads /proc through psutil, at most once a second, however often the status is asked for."""
+
+    def __init__(self) -> None:
+        self._self = psutil.Process(os.getpid())
+        self._read: tuple[float, int | None, Memory] | None = None
+
+    def read(self, postmaster_pid: int | None) -> Memory:
+        now = time.monotonic()
+        if self._read is None or self._read[1] != postmaster_pid or now - self._read[0] >= 1:
+            memory = Memory(self._self.memory_info().rss, _postgres(postmaster_pid))
+            self._read = (now, postmaster_pid, memory)
+        return self._read[2]
+
+
+def _postgres(postmaster_pid: int | None) -> int | None:
+    """Bytes of Postgres's processes: what each has for itself, and once what they share.
+
+    PSS says it exactly, but the kernel walks every page of every process for it: seconds with many backends
+    and large shared_buffers. The largest share of one stands for what all of them share (proc_pid_statm(5)).
+    """
+    if postmaster_pid is None:
+        return None
+    private, shared = 0, 0
+    try:
+        postmaster = psutil.Process(postmaster_pid)
+        processes = [postmaster, *postmaster.children(recursive=True)]
+    except psutil.Error:
+        return None
+    for process in processes:
+        try:
+            memory = process.memory_info()
+        except psutil.Error:
+            continue
+        private += memory.rss - memory.shared
+        shared = max(shared, memory.shared)
+    return private + shared or None

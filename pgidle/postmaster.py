@@ -1,0 +1,100 @@
+"""The postmaster as a child process: spawn, signal, reap, and know when it accepts connections."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Postmaster:
+    """One running postmaster. `pidfd` becomes readable when it has exited (pidfd_open(2))."""
+
+    def __init__(self, pid: int, data_dir: str) -> None:
+        self.pid = pid
+        self.data_dir = data_dir
+        self.pidfd = os.pidfd_open(pid)
+
+    def fast_shutdown(self) -> None:
+        """Disconnect everybody, checkpoint, exit 0."""
+        self._send(signal.SIGINT)
+
+    def immediate_shutdown(self) -> None:
+        """Exit at once, without a checkpoint: safe, and the next start recovers."""
+        self._send(signal.SIGQUIT)
+
+    def reload(self) -> None:
+        """Read postgresql.conf and pg_hba.conf again."""
+        self._send(signal.SIGHUP)
+
+    def accepts(self) -> bool:
+        """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so."""
+        try:
+            with open(f"{self.data_dir}/postmaster.pid", encoding="ascii", errors="replace") as file:
+                lines = file.read().split("\n")
+        except OSError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
+
+    def reap(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        os.close(self.pidfd)
+        return os.waitstatus_to_exitcode(status)
+
+    def _send(self, number: int) -> None:
+        signal.pidfd_send_signal(self.pidfd, number)
+
+
+def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: str | None) -> Postmaster:
+    """Start a postmaster in a process group of its own, so that a terminal's Ctrl-C reaches us alone.
+
+    It gets SIGINT, a fast shutdown, when this process dies (PR_SET_PDEATHSIG, set by the shim where there is one).
+    Raises OSError where the program cannot be executed.
+    """
+    environment = {name: value for name, value in environ.items() if not name.startswith("PGIDLE_")}
+    quiet_stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    # Python ignores these, and a child inherits what is ignored.
+    defaults = (signal.SIGPIPE, signal.SIGXFSZ)
+    if shim is None:
+        return Postmaster(_fork(command, environment, defaults), data_dir)
+    if inherited := environment.get("LD_PRELOAD"):
+        environment["PGIDLE_LD_PRELOAD"] = inherited
+    environment["LD_PRELOAD"] = f"{shim}:{inherited}" if inherited else shim
+    environment["PGIDLE_SUPERVISOR"] = str(os.getpid())
+    pid = os.posix_spawn(
+        command[0],
+        command,
+        environment,
+        file_actions=[quiet_stdin],
+        setpgroup=0,
+        setsigdef=defaults,
+        setsigmask=(),
+    )
+    return Postmaster(pid, data_dir)
+
+
+def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence[int]) -> int:
+    """Without the shim the child asks for its signal itself, which takes ctypes and a fork."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    supervisor = os.getpid()
+    if pid := os.fork():
+        return pid
+    try:
+        os.setpgid(0, 0)
+        libc.prctl(1, int(signal.SIGINT), 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != supervisor:
+            os._exit(1)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number in defaults:
+            signal.signal(number, signal.SIG_DFL)
+        os.execve(command[0], command, environment)
+    finally:
+        os._exit(127)

@@ -1,0 +1,264 @@
+"""The user to run as: chosen and prepared for while still root, then become for good.
+
+Everything after `become` is unprivileged, the supervisor included. What a file's modes mean to that user is
+not worked out here: `acting_as` lends the process the user's effective ids, and the kernel answers.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+
+from pgidle.errors import PgidleError, SettingsError
+from pgidle.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+MIGRATION = "/proc/sys/net/ipv4/tcp_migrate_req"
+"""Linux 5.14+, per network namespace: whether a listener that shuts down hands its parked clients on."""
+
+PACKAGES = ("anyio", "click", "h11", "pgidle", "psutil", "psycopg", "psycopg_binary", "uvicorn", "watchfiles")
+"""What pgidle imports that is not the standard library's."""
+
+
+@record
+class Identity:
+    """A user as setuid(2) and its kin take it; `name` is what passwd calls it, or its number."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or `uid 1234` for one without an entry in passwd."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def plan(option_user: str | None, data_dir: str) -> Identity | None:
+    """Who to become: `option_user`, else the owner of `data_dir` unless that is root, else `postgres`.
+
+    None when not root: nobody to become. Raises SettingsError for a user that is unknown, is root (Postgres
+    refuses to run as root), cannot be become without being root, or cannot be told.
+    """
+    if os.geteuid() != 0:
+        if option_user is not None and _look_up(option_user).uid != os.geteuid():
+            current = user_name(os.geteuid())
+            raise SettingsError(
+                f"--user {option_user}: only root can become another user, this is {current}", "leave it out"
+            )
+        return None
+    if option_user is not None:
+        identity = _look_up(option_user)
+        if identity.uid == 0:
+            raise SettingsError(f"--user {option_user}: Postgres refuses to run as root", "name another user")
+        return identity
+    try:
+        found = os.stat(data_dir)
+    except OSError:
+        pass
+    else:
+        if found.st_uid != 0:
+            return _of_uid(found.st_uid, found.st_gid)
+    try:
+        return _of_entry(pwd.getpwnam("postgres"))
+    except KeyError:
+        raise SettingsError(
+            "started as root, which Postgres refuses to run as, and there is no user postgres",
+            "name one with --user",
+        ) from None
+
+
+def _look_up(user: str) -> Identity:
+    try:
+        return _of_entry(pwd.getpwnam(user))
+    except KeyError:
+        if user.isdecimal():
+            return _of_uid(int(user), int(user))
+        raise SettingsError(
+            f"--user {user}: there is no such user", "name one that passwd knows, or a uid"
+        ) from None
+
+
+def _of_uid(uid: int, gid: int) -> Identity:
+    try:
+        return _of_entry(pwd.getpwuid(uid))
+    except KeyError:
+        return Identity(str(uid), uid, gid, (gid,), "/")
+
+
+def _of_entry(entry: pwd.struct_passwd) -> Identity:
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    return Identity(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+
+
+class acting_as:
+    """Within the block the effective ids are the identity's, so that the kernel judges its permissions.
+
+    Does nothing for None, or when not root. Only for a process of one thread.
+    """
+
+    def __init__(self, identity: Identity | None) -> None:
+        self._identity = identity if os.geteuid() == 0 else None
+
+    def __enter__(self) -> None:
+        self._gid, self._groups = os.getegid(), os.getgroups()
+        if self._identity is None:
+            return
+        try:
+            os.setgroups(self._identity.groups)
+            os.setegid(self._identity.gid)
+            os.seteuid(self._identity.uid)
+        except OSError as fault:
+            self._restore()
+            raise _cannot_become(self._identity, fault) from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._identity is not None:
+            self._restore()
+
+    def _restore(self) -> None:
+        os.seteuid(0)
+        os.setegid(self._gid)
+        os.setgroups(self._groups)
+
+
+def become(identity: Identity) -> None:
+    """Become the user for good: ids, groups, capabilities (the kernel drops them), HOME, USER and LOGNAME.
+
+    A working directory that the user cannot enter (root's home) is left for `/`: Postgres must return to it.
+    """
+    try:
+        os.setgroups(identity.groups)
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+    except OSError as fault:
+        raise _cannot_become(identity, fault) from None
+    os.environ.update(HOME=identity.home, USER=identity.name, LOGNAME=identity.name)
+    if not os.access(".", os.R_OK | os.X_OK):
+        os.chdir("/")
+
+
+def _cannot_become(identity: Identity, fault: OSError) -> PgidleError:
+    return PgidleError(
+        f"cannot become user {identity.name}: {fault.strerror}",
+        "start as that user, or grant CAP_SETUID and CAP_SETGID",
+    )
+
+
+def enable_migration(file: str = MIGRATION) -> str | None:
+    """Let the kernel hand parked connections on (tcp_migrate_req=1), if that takes no more than writing it.
+
+    Returns None when it is on, else one line that says why it is not.
+    """
+    try:
+        with open(file, encoding="ascii") as setting:
+            if setting.read().strip() == "1":
+                return None
+    except FileNotFoundError:
+        return "this kernel has no net.ipv4.tcp_migrate_req (Linux 5.14 or newer has)"
+    except OSError as fault:
+        return f"net.ipv4.tcp_migrate_req cannot be read: {fault.strerror}"
+    try:
+        with open(file, "w", encoding="ascii") as setting:
+            setting.write("1")
+    except PermissionError:
+        return (
+            "net.ipv4.tcp_migrate_req is 0 and only root may change it (sysctl -w net.ipv4.tcp_migrate_req=1)"
+        )
+    except OSError as fault:
+        return (
+            f"net.ipv4.tcp_migrate_req is 0 and cannot be set here: {fault.strerror}"
+            " (docker run --sysctl net.ipv4.tcp_migrate_req=1)"
+        )
+    return None
+
+
+def prepare_directories(data_dir: str, state_dir: str, identity: Identity | None) -> None:
+    """Make the data directory and the state directory where they are missing, mode 0700, the identity's own.
+
+    An empty data directory of root's (a fresh volume) is handed over; nothing else that exists is touched.
+    On a first start call it only after the first start's settings held, so that a refusal leaves nothing.
+    Raises PgidleError.
+    """
+    for path, what in ((data_dir, "data directory"), (state_dir, "state directory")):
+        try:
+            _provide(path, identity)
+            if identity is not None and os.geteuid() == 0 and path == data_dir:
+                if os.stat(path).st_uid == 0 and not os.listdir(path):
+                    _hand_over(path, identity)
+        except OSError as fault:
+            raise PgidleError(f"{what} {path} cannot be created: {fault.strerror}", "name another") from None
+        with acting_as(identity):
+            usable = os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+        if not usable:
+            user = identity.name if identity else user_name(os.geteuid())
+            raise PgidleError(
+                f"{what} {path} cannot be used by user {user}",
+                "chown it, and let that user pass all above it",
+            )
+
+
+def _provide(path: str, identity: Identity | None) -> None:
+    try:
+        # By the user itself where it may: root makes nothing in a folder that others can change.
+        with acting_as(identity):
+            _make(path)
+    except PermissionError:
+        if identity is None or os.geteuid() != 0:
+            raise
+        above = os.path.dirname(os.path.abspath(path))
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
+        with acting_as(identity):
+            if not os.access(above, os.X_OK, effective_ids=True):
+                raise
+        if _make(path):
+            _hand_over(path, identity)
+
+
+def _make(path: str) -> bool:
+    if os.path.isdir(path):
+        return False
+    os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
+    os.mkdir(path, mode=0o700)
+    return True
+
+
+def _hand_over(path: str, identity: Identity) -> None:
+    # By descriptor: whoever may write beside it could have put a link in its place.
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fchown(descriptor, identity.uid, identity.gid)
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def python_unreadable(identity: Identity | None) -> str | None:
+    """A place that Python imports from and the identity cannot read, if there is one.
+
+    A virtual environment under root's home is such a place: after `become` no import works any more, not even
+    of a codec. `preload` before is the way out.
+    """
+    if identity is None:
+        return None
+    roots = [folder for folder in sys.path if folder]
+    places = [*roots, *(f"{root}/{name}" for root in roots for name in PACKAGES)]
+    needed = [
+        (place, os.R_OK | os.X_OK if os.path.isdir(place) else os.R_OK)
+        for place in (os.path.dirname(os.path.abspath(__file__)), *places)
+        if os.path.exists(place)
+    ]
+    with acting_as(identity):
+        return next((place for place, mode in needed if not os.access(place, mode, effective_ids=True)), None)

@@ -1,0 +1,77 @@
+"""Immutable records for the modules that run before Postgres is spawned.
+
+`dataclasses` brings `inspect` and with it a third of a cold wake. A module that is imported on the way to the
+spawn declares its values with `@record` instead: frozen, slotted, compared by value, and known to type checkers
+as a dataclass (PEP 681). Modules that are imported later use `dataclasses` itself.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar, dataclass_transform
+
+    T = TypeVar("T")
+else:
+
+    def dataclass_transform(**_: object):
+        return lambda function: function
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=False)
+def record(cls: type[T]) -> type[T]:
+    """Make a frozen, slotted record of a class whose body only annotates its fields and their defaults."""
+    names = tuple(cls.__dict__.get("__annotations__", {}))
+    defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
+    body = {
+        k: v for k, v in cls.__dict__.items() if k not in defaults and k not in ("__dict__", "__weakref__")
+    }
+    set_field = object.__setattr__
+
+    def __init__(self: T, *values: object, **named: object) -> None:
+        if len(values) > len(names):
+            raise TypeError(f"{cls.__name__}: {len(values)} values for {len(names)} fields")
+        given = dict(zip(names, values, strict=False))
+        if unknown := [name for name in named if name in given or name not in names]:
+            raise TypeError(f"{cls.__name__}: {unknown[0]} is unknown or given twice")
+        given |= named
+        for name in names:
+            if name not in given and name not in defaults:
+                raise TypeError(f"{cls.__name__}: {name} is missing")
+            set_field(self, name, given[name] if name in given else defaults[name])
+
+    def __setattr__(self: T, name: str, _value: object) -> None:
+        raise AttributeError(f"{cls.__name__} is immutable: {name}")
+
+    def __delattr__(self: T, name: str) -> None:
+        raise AttributeError(f"{cls.__name__} is immutable: {name}")
+
+    def __eq__(self: object, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def __hash__(self: object) -> int:
+        return hash((type(self), *(getattr(self, name) for name in names)))
+
+    def __repr__(self: object) -> str:
+        return f"{cls.__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    body |= {
+        "__slots__": names,
+        "__match_args__": names,
+        "__init__": __init__,
+        "__setattr__": __setattr__,
+        "__delattr__": __delattr__,
+        "__eq__": __eq__,
+        "__hash__": __hash__,
+        "__repr__": __repr__,
+    }
+    made: type[T] = type.__new__(type(cls), cls.__name__, cls.__bases__, body)
+    return made
+
+
+def replace(value: T, **changes: Any) -> T:
+    """A copy of a record with some fields changed."""
+    fields: tuple[str, ...] = type(value).__slots__  # type: ignore[attr-defined]
+    return type(value)(**{name: getattr(value, name) for name in fields} | changes)

@@ -1,0 +1,42 @@
+"""The supervisor's knowledge of itself, gathered into a `Report`. Called from any thread: it only reads."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pgidle.status import Report
+
+if TYPE_CHECKING:
+    from pgidle.supervisor import Supervisor
+
+
+def make_report(supervisor: Supervisor) -> Report:
+    """What holds at this moment."""
+    house, judge, moment = supervisor.house, supervisor.judge, supervisor.moment
+    verdict = judge.verdict if judge is not None else None
+    return Report(
+        state=moment.state,
+        since=moment.since,
+        why=moment.why,
+        reasons=verdict.reasons if verdict is not None else (),
+        sleeps_at=verdict.sleeps_at if verdict is not None else None,
+        gate_mode=house.gate.mode.value,
+        gate_why=house.gate_why,
+        parked=house.gate.parked(),
+        sessions=judge.sessions if judge is not None else None,
+        leases=judge.leases if judge is not None else (),
+        data_dir=house.settings.data_dir,
+        listen=tuple(address[1][0] for address in house.gate.addresses),
+        port=house.settings.port,
+        supervisor_pid=os.getpid(),
+        postmaster_pid=supervisor.server.pid,
+        initialising=supervisor.server.is_initialising,
+        started=supervisor.started,
+        wakes=supervisor.wakes,
+        sleeps=supervisor.sleeps,
+        crashes=supervisor.crashes,
+        looks=judge.looks if judge is not None else 0,
+        looks_failed=judge.looks_failed if judge is not None else 0,
+        last_sleep=judge.last_sleep if judge is not None else None,
+    )

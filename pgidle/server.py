@@ -1,0 +1,238 @@
+"""Postgres under our care, from an empty data directory to the last process: started, known to be ready, stopped.
+
+Nothing here decides when. Each start walks through the same steps: end what an earlier postmaster left behind,
+initialise the data directory on the first start, spawn, and look until postmaster.pid says that it is ready.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from pgidle.cluster import living_postmaster, read_pidfile
+from pgidle.errors import PgidleError
+from pgidle.lifecycle import Event
+from pgidle.postmaster import spawn
+from pgidle.privileges import user_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.activity import Watcher
+    from pgidle.first_start import FirstStart
+    from pgidle.house import House
+    from pgidle.initialise import Initialisation
+    from pgidle.postmaster import Postmaster
+    from pgidle.settings import Settings
+
+READY_POLLS = ((0.25, 0.002), (2.0, 0.01), (float("inf"), 0.05))
+"""While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
+
+ORPHANS_POLL = 0.02
+"""Seconds between two looks at processes that must end before a start."""
+
+
+class Server:
+    """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_EXITED_CLEANLY,
+    POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
+
+    def __init__(
+        self,
+        house: House,
+        happen: Callable[[Event, str], None],
+    ) -> None:
+        settings = house.settings
+        self._settings = settings
+        self._first = house.first
+        self._binaries = house.binaries
+        # As numbers, so that Postgres binds what the gate has bound.
+        self._addresses = tuple(dict.fromkeys(address[1][0] for address in house.gate.addresses))
+        self._shim = house.shim
+        self._state_dir = house.state_dir
+        self._environ = house.environ
+        self._loop = house.loop
+        self._happen = happen
+        self._postmaster: Postmaster | None = None
+        self._initialisation: Initialisation | None = None
+        self._step_since = 0.0
+        self._asked_to_stop = False
+        self.is_ready = False
+        self.is_clean = read_pidfile(settings.data_dir) is None
+        """Whether the last postmaster is known to have shut down cleanly, or to never have run."""
+
+    @property
+    def pid(self) -> int | None:
+        """The running postmaster's pid."""
+        return self._postmaster.pid if self._postmaster else None
+
+    @property
+    def children(self) -> tuple[int, ...]:
+        """Pids of the processes that this object reaps."""
+        return tuple(one.pid for one in (self._postmaster, self._initialisation) if one is not None)
+
+    @property
+    def is_initialising(self) -> bool:
+        """Whether the data directory is being made."""
+        return self._initialisation is not None
+
+    def watcher(self, settings: Settings) -> Callable[[], Watcher]:
+        """What makes a watcher of the running postmaster; it is called where importing psycopg holds nobody up."""
+        pidfile = read_pidfile(settings.data_dir)
+        pid, port = self.pid or 0, settings.port
+        # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
+        host = (pidfile.socket_dir if pidfile else "") or (
+            self._addresses[0] if self._addresses else "localhost"
+        )
+        users = [self._environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
+
+        def make() -> Watcher:
+            from pgidle.activity import Watcher
+
+            return Watcher(host, port, pid, [user for user in users if user], settings.watch)
+
+        return make
+
+    def start(self, delay: float = 0.0) -> None:
+        """Begin the steps of a start, after `delay` seconds."""
+        self._asked_to_stop = False
+        if self._first is not None:
+            self._initialise(self._first)
+        elif delay or not self.is_clean:
+            self._loop.after(delay, "start", self._await_orphans)
+            self._step_since = time.monotonic() + delay
+        else:
+            self._spawn()
+
+    def stop_fast(self) -> None:
+        """Fast shutdown, or an end to whatever comes before Postgres runs."""
+        self._asked_to_stop = True
+        self._loop.cancel("start")
+        if self._postmaster is not None:
+            self._postmaster.fast_shutdown()
+        elif self._initialisation is not None:
+            self._initialisation.stop()
+        elif self.is_clean:
+            self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres was not running")
+        else:
+            self._happen(Event.POSTMASTER_CRASHED, "Postgres had not recovered from a crash yet")
+
+    def stop_immediate(self) -> None:
+        """Immediate shutdown: crash-safe, not clean."""
+        if self._postmaster is not None:
+            self._postmaster.immediate_shutdown()
+        elif self._initialisation is not None:
+            self._initialisation.stop()
+
+    def reload(self) -> None:
+        """Have Postgres read its configuration again."""
+        if self._postmaster is not None:
+            self._postmaster.reload()
+
+    def _initialise(self, first: FirstStart) -> None:
+        from pgidle.initdb import Order
+        from pgidle.initialise import Initialisation
+
+        order = Order(self._binaries, first, self._environ, self._settings.postgres_args)
+        self._initialisation = Initialisation(self._settings.data_dir, order)
+        self._loop.watch(self._initialisation.fileno(), self._on_initialised)
+
+    def _on_initialised(self) -> None:
+        initialisation = self._initialisation
+        if initialisation is None:
+            return
+        self._loop.forget(initialisation.fileno())
+        error = initialisation.error()
+        self._initialisation = None
+        if self._asked_to_stop:
+            self._happen(
+                Event.POSTMASTER_EXITED_CLEANLY, "initialisation was stopped; the next start begins it again"
+            )
+        elif error is not None:
+            self._happen(Event.RESTARTS_EXHAUSTED, error)
+        else:
+            self._first = None
+            self._spawn()
+
+    def _await_orphans(self) -> None:
+        """Spawn when no process of an earlier postmaster is left."""
+        from pgidle.orphans import find_orphans, hasten
+
+        waited = time.monotonic() - self._step_since
+        if (living := living_postmaster(self._settings.data_dir)) is not None:
+            # Ours, whose supervisor died (the caller made sure): it has been told to shut down fast.
+            if waited > self._settings.stop_timeout:
+                os.kill(living, signal.SIGQUIT)
+        elif orphans := find_orphans(self._settings.data_dir):
+            hasten(orphans, waited)
+        else:
+            self._spawn()
+            return
+        self._loop.after(ORPHANS_POLL, "start", self._await_orphans)
+
+    def _command(self) -> list[str]:
+        settings = self._settings
+        command = [
+            os.path.join(self._binaries.bin_dir, "postgres"),
+            *("-D", settings.data_dir),
+            *("-p", str(settings.port)),
+            *("-c", f"listen_addresses={','.join(self._addresses)}"),
+            # A backend's crash ends the postmaster, so that the gate and not Postgres meets clients in recovery.
+            *("-c", "restart_after_crash=off"),
+        ]
+        if settings.socket_dir is not None:
+            command += ["-k", settings.socket_dir]
+        return [*command, *settings.postgres_args]
+
+    def _spawn(self) -> None:
+        command = self._command()
+        try:
+            self._postmaster = spawn(command, self._settings.data_dir, self._environ, self._shim)
+        except OSError as error:
+            reason = f"cannot execute {command[0]}: {error.strerror}"
+            self._happen(Event.RESTARTS_EXHAUSTED, f"{reason}: check --bin-dir and who may execute it")
+            return
+        self.is_clean = False
+        self.is_ready = False
+        self._state_dir.remember_postmaster(self._postmaster.pid)
+        self._step_since = time.monotonic()
+        self._loop.watch(self._postmaster.pidfd, self._on_exit)
+        self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)
+
+    def _on_ready_poll(self) -> None:
+        if self._postmaster is None:
+            return
+        if self._postmaster.accepts():
+            self.is_ready = True
+            waited = time.monotonic() - self._step_since
+            self._happen(Event.POSTMASTER_READY, f"Postgres accepts connections after {waited * 1000:.0f} ms")
+            return
+        waited = time.monotonic() - self._step_since
+        interval = next(interval for until, interval in READY_POLLS if waited < until)
+        self._loop.after(interval, "ready", self._on_ready_poll)
+
+    def _on_exit(self) -> None:
+        postmaster = self._postmaster
+        if postmaster is None:
+            return
+        self._loop.forget(postmaster.pidfd)
+        status = postmaster.reap()
+        if status is None:
+            raise PgidleError(f"postmaster {postmaster.pid} exited and cannot be reaped")
+        self._postmaster = None
+        self._loop.cancel("ready")
+        # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
+        never_began = self._asked_to_stop and status == -signal.SIGINT and not self.is_ready
+        self.is_clean = status == 0 or (never_began and read_pidfile(self._settings.data_dir) is None)
+        if self.is_clean:
+            self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
+        else:
+            self._happen(Event.POSTMASTER_CRASHED, f"the postmaster {describe(status)}")
+
+
+def describe(status: int) -> str:
+    """An exit status as a person would say it."""
+    if status >= 0:
+        return f"exited with status {status} (its own message is above)"
+    return f"was ended by {signal.Signals(-status).name}"

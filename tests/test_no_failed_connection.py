@@ -1,0 +1,130 @@
+"""The heart: clients come at any instant of hundreds of sleeps and wakes, and none of them notices.
+
+Three ways to be woken: a proxy that starts the exited machine, a supervisor that stayed, and a service manager's
+socket. Every acknowledged commit must be there in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from clients import Habits, Ledger, Load, run_clients
+from flycast import Flycast
+from installations import conninfo, free_port
+from namespaces import migration_is_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from installations import Installation, Place
+    from supervised import Supervised
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+
+SHORT = "250ms"
+"""The idle time: shorter than many of the clients' pauses, so that they meet every step of a sleep."""
+
+HABITS = Habits(short=0.3, long=1.2, dozes=0.5, statements=3, cut_after=0.25)
+WORKERS, SESSIONS = 3, 45
+
+
+def check(load: Load, ledger: Ledger, missing: list[tuple[int, int]]) -> None:
+    assert load.failures == []
+    assert load.connections == WORKERS * SESSIONS
+    assert load.commits > 0
+    assert missing == []
+
+
+def run(port: int, ledger: Ledger, seed: int) -> Load:
+    return asyncio.run(
+        run_clients(conninfo(port), ledger, workers=WORKERS, sessions=SESSIONS, seed=seed, habits=HABITS)
+    )
+
+
+def test_staying_supervisor(installation: Installation, launch) -> None:
+    one = launch(installation, when_idle="stay", idle_timeout=SHORT)
+    one.wait_for_state("awake")
+    ledger = Ledger()
+    ledger.create(one.conninfo())
+    load = run(one.port, ledger, seed=installation.major)
+    check(load, ledger, ledger.missing(one.conninfo()))
+    assert one.states.count("asleep") >= 10
+    assert one.stop() == 0
+
+
+def test_exiting_supervisor_behind_a_proxy(installation: Installation, place: Place, launch) -> None:
+    one = launch(installation, start=False, when_idle="exit", idle_timeout=SHORT)
+    ledger = Ledger()
+
+    async def scenario() -> tuple[Load, list[tuple[int, int]], Flycast]:
+        async with Flycast(one, one.port) as fly:
+            await asyncio.to_thread(ledger.create, conninfo(fly.port))
+            load = await run_clients(
+                conninfo(fly.port), ledger, workers=WORKERS, sessions=SESSIONS, seed=installation.major, habits=HABITS
+            )
+            return load, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly
+
+    load, missing, fly = asyncio.run(scenario())
+    check(load, ledger, missing)
+    assert fly.counts.exits[0] >= 10
+    assert set(fly.counts.exits) <= {0}
+    assert fly.counts.give_ups == 0
+
+
+class ServiceManager:
+    """Keeps a listening socket open and starts the service whenever a connection waits in it, as systemd does."""
+
+    def __init__(self, listener: socket.socket, service: Supervised) -> None:
+        self.listener, self.service = listener, service
+        self.starts = 0
+        self.statuses: list[int] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self.service.running:
+            self.service.stop()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.listener, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                if selector.select(0.1):
+                    self.starts += 1
+                    self.service.start()
+                    self.statuses.append(self.service.wait(timeout=300))
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as systemd does
+        one.bind(("127.0.0.1", free_port()))
+        one.listen(4096)
+        yield one
+
+
+def test_inherited_socket(installation: Installation, launch, listener: socket.socket) -> None:
+    if not migration_is_on():
+        pytest.skip("clients of an inherited socket need net.ipv4.tcp_migrate_req=1")
+    port = listener.getsockname()[1]
+    service = launch(installation, start=False, when_idle="exit", idle_timeout=SHORT, listen=[listener], port=port)
+    manager = ServiceManager(listener, service)
+    try:
+        ledger = Ledger()
+        ledger.create(conninfo(port))
+        load = run(port, ledger, seed=installation.major)
+        check(load, ledger, ledger.missing(conninfo(port)))
+    finally:
+        manager.stop()
+    assert manager.starts >= 10
+    assert set(manager.statuses) == {0}

@@ -1,0 +1,566 @@
+"""What is idle and what is not: laws that hold for any look, and the examples that people will ask about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pgidle.flapping import LONGEST, UNSEEN, application, flapping
+from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, waker
+from pgidle.reasons import ReasonKind, Signal, Verdict, duration_text, who
+from pgidle.record import replace as changed
+from pgidle.settings import Counts, Ignore, IgnoreField, Settings, resolve
+from pgidle.snapshot import Connecting, Counters, LookFailed, Peer, Session, Snapshot
+
+SETTINGS = resolve(
+    {"data-dir": "/nowhere", "idle-timeout": "5min", "min-awake": "30s"}, {}, None, None, "/"
+).settings
+BUSY = (
+    "active",
+    "idle in transaction",
+    "idle in transaction (aborted)",
+    "fastpath function call",
+    "disabled",
+)
+
+KINDS = (
+    None,
+    "client backend",
+    "walsender",
+    "autovacuum worker",
+    "logical replication worker",
+    "checkpointer",
+)
+seconds = st.floats(0, 10_000)
+keeps = st.sampled_from(list(Counts))
+
+
+def ignores() -> st.SearchStrategy[tuple[Ignore, ...]]:
+    fields = st.sampled_from(
+        [
+            Ignore(IgnoreField.APPLICATION_NAME, "exporter"),
+            Ignore(IgnoreField.USER, "monitor"),
+            Ignore(IgnoreField.ADDRESS, "10.0.0.0/8"),
+        ]
+    )
+    return st.lists(fields, max_size=2).map(tuple)
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> Settings:
+    return changed(
+        SETTINGS,
+        idle_timeout=draw(st.none() | st.floats(0, 1000)),
+        min_awake=draw(st.floats(0, 1000)),
+        idle_sessions=draw(keeps),
+        replication=draw(keeps),
+        advisory_locks=draw(keeps),
+        listeners=draw(keeps),
+        autovacuum_limit=draw(st.floats(0, 1000)),
+        ignore=draw(ignores()),
+    )
+
+
+@st.composite
+def sessions(draw: st.DrawFn) -> Session:
+    age = draw(st.none() | st.floats(-10, 10_000))
+    return Session(
+        pid=draw(st.integers(1, 9)),
+        backend_start=draw(st.sampled_from([1.0, 2.0])),
+        backend_type=draw(st.sampled_from(KINDS)),
+        usename=draw(st.sampled_from([None, "app", "monitor"])),
+        application_name=draw(st.sampled_from(["", "rails", "exporter"])),
+        client_addr=draw(st.sampled_from([None, "10.1.2.3", "fdaa::3"])),
+        state=draw(st.sampled_from([None, "idle", *BUSY])),
+        state_change=None if age is None else draw(st.sampled_from([1.0, 2.0])),
+        state_age=age,
+        listening=draw(st.booleans()),
+        advisory_locks=draw(st.integers(0, 1)),
+        base_backup=draw(st.booleans()),
+    )
+
+
+@st.composite
+def looks(draw: st.DrawFn, at: float) -> Snapshot:
+    counters = st.builds(Counters, st.integers(0, 3), st.sampled_from([0.0, 1.0]))
+    peers = st.lists(
+        st.builds(Peer, st.sampled_from(["10.1.2.3", "fdaa::3"]), st.just(4000)), max_size=1
+    ).map(tuple)
+    return Snapshot(
+        at=at,
+        epoch=draw(st.integers(1, 2)),
+        server_version=150000,
+        sessions=tuple(draw(st.lists(sessions(), max_size=4, unique_by=lambda one: one.pid))),
+        counters=draw(st.none() | counters),
+        connecting=Connecting(draw(peers), draw(st.integers(0, 1))),
+        prepared_transactions=draw(st.integers(0, 2)),
+    )
+
+
+@st.composite
+def memories(draw: st.DrawFn, by: Settings) -> tuple[Memory, float]:
+    """A memory that some looks have left, and the time it is then."""
+    now = draw(seconds)
+    memory = begin(now)
+    for _ in range(draw(st.integers(0, 2))):
+        now += draw(st.floats(0, 2000))
+        failed = draw(st.integers(0, 4)) == 0
+        memory = evaluate(LookFailed("x") if failed else draw(looks(now)), by, memory, now)[1]
+    return memory, now + draw(st.floats(0, 2000))
+
+
+situations = settings().flatmap(lambda by: st.tuples(st.just(by), memories(by)))
+leases = st.lists(st.builds(Lease, st.floats(0, 20_000)), max_size=2).map(tuple)
+
+
+def quiet(at: float, *sessions: Session, **more: Any) -> Snapshot:
+    return Snapshot(at=at, epoch=1, server_version=150000, sessions=sessions, **more)
+
+
+def client(pid: int = 4711, **more: Any) -> Session:
+    usual: dict[str, Any] = {"backend_type": "client backend", "usename": "app", "state": "idle"}
+    return Session(pid, 1.0, **(usual | {"state_change": 1.0, "state_age": 1000.0} | more))
+
+
+def idle_after(memory: Memory, look: Snapshot, by: Settings = SETTINGS, **more: Any) -> Verdict:
+    return evaluate(look, by, memory, look.at, **more)[0]
+
+
+def signals(verdict: Verdict, kind: ReasonKind) -> set[Signal]:
+    return {reason.signal for reason in verdict.reasons if reason.kind is kind}
+
+
+@given(st.data(), situations, leases)
+def test_a_verdict_has_reasons_and_says_when_to_look_again(
+    data: st.DataObject, situation: tuple[Settings, tuple[Memory, float]], held: tuple[Lease, ...]
+) -> None:
+    by, (memory, now) = situation
+    verdict, after = evaluate(data.draw(looks(now)), by, memory, now, held)
+    assert verdict.reasons
+    assert all(reason.text and "\n" not in str(reason) for reason in verdict.reasons)
+    assert 0.05 <= verdict.next_look <= 5
+    assert memory.last_activity <= after.last_activity <= now
+    assert verdict.sleeps_at is None or verdict.idle or verdict.sleeps_at >= now
+
+
+@given(st.data(), situations, leases)
+def test_an_idle_verdict_names_no_activity_blocker_or_doubt(
+    data: st.DataObject, situation: tuple[Settings, tuple[Memory, float]], held: tuple[Lease, ...]
+) -> None:
+    by, (memory, now) = situation
+    verdict, after = evaluate(data.draw(looks(now)), by, memory, now, held)
+    if not verdict.idle:
+        return
+    assert by.idle_timeout is not None
+    assert now - after.last_activity >= by.idle_timeout - 1e-6
+    assert now - memory.awake_since >= by.min_awake - 1e-6
+    assert all(lease.until <= now for lease in held)
+    assert not {ReasonKind.BLOCKER, ReasonKind.UNKNOWN} & {reason.kind for reason in verdict.reasons}
+    assert not any(reason.ends for reason in verdict.reasons if reason.kind is ReasonKind.ACTIVITY)
+
+
+@given(st.data(), situations, st.sampled_from(["session", "peer", "child", "parked", "lease", "counter"]))
+def test_adding_activity_never_makes_it_idler(
+    data: st.DataObject, situation: tuple[Settings, tuple[Memory, float]], what: str
+) -> None:
+    by, (memory, now) = situation
+    look = data.draw(looks(now))
+    before, remembered = evaluate(look, by, memory, now)
+    more: dict[str, Any] = {}
+    if what == "session":
+        extra = replace(data.draw(sessions()), pid=99)
+        assume(not any(_named(extra, ignore) for ignore in by.ignore))
+        look = replace(look, sessions=(*look.sessions, extra))
+    elif what == "peer":
+        peers = (*look.connecting.peers, Peer("192.0.2.1", 5000))
+        look = replace(look, connecting=Connecting(peers, look.connecting.children))
+    elif what == "child":
+        look = replace(look, connecting=Connecting(look.connecting.peers, look.connecting.children + 1))
+    elif what == "parked":
+        more["parked"] = 1
+    elif what == "lease":
+        more["leases"] = (Lease(now + 1),)
+    elif look.counters:
+        assume(memory.baseline is None or memory.baseline.counters != look.counters)
+        look = replace(look, counters=replace(look.counters, sessions=look.counters.sessions + 10))
+    after, remembered_more = evaluate(look, by, memory, now, **more)
+    assert before.idle or not after.idle
+    assert remembered_more.last_activity >= remembered.last_activity
+    if what in ("peer", "parked", "lease"):
+        assert not after.idle
+
+
+def _named(session: Session, ignore: Ignore) -> bool:
+    values = {
+        IgnoreField.APPLICATION_NAME: session.application_name == "exporter",
+        IgnoreField.USER: session.usename == "monitor",
+        IgnoreField.ADDRESS: session.client_addr == "10.1.2.3",
+    }
+    return values[ignore.field]
+
+
+@given(situations, st.integers(0, 2), leases)
+def test_unknown_never_sleeps_and_restarts_the_clock(
+    situation: tuple[Settings, tuple[Memory, float]], parked: int, held: tuple[Lease, ...]
+) -> None:
+    by, (memory, now) = situation
+    verdict, after = evaluate(LookFailed("no rights"), by, memory, now, held, parked=parked)
+    assert not verdict.idle
+    assert verdict.sleeps_at is None
+    assert verdict.reasons[0].kind is ReasonKind.UNKNOWN
+    assert after.last_activity == now
+
+
+@given(st.data(), situations)
+def test_ignored_sessions_do_not_change_the_verdict(
+    data: st.DataObject, situation: tuple[Settings, tuple[Memory, float]]
+) -> None:
+    by, (memory, now) = situation
+    by = changed(by, ignore=(Ignore(IgnoreField.APPLICATION_NAME, "ignored"),))
+    look = data.draw(looks(now))
+    extra = replace(data.draw(sessions()), pid=99, application_name="ignored")
+    look = replace(look, counters=None)
+    with_it = replace(look, sessions=(*look.sessions, extra))
+    assert evaluate(with_it, by, memory, now)[0] == evaluate(look, by, memory, now)[0]
+
+
+def test_a_quiet_server_sleeps_when_its_time_has_come_and_says_since_when() -> None:
+    memory = begin(100.0)
+    assert not idle_after(memory, quiet(399.9)).idle
+    verdict = idle_after(memory, quiet(400.0))
+    assert verdict.idle
+    assert [str(reason) for reason in verdict.reasons] == [
+        "last use 5min ago: Postgres woke; that is the idle timeout of 5min"
+    ]
+
+
+def test_it_is_never_idle_sooner_than_min_awake() -> None:
+    by = changed(SETTINGS, idle_timeout=1.0, min_awake=60.0)
+    memory = begin(0.0)
+    verdict = idle_after(memory, quiet(59.0), by)
+    assert not verdict.idle
+    assert verdict.sleeps_at == 60.0
+    assert "awake for only 59s of 1min; ends in 1s" in map(str, verdict.reasons)
+    assert idle_after(memory, quiet(60.0), by).idle
+
+
+def test_switched_off_it_never_sleeps_and_says_so() -> None:
+    verdict = idle_after(begin(0.0), quiet(1e9), changed(SETTINGS, idle_timeout=None))
+    assert not verdict.idle
+    assert verdict.sleeps_at is None
+    assert "idle-timeout is off" in verdict.reasons[0].text
+
+
+@pytest.mark.parametrize("state", [*BUSY, "starting", None])
+def test_a_client_in_any_state_but_idle_is_active(state: str | None) -> None:
+    verdict = idle_after(begin(0.0), quiet(1e6, client(state=state)))
+    assert not verdict.idle
+    assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.SESSION_STATE}
+
+
+def test_a_session_whose_kind_is_hidden_is_taken_for_a_client() -> None:
+    assert not idle_after(begin(0.0), quiet(1e6, client(backend_type=None, state=None))).idle
+
+
+def test_a_reason_says_who_since_when_and_what_would_end_it() -> None:
+    busy = client(
+        application_name="rails", client_addr="10.0.0.3", state="idle in transaction", state_age=720.0
+    )
+    assert str(idle_after(begin(0.0), quiet(1e6, busy)).reasons[0]) == (
+        'session 4711 (app "rails", user app, 10.0.0.3) is idle in transaction for 12min; '
+        "ends when it commits, rolls back or disconnects"
+    )
+
+
+def test_an_idle_session_counts_when_it_was_last_used() -> None:
+    verdict, memory = evaluate(quiet(1000.0, client(state_age=100.0)), SETTINGS, begin(0.0), 1000.0)
+    assert not verdict.idle
+    assert memory.last_activity == 900.0
+    assert verdict.sleeps_at == 1200.0
+    assert idle_after(memory, quiet(1200.0, client(state_age=300.0))).idle
+
+
+def test_a_step_of_the_servers_clock_neither_hides_nor_invents_a_use() -> None:
+    _, memory = evaluate(quiet(1000.0, client(state_age=0.0)), SETTINGS, begin(0.0), 1000.0)
+    hidden = client(state_change=2.0, state_age=5000.0)
+    assert evaluate(quiet(1100.0, hidden), SETTINGS, memory, 1100.0)[1].last_activity == 1000.0
+    _, memory = evaluate(quiet(1100.0, hidden), SETTINGS, memory, 1100.0)
+    again = client(state_change=2.0, state_age=-5000.0)
+    assert evaluate(quiet(1200.0, again), SETTINGS, memory, 1200.0)[1].last_activity == 1000.0
+
+
+def test_sessions_that_come_and_go_are_uses_but_not_in_the_first_look() -> None:
+    old = client(1)
+    verdict, memory = evaluate(quiet(1000.0, old), SETTINGS, begin(0.0), 1000.0)
+    assert verdict.idle
+    verdict, memory = evaluate(quiet(1001.0, old, client(2)), SETTINGS, memory, 1001.0)
+    assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.NEW_SESSION}
+    assert memory.last_activity == 1001.0
+    verdict, memory = evaluate(quiet(1002.0, old), SETTINGS, memory, 1002.0)
+    assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.VANISHED_SESSION}
+    reused = replace(old, backend_start=5.0)
+    verdict, memory = evaluate(quiet(1003.0, reused), SETTINGS, memory, 1003.0)
+    assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.NEW_SESSION, Signal.VANISHED_SESSION}
+
+
+@pytest.mark.parametrize(
+    "moved", [Counters(11, 5.0), Counters(9, 5.0), Counters(10, 5.5), Counters(10, 4.0)], ids=str
+)
+def test_counters_that_move_either_way_are_a_use(moved: Counters) -> None:
+    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5.0)), SETTINGS, begin(0.0), 1000.0)
+    assert idle_after(memory, quiet(1001.0, counters=Counters(10, 5.0))).idle
+    verdict = idle_after(memory, quiet(1001.0, counters=moved))
+    assert not verdict.idle
+    assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.COUNTERS}
+
+
+@pytest.mark.parametrize("forgotten", ["epoch", "failure"])
+def test_the_watchers_own_new_session_is_not_a_use(forgotten: str) -> None:
+    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5.0)), SETTINGS, begin(0.0), 1000.0)
+    if forgotten == "failure":
+        _, memory = evaluate(LookFailed("x"), SETTINGS, memory, 1001.0)
+    look = replace(quiet(2000.0, counters=Counters(11, 5.0)), epoch=2)
+    assert idle_after(memory, look).idle
+
+
+def ignoring(field: IgnoreField, value: str) -> Settings:
+    return changed(SETTINGS, ignore=(Ignore(field, value),))
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        ignoring(IgnoreField.APPLICATION_NAME, "exporter"),
+        ignoring(IgnoreField.USER, "app"),
+        ignoring(IgnoreField.ADDRESS, "10.0.0.0/8"),
+        ignoring(IgnoreField.ADDRESS, "10.0.0.3"),
+    ],
+    ids=lambda by: str(by.ignore[0]),
+)
+def test_an_ignored_session_explains_its_own_step_of_the_counter(by: Settings) -> None:
+    """Also a look late. But one that is not accounted for counts."""
+    exporter = client(1, application_name="exporter", client_addr="10.0.0.3", state="active")
+    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5.0)), by, begin(0.0), 1000.0)
+    verdict, seen = evaluate(quiet(1001.0, exporter, counters=Counters(11, 5.5)), by, memory, 1001.0)
+    assert verdict.idle
+    assert not idle_after(seen, quiet(1002.0, exporter, counters=Counters(12, 5.5)), by).idle
+    assert not idle_after(memory, quiet(1001.0, exporter, counters=Counters(12, 5.5)), by).idle
+
+    verdict, seen = evaluate(quiet(1001.0, exporter, counters=Counters(10, 5.0)), by, memory, 1001.0)
+    assert idle_after(seen, quiet(1002.0, counters=Counters(11, 5.5)), by).idle
+    late = evaluate(quiet(1020.0, exporter, counters=Counters(10, 5.0)), by, seen, 1020.0)[1]
+    assert not idle_after(late, quiet(1021.0, exporter, counters=Counters(11, 5.0)), by).idle
+
+
+def test_an_exporter_that_reconnects_for_ever_does_not_keep_it_awake() -> None:
+    by = ignoring(IgnoreField.APPLICATION_NAME, "exporter")
+    memory = begin(0.0)
+    for step in range(100):
+        exporter = client(step + 1, application_name="exporter")
+        look = quiet(step * 5.0, exporter, counters=Counters(step, step / 10))
+        verdict, memory = evaluate(look, by, memory, look.at)
+    assert verdict.idle
+
+
+BLOCKERS = {
+    "walsender": (client(backend_type="walsender", state="active"), Signal.REPLICATION, "replication"),
+    "base backup": (
+        client(backend_type="walsender", state="active", base_backup=True), Signal.BASE_BACKUP, "replication"
+    ),
+    "subscription": (
+        client(backend_type="logical replication apply worker"), Signal.SUBSCRIPTION, "replication"
+    ),
+    "standby": (client(backend_type="walreceiver"), Signal.REPLICATION, "replication"),
+    "advisory lock": (client(advisory_locks=1), Signal.ADVISORY_LOCK, "advisory_locks"),
+    "listener": (client(listening=True), Signal.LISTENER, "listeners"),
+    "idle session": (client(), Signal.IDLE_SESSION, "idle_sessions"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLOCKERS)
+def test_a_blocker_only_delays_and_only_if_it_is_kept(name: str) -> None:
+    session, wanted, setting = BLOCKERS[name]
+    keep, ignore = (changed(SETTINGS, **{setting: counts}) for counts in (Counts.KEEP, Counts.IGNORE))
+    verdict, memory = evaluate(quiet(1000.0, session), keep, begin(0.0), 1000.0)
+    assert not verdict.idle
+    assert verdict.sleeps_at is None
+    assert signals(verdict, ReasonKind.BLOCKER) == {wanted}
+    assert memory.last_activity == 0.0
+    verdict, memory = evaluate(quiet(1720.0, session), keep, memory, 1720.0)
+    assert "seen for 12min" in verdict.reasons[0].text
+    assert idle_after(begin(0.0), quiet(1000.0, session), ignore).idle
+
+
+def test_maintenance_delays_sleep_up_to_its_limit() -> None:
+    by = changed(SETTINGS, autovacuum_limit=600.0)
+    memory = begin(0.0)
+    for at in range(0, 900, 5):
+        worker = client(at + 1, backend_type="autovacuum worker", state="active")
+        verdict, memory = evaluate(quiet(float(at), worker), by, memory, float(at))
+        assert not verdict.idle
+        assert verdict.sleeps_at == 900.0
+        assert Signal.MAINTENANCE in signals(verdict, ReasonKind.BLOCKER)
+    verdict, memory = evaluate(quiet(900.0, worker), by, memory, 900.0)
+    assert verdict.idle
+    assert Signal.MAINTENANCE in signals(verdict, ReasonKind.NOTE)
+    assert evaluate(quiet(905.0, worker), by, memory, 905.0)[0].idle, "still, after the checkpoint"
+
+
+def test_a_use_gives_maintenance_its_whole_limit_again() -> None:
+    by = changed(SETTINGS, autovacuum_limit=600.0)
+    worker = client(1, backend_type="autovacuum worker", state="active")
+    _, memory = evaluate(quiet(800.0, worker), by, begin(0.0), 800.0)
+    assert memory.delayed_since == 800.0
+    _, memory = evaluate(quiet(801.0, worker, client(2, state="active")), by, memory, 801.0)
+    _, memory = evaluate(quiet(802.0, worker), by, memory, 802.0)
+    assert idle_after(memory, quiet(1401.0, worker), by).sleeps_at == 1401.0 + 600.0
+
+
+def test_an_extensions_worker_at_work_is_maintenance_and_a_launcher_is_nothing() -> None:
+    cron = client(backend_type="pg_cron", state="active")
+    assert signals(idle_after(begin(0.0), quiet(1e6, cron)), ReasonKind.BLOCKER) == {Signal.MAINTENANCE}
+    for backend_type in ("pg_cron launcher", "logical replication launcher", "autovacuum launcher"):
+        launcher = client(backend_type=backend_type, state="active")
+        assert idle_after(begin(0.0), quiet(1e6, launcher)).idle
+
+
+def test_a_lease_holds_until_it_ends() -> None:
+    lease = Lease(2000.0, "nightly import")
+    verdict = idle_after(begin(0.0), quiet(800.0), leases=(lease,))
+    assert not verdict.idle
+    assert verdict.sleeps_at == 2000.0
+    assert str(verdict.reasons[0]) == "held awake: nightly import; ends in 20min, or by pgidle release"
+    assert idle_after(begin(0.0), quiet(2000.0), leases=(lease,)).idle
+
+
+def test_parked_clients_are_active() -> None:
+    verdict = idle_after(begin(0.0), quiet(1e6), parked=2)
+    assert not verdict.idle
+    assert verdict.reasons[0].text == "2 clients parked at the gate"
+
+
+@pytest.mark.parametrize("connecting", [Connecting((Peer("10.0.0.3", 4000),), 1), Connecting((), 1)])
+def test_clients_that_are_connecting_are_active(connecting: Connecting) -> None:
+    assert not idle_after(begin(0.0), quiet(1e6, connecting=connecting)).idle
+
+
+def test_prepared_transactions_are_only_reported() -> None:
+    verdict = idle_after(begin(0.0), quiet(1e6, prepared_transactions=2))
+    assert verdict.idle
+    assert "2 prepared transactions; survive sleep" in map(str, verdict.reasons)
+
+
+def test_a_crowd_is_counted_not_listed() -> None:
+    crowd = [client(pid, state="active") for pid in range(1, 501)]
+    verdict = idle_after(begin(0.0), quiet(1e6, *crowd))
+    assert len(verdict.reasons) < 20
+    assert "and 490 more like these" in [reason.text for reason in verdict.reasons]
+
+
+def test_looks_come_closer_near_the_deadline_only() -> None:
+    memory = begin(0.0)
+    at, gaps = 31.0, []
+    while not (verdict := idle_after(memory, quiet(at))).idle:
+        gaps.append(verdict.next_look)
+        at += verdict.next_look
+    assert at == pytest.approx(300.0, abs=0.06)
+    assert gaps[0] == 5.0
+    assert gaps == sorted(gaps, reverse=True)
+    assert len(gaps) < 70
+
+
+def test_the_backoff_waits_longer_and_names_the_culprit() -> None:
+    backoff = Backoff(600.0, 'app "pool"')
+    verdict = idle_after(begin(0.0), quiet(400.0), backoff=backoff)
+    assert not verdict.idle
+    assert verdict.sleeps_at == 900.0
+    flaps = [reason for reason in verdict.reasons if reason.signal is Signal.FLAPPING]
+    assert flaps[0].kind is ReasonKind.CLOCK
+    assert 'app "pool"' in flaps[0].text
+    assert idle_after(begin(0.0), quiet(900.0), backoff=backoff).idle
+
+
+def nap(at: float, lasted: float, by: str | None, *cut: str) -> Sleep:
+    return Sleep(at, at + lasted, frozenset(cut), by)
+
+
+def test_each_repeat_doubles_the_idle_time_up_to_a_limit() -> None:
+    history = [nap(1000.0 * i, 2.0, "pool", "pool") for i in range(8)]
+    patience = [300.0 + flapping(history[:n], 300.0).extra for n in range(6)]
+    assert patience == [300.0, 600.0, 1200.0, 2400.0, LONGEST, LONGEST]
+    assert flapping(history, 300.0).culprit == "pool"
+    assert flapping(history, 7200.0).extra == 0.0
+    assert flapping(history, None) == Backoff()
+
+
+@pytest.mark.parametrize(
+    ("last", "culprit"),
+    [
+        (nap(5000.0, 2.0, "pool", "pool", "psql"), "pool"),
+        (nap(5000.0, 2.0, "cron"), "cron"),
+        (nap(5000.0, 2.0, "somebody", "pool"), ""),
+        (nap(5000.0, 60.0, "pool", "pool"), ""),
+        (nap(5000.0, -1.0, "pool", "pool"), ""),
+    ],
+    ids=["cut and back", "the same as before", "somebody else", "it lasted", "the clock went back"],
+)
+def test_who_flaps(last: Sleep, culprit: str) -> None:
+    backoff = flapping([nap(1000.0, 500.0, "cron"), last], 300.0)
+    assert backoff == (Backoff(300.0, culprit) if culprit else Backoff())
+
+
+def test_a_sleep_that_lasted_forgets_what_was_before() -> None:
+    flaps = [nap(1000.0 * i, 2.0, "pool", "pool") for i in range(3)]
+    assert flapping([*flaps, nap(9000.0, 600.0, "pool", "pool")], 300.0) == Backoff()
+    assert flapping([*flaps, nap(9000.0, 600.0, "x"), flaps[0]], 300.0).extra == 300.0
+
+
+def test_unseen_clients_may_flap_too() -> None:
+    assert flapping([nap(0.0, 600.0, None), nap(1000.0, 2.0, None)], 300.0) == Backoff(300.0, UNSEEN)
+    assert flapping([nap(1000.0, 2.0, None)], 300.0) == Backoff()
+
+
+@given(
+    st.lists(st.builds(Sleep, seconds, seconds, st.just(frozenset({"a"})), st.sampled_from(["a", "b", None])))
+)
+def test_the_backoff_is_never_negative_nor_beyond_its_limit(history: list[Sleep]) -> None:
+    assert 0 <= flapping(history, 300.0).extra <= LONGEST - 300.0
+
+
+def test_the_waker_is_the_client_that_came_first_and_counts() -> None:
+    by = ignoring(IgnoreField.APPLICATION_NAME, "exporter")
+    look = quiet(
+        0.0,
+        replace(client(1, application_name="late"), backend_start=3.0),
+        replace(client(2, application_name="pool", client_addr="10.0.0.3"), backend_start=2.0),
+        replace(client(3, application_name="exporter"), backend_start=1.0),
+        client(4, backend_type="checkpointer"),
+    )
+    assert waker(look, by) == 'app "pool", user app, 10.0.0.3'
+    assert applications(look, by) == {'app "late", user app', 'app "pool", user app, 10.0.0.3'}
+    assert waker(quiet(0.0), by) is None
+    assert application(client(usename=None)) == "somebody"
+
+
+def test_names_cannot_break_lines() -> None:
+    assert "\n" not in who(client(usename="a\nb"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0s"),
+        (0.44, "0.4s"),
+        (9.99, "10s"),
+        (59.6, "1min"),
+        (61, "1min 1s"),
+        (3600, "1h"),
+        (93784, "1d 2h"),
+    ],
+)
+def test_durations_are_read_by_people(value: float, text: str) -> None:
+    assert duration_text(value) == text

@@ -1,0 +1,228 @@
+"""The two HTTP doors, through real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import pytest
+from backstaged import PATIENCE, Backstaged, make_report
+
+from pgidle import web
+from pgidle.client import NotRunning, request
+from pgidle.errors import PgidleError
+from pgidle.inbox import Requested
+from pgidle.lifecycle import State
+from pgidle.meter import Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def backstaged(tmp_path: Path) -> Iterator[Backstaged]:
+    with Backstaged(tmp_path) as made:
+        yield made
+
+
+def ask(made: Backstaged, method: str, path: str) -> tuple[int, str, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.headers["content-type"], response.read()
+
+
+def give_order(made: Backstaged, path: str) -> tuple[int, dict[str, Any]]:
+    return request(str(made.state_dir), "POST", path, PATIENCE)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_health_and_readiness_in_every_state(backstaged: Backstaged, state: State) -> None:
+    backstaged.report = make_report(state=state)
+    body = json.dumps({"state": state.noun}).encode() + b"\n"
+    json_type = "application/json"
+    health = 503 if state is State.FAILED else 200
+    ready = 200 if state is State.AWAKE else 503
+    assert ask(backstaged, "GET", "/health") == (health, json_type, body)
+    assert ask(backstaged, "GET", "/ready") == (ready, json_type, body)
+
+
+def test_status_and_metrics(backstaged: Backstaged) -> None:
+    backstaged.report = make_report(postmaster_pid=os.getpid())
+    status, _, body = ask(backstaged, "GET", "/status")
+    said = json.loads(body)
+    assert status == 200
+    assert said["state"] == "awake"
+    assert said["memory"]["supervisor"] > 2**20
+    status, kind, body = ask(backstaged, "GET", "/metrics")
+    assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b'pgidle_state{state="awake"} 1\n' in body
+    assert request(str(backstaged.state_dir), "GET", "/status")[1]["state"] == "awake"
+
+
+def test_head_tells_as_much_without_a_body(backstaged: Backstaged) -> None:
+    backstaged.report = make_report(state=State.DROWSY)
+    assert ask(backstaged, "HEAD", "/ready") == (503, "application/json", b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/health/", "health", "sleep", "/status/x", "//sleep", "/%73leepy"])
+def test_a_wrong_path_is_not_found(backstaged: Backstaged, path: str) -> None:
+    assert ask(backstaged, "GET", path)[0] == 404
+    assert request(str(backstaged.state_dir), "POST", path)[0] == 404
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/health"), ("DELETE", "/status"), ("GET", "/sleep")])
+def test_a_wrong_method_is_refused(backstaged: Backstaged, method: str, path: str) -> None:
+    status, body = request(str(backstaged.state_dir), method, path)
+    assert status == 405
+    assert "takes" in body["error"]
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/wake", "/hold?seconds=1", "/release"])
+def test_nobody_gives_orders_over_tcp(backstaged: Backstaged, path: str) -> None:
+    assert ask(backstaged, "POST", path)[0] == 404
+    assert backstaged.mail.is_empty
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sleep?force=yes",
+        "/sleep?force=1&force=1",
+        "/sleep?now=1",
+        "/wake?force=1",
+        "/hold",
+        "/hold?seconds=",
+        "/hold?seconds=0",
+        "/hold?seconds=-1",
+        "/hold?seconds=nan",
+        "/hold?seconds=inf",
+        "/hold?seconds=5min",
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anybody_is_asked(backstaged: Backstaged, path: str) -> None:
+    status, body = give_order(backstaged, path)
+    assert status == 400
+    assert body["error"]
+    assert backstaged.mail.is_empty
+
+
+@pytest.mark.parametrize(
+    ("path", "order"),
+    [
+        ("/sleep", ("sleep", False, 0, "")),
+        ("/sleep?force=1", ("sleep", True, 0, "")),
+        ("/wake", ("wake", False, 0, "")),
+        ("/hold?" + urlencode({"seconds": 1.5, "why": "a & b é"}), ("hold", False, 1.5, "a & b é")),
+        ("/release", ("release", False, 0, "")),
+    ],
+)
+@pytest.mark.parametrize(("granted", "status"), [(True, 200), (False, 409)])
+def test_an_order_reaches_the_supervisor_and_its_answer_the_asker(
+    backstaged: Backstaged, path: str, order: tuple[object, ...], granted: bool, status: int
+) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(backstaged.state_dir / "control.sock"))
+        client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        asked = backstaged.mail.receive()
+        assert isinstance(asked, Requested)
+        assert (asked.verb, asked.force, asked.seconds, asked.why) == order
+        asked.reply(granted, "so be it")
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(answer.split(b"\r\n\r\n")[1]) == {"granted": granted, "message": "so be it"}
+
+
+def test_a_supervisor_that_says_nothing_is_not_waited_for(
+    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(web, "REPLY_TIMEOUT", 0.05)
+    assert give_order(backstaged, "/wake")[0] == 504
+    asked = backstaged.mail.receive()
+    assert isinstance(asked, Requested)
+    asked.reply(True, "too late, and no harm")
+    assert ask(backstaged, "GET", "/health")[0] == 200
+    assert not caplog.records
+
+
+def test_an_answer_after_the_end_reaches_nobody_and_harms_nobody(tmp_path: Path) -> None:
+    with Backstaged(tmp_path) as made, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(made.state_dir / "control.sock"))
+        client.sendall(b"POST /wake HTTP/1.1\r\nHost: x\r\n\r\n")
+        asked = made.mail.receive()
+    assert isinstance(asked, Requested)
+    asked.reply(True, "nobody hears this")
+
+
+def test_garbage_closes_its_own_connection_only(backstaged: Backstaged) -> None:
+    for garbage in (b"\x00\x03\x00\x00user\x00x\x00\x00", b"GET / HTTP/9\r\n\r\n", b"x" * 100_000):
+        with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+            with contextlib.suppress(ConnectionError):
+                client.sendall(garbage)
+                client.shutdown(socket.SHUT_WR)
+                assert not client.makefile("rb").read().startswith(b"HTTP/1.1 2")
+    assert ask(backstaged, "GET", "/health")[0] == 200
+
+
+def test_a_silent_client_is_not_kept(backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "CONNECTION_TIME", 0.05)
+    for beginning in (b"", b"GET /hea"):
+        with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+            client.sendall(beginning)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+
+
+def test_a_flood_takes_only_so_many_descriptors(
+    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "CONNECTIONS", 4)
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", backstaged.port)
+        crowd = [stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(5)]
+        with contextlib.suppress(ConnectionResetError):
+            assert crowd[-1].recv(1) == b""
+        crowd[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert crowd[0].makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_control_socket_of_a_deep_folder(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    with Backstaged(deep) as made:
+        assert request(str(made.state_dir), "GET", "/health") == (200, {"state": "awake"})
+
+
+def test_who_is_not_there_is_told_from_who_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(NotRunning, match="no supervisor runs at"):
+        request(str(missing), "GET", "/health")
+    with pytest.raises(NotRunning, match="no supervisor runs at"):
+        request(str(tmp_path), "GET", "/health")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "control.sock"))
+        with pytest.raises(NotRunning, match="no supervisor runs at"):
+            request(str(tmp_path), "GET", "/health")
+        dead.listen()
+        with pytest.raises(PgidleError, match="did not answer within") as silent:
+            request(str(tmp_path), "GET", "/health", 0.05)
+    assert not isinstance(silent.value, NotRunning)
+
+
+def test_memory_of_a_process_that_is_no_more_is_not_known() -> None:
+    gone = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(gone, 0)
+    assert Meter().read(gone).postgres is None
+    assert Meter().read(None).postgres is None
+    own = Meter().read(os.getpid())
+    assert own.postgres
+    assert own.supervisor > 2**20

@@ -1,0 +1,131 @@
+"""Everything that pgidle uses, used where Python's files cannot be read any more.
+
+    python -I -S unreadable.py CLOSED FOLDER USER SOCKET_DIR PORT HTTP_PORT [preload]
+
+CLOSED holds links to the folders of `sys.path` and is root's alone. Prints the modules that were asked for after
+the change of user and not there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+QUERY = """
+    select now(), 1.5::numeric, '::1'::inet, '10.0.0.0/8'::cidr, '{}'::jsonb, interval '1h', current_date, array[1],
+    gen_random_uuid(), 'x'::text, true, null, 1::oid, 'a'::name, %s::text, %s::timestamptz, %s::int[]
+"""
+missing: set[str] = set()
+
+
+class Recorder:
+    """Asked last, when no other finder has the module."""
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        missing.add(name)
+
+
+def main(
+    closed: str, folder: str, user: str, socket_dir: str, port: str, http_port: str, preload: str = ""
+) -> None:
+    sys.path[:] = sorted(str(link) for link in Path(closed).iterdir())
+    sys.path_importer_cache.clear()
+    from pgidle.privileges import become, plan, python_unreadable
+
+    identity = plan(user, "")
+    assert identity is not None
+    assert str(python_unreadable(identity)).startswith(closed)
+    if preload:
+        from pgidle.preload import preload as prepare
+
+        prepare()
+    become(identity)
+    sys.meta_path.append(Recorder())  # type: ignore[arg-type]
+    use_all(
+        folder, {"host": socket_dir, "port": port, "user": "postgres", "dbname": "postgres"}, int(http_port)
+    )
+    sys.stdout.write(json.dumps(sorted(missing)))
+
+
+def use_all(folder: str, where: dict[str, str], http_port: int) -> None:
+    import asyncio
+    import logging
+    import subprocess
+    import tomllib
+
+    import click
+    import click.testing
+    import psutil
+
+    import pgidle.initialise
+    import pgidle.preload
+
+    asyncio.run(talk(folder, where, http_port))
+    subprocess.run(["/bin/true"], check=True)
+    tomllib.loads("a = 1")
+    assert "bücher".encode("idna") == b"xn--bcher-kva"
+    command = click.Command("x", params=[click.Option(["--aa"])], help="y")
+    for arguments in (["--help"], ["--ab"], ["more"]):
+        click.testing.CliRunner().invoke(command, arguments)
+    assert [one.info for one in psutil.process_iter(["pid", "name", "cwd", "memory_info"])]
+    psutil.net_connections("tcp")
+    logging.getLogger().error("%s", "x", stack_info=True)
+
+
+async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
+    import asyncio
+    import datetime
+    import traceback
+
+    import psycopg
+    import uvicorn
+    import watchfiles
+
+    async with await psycopg.AsyncConnection.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
+        values = ["é", datetime.datetime.now(datetime.UTC), [1, 2]]
+        assert await (await connection.execute(QUERY, values)).fetchone()
+        try:
+            await connection.execute("nonsense")
+        except psycopg.Error as fault:
+            assert fault.diag.message_primary
+            traceback.format_exception(fault)
+    for host in ("localhost", "nobody.invalid"):
+        try:
+            await psycopg.AsyncConnection.connect(host=host, port=1, connect_timeout=2)
+        except psycopg.OperationalError as fault:
+            traceback.format_exception(fault)
+    server = uvicorn.Server(uvicorn.Config(application, port=http_port, lifespan="off", log_level="warning"))
+    serving = asyncio.ensure_future(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(ask, http_port) == b"well"
+    server.should_exit = True
+    await serving
+    watcher = watchfiles.awatch(folder, debounce=50, step=10)
+    first = asyncio.ensure_future(anext(watcher))
+    while not first.done():
+        await asyncio.to_thread(Path(folder, "changed").write_text, "")
+        await asyncio.sleep(0.05)
+    await watcher.aclose()
+    await (await asyncio.create_subprocess_exec("/bin/true")).wait()
+
+
+async def application(scope, _receive, send):  # type: ignore[no-untyped-def]
+    if scope["type"] == "http":
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+        )
+        await send({"type": "http.response.body", "body": b"well"})
+
+
+def ask(http_port: int) -> bytes:
+    import http.client
+
+    connection = http.client.HTTPConnection("localhost", http_port)
+    connection.request("GET", "/")
+    return connection.getresponse().read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
