@@ -64,7 +64,7 @@ class Backstage(threading.Thread):
         self._order(lambda looks: looks.watch(connect))
 
     def unwatch(self) -> None:
-        """Postgres is about to stop: give up what is under way, and disconnect."""
+        """Postgres is about to stop: give up what is under way, and disconnect. Answered by one `Unwatched`."""
         self._order(lambda looks: looks.unwatch())
 
     def look(self, ticket: int, deadline: float) -> None:

@@ -217,7 +217,7 @@ def _listen_http(settings: Settings) -> tuple[socket.socket, ...]:
     host, port = settings.http
     try:
         family, _, _, _, where = socket.getaddrinfo(
-            host or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+            host.encode() or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

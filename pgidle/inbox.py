@@ -31,6 +31,11 @@ class Checkpointed:
 
 
 @record
+class Unwatched:
+    """The watching connection is closed: Postgres may be stopped without cutting it off."""
+
+
+@record
 class Requested:
     """Somebody asked something at the control socket: `sleep`, `wake`, `hold` or `release`.
 
@@ -66,7 +71,7 @@ class BackstageFailed:
     error: str
 
 
-Message = Looked | Checkpointed | Requested | SettingsChanged | ConfigurationChanged | BackstageFailed
+Message = Looked | Checkpointed | Unwatched | Requested | SettingsChanged | ConfigurationChanged | BackstageFailed
 
 
 class Inbox:

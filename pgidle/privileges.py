@@ -217,9 +217,11 @@ def _provide(path: str, identity: Identity | None) -> None:
     except PermissionError:
         if identity is None or os.geteuid() != 0:
             raise
-        above = os.path.dirname(os.path.abspath(path))
+        above = os.path.abspath(path)
         while not os.path.isdir(above):
             above = os.path.dirname(above)
+        if above == os.path.abspath(path):
+            return
         with acting_as(identity):
             if not os.access(above, os.X_OK, effective_ids=True):
                 raise

@@ -40,6 +40,8 @@ async def notice_changes(files: Files, inbox: Inbox) -> None:
     postgres = [Path(files.data_dir, name) for name in POSTGRES_FILES]
     settings = [Path(files.settings_file)] if files.settings_file else []
     known = {path: _signature(path) for path in postgres + settings}
+    # What is not there yet is about to be made by initdb, before Postgres reads it for the first time.
+    unborn = {path for path in postgres if not known[path]}
     folders = {path.parent for path in known if os.access(path.parent, os.R_OK | os.X_OK)}
     for path in known:
         if path.parent not in folders and known[path]:
@@ -58,7 +60,8 @@ async def notice_changes(files: Files, inbox: Inbox) -> None:
                 now = {path: _signature(path) for path in known}
                 different = {path for path in known if known[path] != now[path]}
                 known = now
-                _post(inbox, files, different.intersection(settings), different.intersection(postgres))
+                _post(inbox, files, different & set(settings), different & set(postgres) - unborn)
+                unborn = {path for path in unborn if not known[path]}
             await asyncio.sleep(SETTLING if since else INTERVAL)
 
 

@@ -122,7 +122,10 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     spent = duration_text(status["seconds_in_state"])
     yield "state", f"{status['state']}{initialising} for {spent}, since {moment_text(status['since'])}"
     yield "because", status["why"]
-    yield "sleeps in", "unknown" if status["sleeps_in"] is None else duration_text(status["sleeps_in"])
+    if status["sleeps_in"] is not None:
+        yield "sleeps in", duration_text(status["sleeps_in"])
+    elif status["state"] == State.AWAKE.noun:
+        yield "sleeps in", "no telling"
     for reason in status["reasons"]:
         ends = f"; ends {reason['ends']}" if reason["ends"] else ""
         yield "reasons", f"{reason['kind']}: {reason['text']}{ends}"
@@ -138,10 +141,8 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     pid, up = status["supervisor_pid"], duration_text(status["uptime"])
     yield "pgidle", f"pid {pid}, {_mebibytes(memory['supervisor'])}, up for {up}"
     yield "data", status["data_dir"]
-    wakes, sleeps, crashes = status["wakes"], status["sleeps"], status["crashes"]
-    yield "so far", f"{wakes} wakes, {sleeps} sleeps, {crashes} crashes, {status['looks']} looks"
-    if status["looks_failed"]:
-        yield "so far", f"{status['looks_failed']} looks failed"
+    counts = ("wakes", "sleeps", "crashes", "looks", "looks_failed")
+    yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
     if last := status["last_sleep"]:
         yield "last sleep", f"{moment_text(last['at'])}: {last['why']}"
 

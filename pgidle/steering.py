@@ -84,8 +84,10 @@ def resolve(listen_addresses: str, port: int) -> list[Address]:
             continue
         names = ["0.0.0.0", "::"] if entry == "*" else [entry]  # noqa: S104 - what `*` means to Postgres
         for name in names:
+            # As bytes: for a str Python imports a codec, which takes longer than all sockets here.
+            host = name.encode("ascii") if name.isascii() else name
             for family, _, _, _, where in socket.getaddrinfo(
-                name, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+                host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
             ):
                 address = (socket.AddressFamily(family), (str(where[0]), int(where[1])))
                 if address not in found:

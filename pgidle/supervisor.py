@@ -21,6 +21,7 @@ from pgidle.inbox import (
     Looked,
     Requested,
     SettingsChanged,
+    Unwatched,
 )
 from pgidle.lifecycle import Effect, Event, State, advance
 from pgidle.record import record
@@ -43,6 +44,9 @@ BACKSTAGE_AFTER = 0.3
 
 EXIT_PATIENCE = 0.5
 """Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
+
+UNWATCH_PATIENCE = 0.05
+"""Seconds that the watching connection gets to close before Postgres is stopped."""
 
 KNOCK_POLL = 0.2
 """Seconds between two looks for dropped SYNs, where nobody can park."""
@@ -136,6 +140,7 @@ class Supervisor:
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Postgres has left the reuseport group. Whether it is started again depends on how often it has crashed."""
         self._gate.postgres_gone()
+        self._loop.cancel("stop-fast")
         self.house.state_dir.remember_postmaster(None)
         if self._backstage is not None:
             self._backstage.unwatch()
@@ -197,6 +202,10 @@ class Supervisor:
                 self.judge.looked(message)
             case Checkpointed() if self.judge is not None and self.state is State.AWAKE:
                 self.judge.checkpointed(message)
+            case Unwatched():
+                if self._loop.is_set("stop-fast"):
+                    self._loop.cancel("stop-fast")
+                    self.server.stop_fast()
             case Requested():
                 self._on_request(message)
             case SettingsChanged():
@@ -246,7 +255,7 @@ class Supervisor:
     # What is done
 
     def _start_postmaster(self) -> None:
-        for name in ("stop", "knock", "settle"):
+        for name in ("stop", "stop-fast", "knock"):
             self._loop.cancel(name)
         if self._gate.mode is Mode.NONE:
             self._watch_gate(False)
@@ -300,11 +309,14 @@ class Supervisor:
             self.judge.confirm()
 
     def _stop_fast(self) -> None:
-        if self._backstage is not None:
-            self._backstage.unwatch()
         if self.state is State.TERMINATING:
             self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
-        self.server.stop_fast()
+        if self._backstage is None:
+            self.server.stop_fast()
+            return
+        # Our own connection first, so that Postgres's log has no FATAL for every sleep.
+        self._loop.after(UNWATCH_PATIENCE, "stop-fast", self.server.stop_fast)
+        self._backstage.unwatch()
 
     def _stop_immediate(self) -> None:
         self._log.note("stop", "immediate shutdown: nothing is lost, and the next start recovers")

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def backstaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backstaged]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "INTERVAL", 0.02)
     monkeypatch.setattr(reload, "SETTLING", 0.02)
+
+
+@pytest.fixture
+def backstaged(tmp_path: Path, quick: None) -> Iterator[Backstaged]:
     made = Backstaged(tmp_path)
     for name in (*reload.POSTGRES_FILES, "postgresql.auto.conf"):
         (made.data_dir / name).write_text("# nothing\n")
@@ -62,6 +66,20 @@ def test_postgres_is_told_of_its_own_files(
     assert backstaged.mail.receive() == ConfigurationChanged(name)
 
 
+def test_what_initdb_makes_is_no_reason_and_what_comes_later_is(tmp_path: Path, quick: None) -> None:
+    with Backstaged(tmp_path) as made:
+        assert made.ask("/health")
+        for name in reload.POSTGRES_FILES:
+            (made.data_dir / name).write_text("# from initdb\n")
+        (tmp_path / "pgidle.toml").write_text("# a sign that those were seen\n")
+        assert isinstance(made.mail.receive(), SettingsChanged)
+        for name in reload.POSTGRES_FILES:
+            _remove(made.data_dir / name)
+            assert made.mail.receive() == ConfigurationChanged(name)
+            (made.data_dir / name).write_text("# by hand\n")
+            assert made.mail.receive() == ConfigurationChanged(name)
+
+
 def test_what_postgres_writes_itself_is_no_reason(backstaged: Backstaged) -> None:
     for name in ("postgresql.auto.conf", "postmaster.pid", "base/postgresql.conf", "postgresql.conf.swp"):
         (backstaged.data_dir / name).write_text("# changed\n")
@@ -72,7 +90,11 @@ def test_what_postgres_writes_itself_is_no_reason(backstaged: Backstaged) -> Non
 def test_two_folders_are_watched_and_nothing_in_them(backstaged: Backstaged, tmp_path: Path) -> None:
     said = [each.read_text() for each in Path("/proc/self/fdinfo").iterdir() if each.exists()]
     # proc_pid_fdinfo(5): one line for each inode that inotify watches, in hexadecimal.
-    inodes = [int(line.split()[2].removeprefix("ino:"), 16) for line in "".join(said).splitlines() if "inotify" in line]
+    inodes = [
+        int(line.split()[2].removeprefix("ino:"), 16)
+        for line in "".join(said).splitlines()
+        if "inotify" in line
+    ]
     assert sorted(inodes) == sorted(folder.stat().st_ino for folder in (tmp_path, backstaged.data_dir))
 
 

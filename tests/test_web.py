@@ -72,7 +72,9 @@ def test_head_tells_as_much_without_a_body(backstaged: Backstaged) -> None:
     assert ask(backstaged, "HEAD", "/ready") == (503, "application/json", b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/health/", "health", "sleep", "/status/x", "//sleep", "/%73leepy"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/health/", "health", "sleep", "/status/x", "//sleep", "/%73leepy"]
+)
 def test_a_wrong_path_is_not_found(backstaged: Backstaged, path: str) -> None:
     assert ask(backstaged, "GET", path)[0] == 404
     assert request(str(backstaged.state_dir), "POST", path)[0] == 404

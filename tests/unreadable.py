@@ -2,8 +2,8 @@
 
     python -I -S unreadable.py CLOSED FOLDER USER SOCKET_DIR PORT HTTP_PORT [preload]
 
-CLOSED holds links to the folders of `sys.path` and is root's alone. Prints the modules that were asked for after
-the change of user and not there.
+CLOSED holds links to the folders of `sys.path` and is root's alone. Prints the modules that were asked for
+after the change of user and not there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 QUERY = """
-    select now(), 1.5::numeric, '::1'::inet, '10.0.0.0/8'::cidr, '{}'::jsonb, interval '1h', current_date, array[1],
-    gen_random_uuid(), 'x'::text, true, null, 1::oid, 'a'::name, %s::text, %s::timestamptz, %s::int[]
+    select now(), 1.5::numeric, '::1'::inet, '10.0.0.0/8'::cidr, '{}'::jsonb, interval '1h', current_date,
+    array[1], gen_random_uuid(), 'x'::text, true, null, 1::oid, 'a'::name, %s::text, %s::timestamptz, %s::int[]
 """
 missing: set[str] = set()
 
@@ -50,6 +50,7 @@ def main(
 
 def use_all(folder: str, where: dict[str, str], http_port: int) -> None:
     import asyncio
+    import importlib
     import logging
     import subprocess
     import tomllib
@@ -58,9 +59,7 @@ def use_all(folder: str, where: dict[str, str], http_port: int) -> None:
     import click.testing
     import psutil
 
-    import pgidle.initialise
-    import pgidle.preload
-
+    importlib.import_module("pgidle.initialise")
     asyncio.run(talk(folder, where, http_port))
     subprocess.run(["/bin/true"], check=True)
     tomllib.loads("a = 1")
@@ -88,8 +87,8 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
         try:
             await connection.execute("nonsense")
         except psycopg.Error as fault:
-            assert fault.diag.message_primary
             traceback.format_exception(fault)
+            fault.diag.message_primary  # noqa: B018 - reading it decodes it
     for host in ("localhost", "nobody.invalid"):
         try:
             await psycopg.AsyncConnection.connect(host=host, port=1, connect_timeout=2)
@@ -97,7 +96,7 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
             traceback.format_exception(fault)
     server = uvicorn.Server(uvicorn.Config(application, port=http_port, lifespan="off", log_level="warning"))
     serving = asyncio.ensure_future(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn tells in no other way
         await asyncio.sleep(0.01)
     assert await asyncio.to_thread(ask, http_port) == b"well"
     server.should_exit = True
