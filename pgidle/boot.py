@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 
-from pgidle.arguments import fast
 from pgidle.errors import PgidleError
 from pgidle.record import replace
 
@@ -29,18 +28,6 @@ if TYPE_CHECKING:
     from pgidle.statedir import StateDir
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
-
-
-def main() -> None:
-    """The entry point of every command."""
-    argv = sys.argv[1:]
-    arguments = fast(argv[1:]) if argv[:1] == ["run"] else None
-    if arguments is None:
-        from pgidle.cli import cli
-
-        cli(prog_name="pgidle")
-        return
-    sys.exit(run(arguments.options, arguments.postgres_args))
 
 
 def run(options: Options, postgres_args: Sequence[str]) -> int:

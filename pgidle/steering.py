@@ -129,7 +129,9 @@ def can_migrate(family: socket.AddressFamily) -> bool:
         first.listen(WIDE)
         steer(first, 0)
         second.listen(WIDE)
-        with socket.create_connection(where, timeout=1):
+        with make_socket(family) as client:
+            client.settimeout(1)
+            client.connect(where)
             first.shutdown(socket.SHUT_RD)
             return queue_length(second) == 1
 

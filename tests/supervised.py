@@ -69,8 +69,7 @@ class Line:
 def parse_line(text: str) -> Line:
     with contextlib.suppress(ValueError):
         data = json.loads(text)
-        if isinstance(data, dict):
-            return Line(text, data)
+        return Line(text, data if isinstance(data, dict) else {})
     return Line(text)
 
 
@@ -160,12 +159,12 @@ class Supervised:
     def wait(self, timeout: float = PATIENCE) -> int:
         """The exit status (negative: a signal's number), once it has exited and its last line was read."""
         assert self._process
-        assert self._reader
         try:
             status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"not exited after {timeout} s; {self._tail()}") from None
-        self._reader.join(2)  # an orphaned Postgres would keep the pipe open
+        if self._reader:
+            self._reader.join(2)  # an orphaned Postgres would keep the pipe open
         return status
 
     def signal(self, number: int) -> None:
@@ -175,8 +174,7 @@ class Supervised:
     def kill(self) -> None:
         """Kill the supervisor alone, with -9, and reap it. Postgres may outlive it."""
         self.signal(SIGKILL)
-        assert self._process
-        self._process.wait()
+        self.wait()
 
     def stop(self, number: int = SIGTERM) -> int:
         """Ask it to stop and return the exit status."""

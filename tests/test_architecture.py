@@ -1,0 +1,128 @@
+"""The rules that CONTRIBUTING.md states about the code: a pure core, imports one way, a light wake."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from installations import free_port
+
+import pgidle
+
+PACKAGE = Path(pgidle.__file__).parent
+
+CORE = {
+    *("record", "errors", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
+    *("blockers", "changes", "flapping", "policy", "status"),
+}
+TOP = {"supervisor", "judge", "boot", "cli", "__main__"}
+IMPURE = {
+    *("asyncio", "select", "socket", "subprocess", "threading", "signal", "psycopg", "psutil", "uvicorn"),
+    *("click", "watchfiles", "random", "shutil", "logging"),
+}
+HEAVY = {
+    *("asyncio", "click", "dataclasses", "inspect", "json", "logging", "pathlib", "psutil", "psycopg", "re"),
+    *("ssl", "subprocess", "tomllib", "typing", "uvicorn", "watchfiles"),
+}
+
+
+def imports(module: str, *, at_run_time: bool) -> set[str]:
+    """What a module of the package imports, by top-level name, or `pgidle.x` for our own."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for part in node.body
+        for inner in ast.walk(part)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if at_run_time and id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= (
+                {f"pgidle.{alias.name}" for alias in node.names} if node.module == "pgidle" else {node.module}
+            )
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name if name.startswith("pgidle.") else name.partition(".")[0] for name in found}
+
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_the_core_touches_nothing(module: str) -> None:
+    assert not imports(module, at_run_time=True) & IMPURE
+
+
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_the_core_imports_only_the_core(module: str) -> None:
+    ours = {
+        name.removeprefix("pgidle.")
+        for name in imports(module, at_run_time=True)
+        if name.startswith("pgidle.")
+    }
+    assert ours <= CORE
+
+
+def test_the_core_asks_no_clock() -> None:
+    for module in CORE:
+        text = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+        assert "monotonic()" not in text.replace("`time.monotonic()`", ""), module
+        assert "time.time()" not in text, module
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in TOP])
+def test_no_edge_knows_the_supervisor(module: str) -> None:
+    above = {f"pgidle.{name}" for name in TOP}
+    assert not imports(module, at_run_time=True) & above
+
+
+def test_imports_have_no_cycle() -> None:
+    graph = {
+        module: {
+            name.removeprefix("pgidle.")
+            for name in imports(module, at_run_time=True)
+            if name.startswith("pgidle.")
+        }
+        for module in MODULES
+    }
+    done: set[str] = set()
+    while waiting := set(graph) - done:
+        free = {module for module in waiting if not (graph[module] & waiting - {module})}
+        assert free, f"a cycle among {sorted(waiting)}"
+        done |= free
+
+
+SPAWN = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import pgidle.server
+def spawn(*_):
+    import os
+    os.write(1, " ".join(sys.modules).encode())
+    os._exit(0)
+pgidle.server.spawn = spawn
+from pgidle.__main__ import main
+main()
+"""
+
+
+def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place) -> None:
+    options = {"-D": place.data_dir(newest), "-p": free_port(), "--bin-dir": newest.bin_dir, "--http": "off"}
+    ran = subprocess.run(
+        # Without site: an editable install has a finder that imports much by itself.
+        [sys.executable, "-I", "-S", "-c", SPAWN, str(PACKAGE.parent), "run"]
+        + [str(word) for pair in options.items() for word in pair],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    loaded = set(ran.stdout.split())
+    assert "pgidle.server" in loaded, ran.stderr
+    assert sorted(loaded & HEAVY) == [], ran.stderr
