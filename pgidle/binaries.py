@@ -68,18 +68,17 @@ def find_bin_dir(option: str | None, data_version: str | None, path: str) -> Bin
 
 def _judge(bin_dir: str, data_version: str | None) -> Binaries | str | None:
     """The binaries in `bin_dir`, or why they do not serve, or None if there are none."""
-    user = user_name(os.geteuid())
     try:
         found = _resolve(bin_dir)
     except PermissionError:
-        return f"{bin_dir} cannot be reached by user {user}"
+        return f"{bin_dir} cannot be reached by user {user_name(os.geteuid())}"
     if found is None:
         return None
     for program in ("postgres",) if data_version else ("postgres", "initdb"):
         if not os.path.lexists(f"{found}/{program}"):
             return f"{found} has no {program}"
         if not os.access(f"{found}/{program}", os.X_OK, effective_ids=True):
-            return f"{found}/{program} cannot be executed by user {user}"
+            return f"{found}/{program} cannot be executed by user {user_name(os.geteuid())}"
     version = version_of(found)
     if version is None:
         return f"{found}/postgres does not tell its version"

@@ -1,35 +1,74 @@
-"""Processes of a data directory whose postmaster is gone: they hold its shared memory, and must end first."""
+"""What an earlier postmaster left behind: processes that hold its shared memory, and postmaster.pid.
+
+A postmaster may outlive its supervisor for a while, and backends their postmaster. Postgres refuses to start
+while one of them is there, so they must end first.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+
+from pgidle.cluster import read_pidfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PATIENCE = ((3.0, signal.SIGKILL), (0.5, signal.SIGQUIT))
 """After so many seconds, which signal. Backends that notice the postmaster's death end by themselves, in
 milliseconds; Postgres refuses to start while one is attached to its shared memory, so killing one loses nothing."""
+
+KILL_AFTER = 10.0
+"""Seconds after an immediate shutdown: Postgres itself gives its processes five for that."""
 
 
 def find_orphans(data_dir: str) -> list[int]:
     """Pids of Postgres's processes that have the data directory as theirs: the working directory of every backend."""
     import psutil
 
+    # The kernel tells the directory, whatever links the setting goes through.
+    ours = os.path.realpath(data_dir)
     found = []
     for process in psutil.process_iter(["pid", "name", "cwd"]):
         seen = process.info
-        if seen["cwd"] == data_dir and (seen["name"] or "").startswith("postgres"):
+        if seen["cwd"] == ours and (seen["name"] or "").startswith("postgres"):
             found.append(int(seen["pid"]))
     return found
 
 
-def hasten(pids: list[int], waited: float) -> None:
+def hasten(pids: Sequence[int], waited: float) -> None:
     """Signal orphans that have not ended after `waited` seconds."""
-    import os
-
     number = next((number for seconds, number in PATIENCE if waited >= seconds), None)
-    if number is None:
+    if number is not None:
+        for pid in pids:
+            _send(pid, number)
+
+
+def hasten_postmaster(pid: int, waited: float, stop_timeout: float) -> None:
+    """Have the postmaster of a supervisor that died shut down: fast, after `stop_timeout` seconds at once.
+
+    It has been told by the kernel (PR_SET_PDEATHSIG); to be told again changes nothing.
+    """
+    if waited < stop_timeout:
+        _send(pid, signal.SIGINT)
+    else:
+        _send(pid, signal.SIGQUIT if waited < stop_timeout + KILL_AFTER else signal.SIGKILL)
+
+
+def discard_stale_pidfile(data_dir: str) -> None:
+    """Remove a postmaster.pid whose number is now another program's. The caller made sure that nobody runs here.
+
+    Postgres looks only whether the process lives and is of its own user, and would refuse to start for ever.
+    """
+    pidfile = read_pidfile(data_dir)
+    # Above Postgres's own: it takes its parent, us, for no obstacle.
+    if pidfile is not None and pidfile.pid != os.getpid() and os.path.exists(f"/proc/{pidfile.pid}"):
+        os.unlink(f"{data_dir}/postmaster.pid")
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
         return
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue

@@ -49,12 +49,14 @@ LOOK_NEAR = 0.2
 LOOK_FINEST = 0.05
 LOOK_AGAIN = 0.5
 NAMED_PER_SIGNAL = 10
+NO_STATE = "starting, without a state yet"
 ENDS = {
     "active": "when its query ends",
     "idle in transaction": "when it commits, rolls back or disconnects",
     "idle in transaction (aborted)": "when it rolls back or disconnects",
     "fastpath function call": "when its call ends",
     "starting": "when it is authenticated or gives up",
+    NO_STATE: "when it has started or disconnects",
     "disabled": "when it disconnects (track_activities is off: nothing else shows)",
 }
 
@@ -173,7 +175,7 @@ def _parked(parked: int) -> Iterator[Reason]:
 def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:
     for session in look.clients:
         if session.state != "idle" and not is_ignored(session, settings):
-            state = session.state or "in a state that cannot be seen"
+            state = session.state or NO_STATE
             since = f" for {duration_text(session.state_age)}" if session.state_age is not None else ""
             ends = ENDS.get(state, "when it disconnects")
             yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, f"{who(session)} is {state}{since}", ends)

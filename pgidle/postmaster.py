@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+_STATE_OFFSET = 16
+"""Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
+_SHUT_DOWN = (1, 2)
+"""DB_SHUTDOWNED and DB_SHUTDOWNED_IN_RECOVERY, a standby's."""
+
+
+def is_shut_down(data_dir: str) -> bool:
+    """Whether the cluster lies as a clean shutdown leaves it. False where that cannot be read.
+
+    The exit status alone does not tell: a postmaster exits with 0 from an immediate shutdown too, and from a
+    fast one that interrupts crash recovery.
+    """
+    if os.path.lexists(f"{data_dir}/postmaster.pid"):
+        return False
+    try:
+        with open(f"{data_dir}/global/pg_control", "rb") as file:
+            (state,) = struct.unpack_from("=i", file.read(64), _STATE_OFFSET)
+    except (OSError, struct.error):
+        return False
+    return state in _SHUT_DOWN
 
 
 class Postmaster:
@@ -63,7 +85,8 @@ def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: s
     defaults = (signal.SIGPIPE, signal.SIGXFSZ)
     if shim is None:
         return Postmaster(_fork(command, environment, defaults), data_dir)
-    if inherited := environment.get("LD_PRELOAD"):
+    # Last in the environment, as they leave it: Postgres shows its title where arguments and environment were.
+    if inherited := environment.pop("LD_PRELOAD", ""):
         environment["PGIDLE_LD_PRELOAD"] = inherited
     environment["LD_PRELOAD"] = f"{shim}:{inherited}" if inherited else shim
     environment["PGIDLE_SUPERVISOR"] = str(os.getpid())
@@ -85,16 +108,27 @@ def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence
 
     libc = ctypes.CDLL(None, use_errno=True)
     supervisor = os.getpid()
-    if pid := os.fork():
-        return pid
-    try:
-        os.setpgid(0, 0)
-        libc.prctl(1, int(signal.SIGINT), 0, 0, 0)  # PR_SET_PDEATHSIG
-        if os.getppid() != supervisor:
-            os._exit(1)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number in defaults:
-            signal.signal(number, signal.SIG_DFL)
-        os.execve(command[0], command, environment)
-    finally:
-        os._exit(127)
+    # Closed by exec, so that an end of file says that it worked.
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if (pid := os.fork()) == 0:
+        try:
+            os.setpgid(0, 0)
+            # SIGINT too: a handler of ours would swallow the supervisor's death between here and exec.
+            for number in (*defaults, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            libc.prctl(1, int(signal.SIGINT), 0, 0, 0)  # PR_SET_PDEATHSIG
+            if os.getppid() != supervisor:
+                os._exit(1)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.execve(command[0], command, environment)
+        except OSError as error:
+            os.write(writer, str(error.errno).encode())
+        finally:
+            os._exit(127)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        failed = answer.read()
+    if failed:
+        os.waitpid(pid, 0)
+        raise OSError(int(failed), os.strerror(int(failed)))
+    return pid

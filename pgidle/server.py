@@ -13,7 +13,7 @@ import time
 from pgidle.cluster import living_postmaster, read_pidfile
 from pgidle.errors import PgidleError
 from pgidle.lifecycle import Event
-from pgidle.postmaster import spawn
+from pgidle.postmaster import is_shut_down, spawn
 from pgidle.privileges import user_name
 
 TYPE_CHECKING = False
@@ -52,14 +52,17 @@ class Server:
         self._shim = house.shim
         self._state_dir = house.state_dir
         self._environ = house.environ
+        self._gate = house.gate
         self._loop = house.loop
+        self._log = house.log
         self._happen = happen
         self._postmaster: Postmaster | None = None
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
         self._asked_to_stop = False
+        self._is_reload_due = False
         self.is_ready = False
-        self.is_clean = read_pidfile(settings.data_dir) is None
+        self.is_clean = house.first is not None or is_shut_down(settings.data_dir)
         """Whether the last postmaster is known to have shut down cleanly, or to never have run."""
 
     @property
@@ -108,15 +111,16 @@ class Server:
     def stop_fast(self) -> None:
         """Fast shutdown, or an end to whatever comes before Postgres runs."""
         self._asked_to_stop = True
-        self._loop.cancel("start")
         if self._postmaster is not None:
             self._postmaster.fast_shutdown()
         elif self._initialisation is not None:
             self._initialisation.stop()
         elif self.is_clean:
+            self._loop.cancel("start")
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres was not running")
         else:
-            self._happen(Event.POSTMASTER_CRASHED, "Postgres had not recovered from a crash yet")
+            # What is left of an earlier postmaster ends before we do.
+            self._await_orphans()
 
     def stop_immediate(self) -> None:
         """Immediate shutdown: crash-safe, not clean."""
@@ -127,8 +131,11 @@ class Server:
 
     def reload(self) -> None:
         """Have Postgres read its configuration again."""
-        if self._postmaster is not None:
+        if self._postmaster is not None and self.is_ready:
             self._postmaster.reload()
+        else:
+            # Before it has a handler, SIGHUP would end it.
+            self._is_reload_due = True
 
     def _initialise(self, first: FirstStart) -> None:
         from pgidle.initdb import Order
@@ -156,17 +163,27 @@ class Server:
             self._spawn()
 
     def _await_orphans(self) -> None:
-        """Spawn when no process of an earlier postmaster is left."""
-        from pgidle.orphans import find_orphans, hasten
+        """Spawn, or be done with stopping, when no process of an earlier postmaster is left."""
+        from pgidle.orphans import discard_stale_pidfile, find_orphans, hasten, hasten_postmaster
 
+        data_dir = self._settings.data_dir
         waited = time.monotonic() - self._step_since
-        if (living := living_postmaster(self._settings.data_dir)) is not None:
-            # Ours, whose supervisor died (the caller made sure): it has been told to shut down fast.
-            if waited > self._settings.stop_timeout:
-                os.kill(living, signal.SIGQUIT)
-        elif orphans := find_orphans(self._settings.data_dir):
+        if (living := living_postmaster(data_dir)) is not None:
+            # Ours, whose supervisor died: `boot` made sure.
+            self._log.once("start", f"waiting for postmaster {living} of an earlier supervisor to end")
+            hasten_postmaster(living, waited, self._settings.stop_timeout)
+        elif orphans := find_orphans(data_dir):
+            pids = ", ".join(map(str, orphans))
+            self._log.once("start", f"waiting for processes {pids} of an earlier postmaster to end")
             hasten(orphans, waited)
+        elif self._asked_to_stop:
+            self._loop.cancel("start")
+            self._tell_end("an earlier postmaster", is_shut_down(data_dir))
+            return
         else:
+            discard_stale_pidfile(data_dir)
+            # The postmaster of an earlier supervisor was in the gate's group.
+            self._gate.postgres_gone()
             self._spawn()
             return
         self._loop.after(ORPHANS_POLL, "start", self._await_orphans)
@@ -195,6 +212,7 @@ class Server:
             return
         self.is_clean = False
         self.is_ready = False
+        self._is_reload_due = False
         self._state_dir.remember_postmaster(self._postmaster.pid)
         self._step_since = time.monotonic()
         self._loop.watch(self._postmaster.pidfd, self._on_exit)
@@ -205,6 +223,8 @@ class Server:
             return
         if self._postmaster.accepts():
             self.is_ready = True
+            if self._is_reload_due:
+                self._postmaster.reload()
             waited = time.monotonic() - self._step_since
             self._happen(Event.POSTMASTER_READY, f"Postgres accepts connections after {waited * 1000:.0f} ms")
             return
@@ -224,11 +244,15 @@ class Server:
         self._loop.cancel("ready")
         # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
         never_began = self._asked_to_stop and status == -signal.SIGINT and not self.is_ready
-        self.is_clean = status == 0 or (never_began and read_pidfile(self._settings.data_dir) is None)
-        if self.is_clean:
+        is_clean = (status == 0 or never_began) and is_shut_down(self._settings.data_dir)
+        self._tell_end(describe(status), is_clean)
+
+    def _tell_end(self, how: str, is_clean: bool) -> None:
+        self.is_clean = is_clean
+        if is_clean:
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
         else:
-            self._happen(Event.POSTMASTER_CRASHED, f"the postmaster {describe(status)}")
+            self._happen(Event.POSTMASTER_CRASHED, f"{how}: the next start recovers")
 
 
 def describe(status: int) -> str:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from pgidle.errors import PgidleError
 
 LAST_SLEEP = "last.json"
 CONTROL_SOCKET = "control.sock"
+RECORD_BYTES = 48
+"""Size of `lock`, always: what is written later takes no room that a full disk might not have."""
+FORK_PATIENCE = 1.0
+"""Seconds for a killed supervisor's forked child to reach exec(3), and with it give up the lock."""
 
 
 class StateDir:
@@ -25,27 +30,19 @@ class StateDir:
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
             self._lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._take()
+            self.earlier_postmaster = _record(self._lock)[1]
+            """Pid of the postmaster that the supervisor before us started, if it had no time to forget it."""
+            self.remember_postmaster(self.earlier_postmaster)
         except OSError as error:
             raise PgidleError(
-                f"cannot write the state directory {path}: {error.strerror}", "set --state-dir"
+                f"cannot write the state directory {path}: {error.strerror}", "put that right, or set --state-dir"
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno != errno.EWOULDBLOCK:
-                raise
-            holder = os.pread(self._lock, 64, 0).split(b"\n")[0].decode() or "unknown"
-            raise PgidleError(
-                f"pgidle with pid {holder} already serves this data directory", "stop that one"
-            ) from error
-        self.earlier_postmaster = self._read_postmaster()
-        """Pid of the postmaster that the supervisor before us started, if it had no time to forget it."""
 
     def remember_postmaster(self, pid: int | None) -> None:
         """Write down whom we started, for a successor who finds it alive after we were killed."""
         text = f"{os.getpid()}\n{pid or ''}\n".encode()
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, text, 0)
+        os.pwrite(self._lock, text.ljust(RECORD_BYTES), 0)
 
     def keep(self, name: str, content: str) -> None:
         """Write a file as a whole or not at all. Raises OSError."""
@@ -62,6 +59,49 @@ class StateDir:
         except (OSError, UnicodeDecodeError):
             return None
 
-    def _read_postmaster(self) -> int | None:
-        lines = os.pread(self._lock, 64, 0).split(b"\n")
-        return int(lines[1]) if len(lines) > 1 and lines[1].isdigit() else None
+    def _take(self) -> None:
+        deadline = time.monotonic() + FORK_PATIENCE
+        while _is_taken(self._lock):
+            holder = _record(self._lock)[0]
+            if holder is None or os.path.exists(f"/proc/{holder}") or time.monotonic() > deadline:
+                raise _served(self._lock)
+            time.sleep(0.01)
+
+
+def refuse_served(path: str) -> None:
+    """Raise PgidleError where another supervisor has the state directory. Nothing is made or changed."""
+    try:
+        descriptor = os.open(f"{path}/lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if _is_taken(descriptor):
+            raise _served(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_taken(descriptor: int) -> bool:
+    """Take the lock, unless somebody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        return True
+    return False
+
+
+def _served(descriptor: int) -> PgidleError:
+    holder = _record(descriptor)[0] or "unknown"
+    return PgidleError(f"pgidle with pid {holder} already serves this data directory", "stop that one")
+
+
+def _record(descriptor: int) -> tuple[int | None, int | None]:
+    """The pids of the supervisor and of its postmaster, as far as they are there."""
+    lines = [*os.pread(descriptor, RECORD_BYTES, 0).split(b"\n"), b"", b""]
+    return _number(lines[0]), _number(lines[1])
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() else None

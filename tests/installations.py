@@ -15,6 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg.conninfo import make_conninfo
+
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 # Process kills lose nothing that was written, synced or not; only a lost machine would.
@@ -156,7 +158,6 @@ def free_port() -> int:
 
 
 def conninfo(port: int, **more: object) -> str:
-    """Over TCP, as the superuser. No TLS or GSS: libpq would try a second time and so hide a failure."""
-    where = {"host": "127.0.0.1", "port": port, "user": "postgres", "dbname": "postgres"}
-    settings = where | {"sslmode": "disable", "gssencmode": "disable"} | more
-    return " ".join(f"{name}={value}" for name, value in settings.items())
+    """How a test connects to a server, or a proxy, on this machine."""
+    plain = {"user": "postgres", "dbname": "postgres", "host": "127.0.0.1", "port": port}
+    return make_conninfo("", **(plain | {"sslmode": "disable", "gssencmode": "disable"} | more))

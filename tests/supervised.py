@@ -173,11 +173,11 @@ class Supervised:
 
     def kill(self) -> None:
         """Kill the supervisor alone, with -9, and reap it. Postgres may outlive it."""
-        self.signal(SIGKILL)
-        self.wait()
+        assert self._process
+        self._process.kill()
+        self._process.wait()
 
     def stop(self, number: int = SIGTERM) -> int:
-        """Ask it to stop and return the exit status."""
         self.signal(number)
         return self.wait()
 
@@ -188,8 +188,7 @@ class Supervised:
                 self.signal(SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(10)
-            if self.running:
-                self.kill()
+            self.kill()
         # An immediate shutdown also removes Postgres's shared memory; -9 would leak it.
         for number in (SIGQUIT, SIGKILL):
             if left := self.processes():

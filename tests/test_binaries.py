@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import installations
@@ -18,6 +17,8 @@ from pgidle.errors import PgidleError, SettingsError
 from pgidle.privileges import acting_as, plan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from installations import Installation, Place
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: closes folders to another user")

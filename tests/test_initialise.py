@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 INITIALISER = Path(__file__).with_name("initialiser.py")
 PASSWORD = {"POSTGRES_PASSWORD": "a 'secret\\ü"}
+SUPERUSER = {"user": "postgres", "dbname": "postgres", "password": PASSWORD["POSTGRES_PASSWORD"]}
 QUICK = {"POSTGRES_INITDB_ARGS": "--no-sync --wal-segsize=1"}
 PATIENCE = 30.0
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: is another user than Postgres's")
@@ -203,8 +204,7 @@ def test_initdb_args_win(newest: Installation, place: Place) -> None:
     assert initialise(newest, data_dir, {**PASSWORD, **wanted}) == ""
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o750
     with served(newest, data_dir, place) as where:
-        who = {"user": "postgres", "dbname": "postgres", "password": PASSWORD["POSTGRES_PASSWORD"]}
-        assert over_tcp(where, **who)[0][2] == "LATIN1"
+        assert over_tcp(where, **SUPERUSER)[0][2] == "LATIN1"
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,7 @@ def test_killed_before_each_step_the_next_start_goes_on(installation: Installati
     assert data_dir.joinpath("PG_VERSION").stat().st_ino == inode
     assert not list(data_dir.joinpath("pgidle").iterdir())
     with served(installation, data_dir, place) as where:
-        who = {"user": "postgres", "dbname": "postgres", "password": PASSWORD["POSTGRES_PASSWORD"]}
-        assert over_tcp(where, **who)
+        assert over_tcp(where, **SUPERUSER)
 
 
 @pytest.mark.parametrize("whom", ["child", "supervisor", "all"])
@@ -271,6 +270,8 @@ def test_killed_while_initdb_runs(installation: Installation, place: Place, whom
     assert state(data_dir) is DataDirState.READY
     assert not data_dir.joinpath("pgidle/initdb").exists()
     assert not working_in(data_dir)
+    with served(installation, data_dir, place) as where:
+        assert over_tcp(where, **SUPERUSER)
 
 
 def test_the_child_cleans_up_after_a_killed_supervisor(newest: Installation, place: Place) -> None:

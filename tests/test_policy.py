@@ -285,12 +285,13 @@ def test_an_idle_session_counts_when_it_was_last_used() -> None:
 
 
 def test_a_step_of_the_servers_clock_neither_hides_nor_invents_a_use() -> None:
-    _, memory = evaluate(quiet(1000.0, client(state_age=0.0)), SETTINGS, begin(0.0), 1000.0)
-    hidden = client(state_change=2.0, state_age=5000.0)
-    assert evaluate(quiet(1100.0, hidden), SETTINGS, memory, 1100.0)[1].last_activity == 1000.0
-    _, memory = evaluate(quiet(1100.0, hidden), SETTINGS, memory, 1100.0)
-    again = client(state_change=2.0, state_age=-5000.0)
-    assert evaluate(quiet(1200.0, again), SETTINGS, memory, 1200.0)[1].last_activity == 1000.0
+    _, memory = evaluate(quiet(1000.0, client(state_age=500.0)), SETTINGS, begin(0.0), 1000.0)
+    assert memory.last_activity == 500.0
+    ahead = client(state_change=2.0, state_age=5000.0)
+    _, memory = evaluate(quiet(1100.0, ahead), SETTINGS, memory, 1100.0)
+    assert memory.last_activity == 1000.0, "used since the look at 1000, whatever its age says"
+    back = client(state_change=2.0, state_age=-5000.0)
+    assert evaluate(quiet(1200.0, back), SETTINGS, memory, 1200.0)[1].last_activity == 1000.0
 
 
 def test_sessions_that_come_and_go_are_uses_but_not_in_the_first_look() -> None:

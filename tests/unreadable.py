@@ -14,7 +14,7 @@ from pathlib import Path
 
 QUERY = """
     select now(), 1.5::numeric, '::1'::inet, '10.0.0.0/8'::cidr, '{}'::jsonb, interval '1h', true,
-    array[1], gen_random_uuid(), 'x'::text, true, null, 1::oid, 'a'::name, %s::text, %s::timestamptz, %s::int[]
+    array[1], gen_random_uuid(), 'x'::text, null, 1::oid, 'a'::name, %s::text, %s::timestamptz, %s::int[]
 """
 missing: set[str] = set()
 

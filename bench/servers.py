@@ -1,0 +1,136 @@
+"""The two that are compared, on one data directory: bare `postgres`, and `pgidle run` from a real installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import wire
+from installations import free_port, server_user
+from supervised import PATIENCE, Supervised
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from installations import Installation, Place
+
+SETTINGS = ("fsync=on", "shared_buffers=128MB", "max_connections=100")
+"""What initdb writes, instead of the tests' own."""
+
+PROJECT = Path(__file__).resolve().parents[1]
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pgidle")
+"""Of which an installation is made; not what earlier builds left beside them."""
+
+
+def install(place: Place) -> Path:
+    """Install pgidle as an image does: into a new virtual environment, not editable, compiled. Its command."""
+    sources, venv = place.path / "src", place.path / "venv"
+    sources.mkdir()
+    for name in SOURCES:
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, sources / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        elif (PROJECT / name).exists():
+            shutil.copy(PROJECT / name, sources)
+    base = getattr(sys, "_base_executable", sys.executable)
+    python = venv / "bin/python"
+    for command in (
+        (base, "-m", "venv", venv),
+        (python, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--compile", sources),
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=_environment(), check=False)
+        if done.returncode:
+            raise SystemExit(f"bench: {' '.join(map(str, command[1:]))}: {done.stderr.strip()}")
+    return venv / "bin/pgidle"
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+def arguments(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("-c", setting)]
+
+
+class Bare:
+    """`postgres` itself. `with` starts it without waiting for it, and ends it by a fast shutdown."""
+
+    def __init__(self, installation: Installation, data_dir: Path, settings: Sequence[str] = SETTINGS) -> None:
+        self.port = free_port()
+        program, where = installation.program("postgres"), f"listen_addresses={wire.HOST}"
+        self._command = [program, "-D", str(data_dir), "-p", str(self.port), "-c", where, *arguments(settings)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Bare:
+        user = server_user()
+        who: dict[str, Any] = {}
+        if os.getuid() == 0:
+            who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **who
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(PATIENCE)
+
+
+class Installed(Supervised):
+    """`pgidle run` by its own command. `with` starts it without waiting; it never sleeps but when told to."""
+
+    def __init__(
+        self,
+        program: Path,
+        installation: Installation,
+        place: Place,
+        data_dir: Path,
+        settings: Sequence[str] = SETTINGS,
+        **options: str | None,
+    ) -> None:
+        usual: dict[str, Any] = {"http": f"{wire.HOST}:{free_port()}", "idle_timeout": "off"} | options
+        super().__init__(installation, place, data_dir=data_dir, postgres=arguments(settings), **usual)
+        self._program = program
+
+    def command(self) -> list[str]:
+        words = super().command()
+        return [str(self._program), *words[words.index("run") :]]
+
+    def environment(self) -> Mapping[str, str]:  # type: ignore[override]
+        return {name: value for name, value in super().environment().items() if not name.startswith("PYTHON")}
+
+    def sleep(self) -> tuple[float, float]:
+        """Put it to sleep; milliseconds from drowsy to asleep, by its own clock, and from the order, by ours."""
+        mark, began = self.mark(), time.perf_counter()
+        deadline = time.monotonic() + PATIENCE
+        while not self._order_sleep():
+            # The last client's backend may still be on its way out.
+            assert time.monotonic() < deadline, "it does not sleep"
+            time.sleep(0.02)
+        asleep = self.wait_for_state("asleep", since=mark)
+        lasted = time.perf_counter() - began
+        drowsy = self.wait_for_state("drowsy", since=mark)
+        return _milliseconds(asleep.data["time"]) - _milliseconds(drowsy.data["time"]), lasted * 1000
+
+    def _order_sleep(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(PATIENCE)
+            control.connect(str(self.data_dir / "pgidle/control.sock"))
+            control.sendall(b"POST /sleep HTTP/1.1\r\nHost: pgidle\r\nContent-Length: 0\r\n\r\n")
+            return b" 200 " in control.recv(65536).split(b"\r\n", 1)[0]
+
+
+def _milliseconds(stamp: str) -> float:
+    """Of a day, in a time like 2026-11-22T23:40:01.123Z."""
+    hours, minutes, seconds = stamp.rstrip("Z").partition("T")[2].split(":")
+    return (int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1000
