@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,11 @@ class Bare:
         )
         return self
 
+    def first_row(self) -> None:
+        process = self._process
+        assert process
+        wire.first_row(self.port, lambda: process.poll() is None)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -109,6 +115,12 @@ class Installed(Supervised):
     def environment(self) -> Mapping[str, str]:  # type: ignore[override]
         return {name: value for name, value in super().environment().items() if not name.startswith("PYTHON")}
 
+    def first_row(self) -> None:
+        try:
+            wire.first_row(self.port, lambda: self.running)
+        except (OSError, wire.RefusedError) as error:
+            raise SystemExit(f"bench: {error}\n{self._tail()}") from error
+
     def sleep(self) -> tuple[float, float]:
         """Put it to sleep; milliseconds from drowsy to asleep, by its own clock, and from the order, by ours."""
         mark, began = self.mark(), time.perf_counter()
@@ -120,7 +132,8 @@ class Installed(Supervised):
         asleep = self.wait_for_state("asleep", since=mark)
         lasted = time.perf_counter() - began
         drowsy = self.wait_for_state("drowsy", since=mark)
-        return _milliseconds(asleep.data["time"]) - _milliseconds(drowsy.data["time"]), lasted * 1000
+        by_log = datetime.fromisoformat(asleep.data["time"]) - datetime.fromisoformat(drowsy.data["time"])
+        return by_log.total_seconds() * 1000, lasted * 1000
 
     def _order_sleep(self) -> bool:
         with socket.socket(socket.AF_UNIX) as control:
@@ -128,9 +141,3 @@ class Installed(Supervised):
             control.connect(str(self.data_dir / "pgidle/control.sock"))
             control.sendall(b"POST /sleep HTTP/1.1\r\nHost: pgidle\r\nContent-Length: 0\r\n\r\n")
             return b" 200 " in control.recv(65536).split(b"\r\n", 1)[0]
-
-
-def _milliseconds(stamp: str) -> float:
-    """Of a day, in a time like 2026-11-22T23:40:01.123Z."""
-    hours, minutes, seconds = stamp.rstrip("Z").partition("T")[2].split(":")
-    return (int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1000

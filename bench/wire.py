@@ -11,6 +11,10 @@ import selectors
 import socket
 import struct
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOST = "127.0.0.1"
 PATIENCE = 30.0
@@ -71,14 +75,14 @@ def ask(port: int, statement: str = "SELECT 1") -> str:
         return conversation.value
 
 
-def first_row(port: int) -> None:
-    """Connect until it works, as somebody who waits for a server does."""
+def first_row(port: int, is_running: Callable[[], bool]) -> None:
+    """Connect until it works, as somebody who waits for a server does; an error when the server is no more."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
             ask(port)
         except (OSError, RefusedError):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not is_running():
                 raise
             time.sleep(RETRY)
         else:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import threading
 
-from pgidle.inbox import BackstageFailed
+from pgidle.errors import PgidleError
+from pgidle.inbox import BackstageFailed, SettingsChanged
 from pgidle.record import record
 
 TYPE_CHECKING = False
@@ -43,6 +44,13 @@ class Files:
     data_dir: str
     settings_file: str | None
     resolve: Callable[[], Settings]
+
+    def read(self) -> SettingsChanged:
+        """The settings as they are now, or what is wrong with them."""
+        try:
+            return SettingsChanged(self.resolve(), "")
+        except PgidleError as error:
+            return SettingsChanged(None, str(error))
 
 
 class Backstage(threading.Thread):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pgidle.gate import Gate
     from pgidle.house import House
     from pgidle.log import Log
-    from pgidle.privileges import Identity
     from pgidle.loop import Loop
+    from pgidle.privileges import Identity
     from pgidle.settings import Options, Resolved, Settings
     from pgidle.statedir import StateDir
 
@@ -42,6 +42,9 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     except PgidleError as error:
         _complain(error)
         return error.status
+    except OSError as error:
+        _complain(PgidleError(f"cannot start: {error}"))
+        return 1
     from pgidle.supervisor import Supervisor
 
     try:
@@ -54,12 +57,15 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     os._exit(status)
 
 
-def read_settings(options: Options, postgres_args: tuple[str, ...]) -> Resolved:
-    """Settings from the command line, the environment and the file. Raises SettingsError."""
+def read_settings(options: Options, postgres_args: tuple[str, ...], cwd: str | None = None) -> Resolved:
+    """Settings from the command line, the environment and the file. Raises SettingsError.
+
+    Paths count from `cwd`, or from the working directory.
+    """
     from pgidle.errors import SettingsError
     from pgidle.settings import config_path, parse_file, resolve
 
-    cwd = os.getcwd()
+    cwd = cwd or _working_directory()
     path, is_asked_for = config_path(options, os.environ, cwd)
     content = None
     if path is not None:
@@ -77,6 +83,13 @@ def read_settings(options: Options, postgres_args: tuple[str, ...]) -> Resolved:
     return resolve(options, os.environ, parsed, path, cwd, postgres_args)
 
 
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"  # It was removed; what is given in full still works.
+
+
 def _complain(error: PgidleError) -> None:
     sys.stderr.write(f"pgidle: {error}\n")
 
@@ -91,14 +104,15 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     from pgidle.inbox import Inbox
     from pgidle.inherited import take_sockets
     from pgidle.log import Log
-    from pgidle.privileges import enable_migration, plan, prepare_directories
+    from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
     from pgidle.statedir import StateDir
 
-    settings = read_settings(options, postgres_args).settings
+    # Kept, for `become` may have to leave it.
+    cwd = _working_directory()
+    settings = read_settings(options, postgres_args, cwd).settings
     log = Log(settings.log_format)
     inherited = take_sockets(os.environ)
-    if inherited:
-        settings = _served(settings, inherited)
+    settings = _served(settings, inherited)
     identity = plan(settings.user, settings.data_dir)
     data_dir = inspect_data_dir(settings.data_dir, identity.uid if identity else os.geteuid())
     is_first_start = data_dir.state is not DataDirState.READY
@@ -108,13 +122,17 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
 
         # While root: what a _FILE variable names may be for root's eyes only.
         first = first_start(os.environ)
+    with acting_as(identity):
+        if not is_first_start:
+            # What root may do does not count.
+            inspect_data_dir(settings.data_dir, os.geteuid())
+        binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""))
     http = _listen_http(settings)
     migration = enable_migration()
     if is_first_start or not os.path.isdir(settings.state_dir):
         prepare_directories(settings.data_dir, settings.state_dir, identity)
     if identity is not None:
         _change_user(identity, inherited, log)
-    binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""))
     state_dir = StateDir(settings.state_dir)
     shim = find_shim()
     gate, gate_why = _make_gate(settings, state_dir, shim, inherited)
@@ -133,7 +151,9 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         state_dir=state_dir,
         doors=Doors(http, _listen_control(state_dir)),
         files=Files(
-            settings.data_dir, settings.config, lambda: read_settings(options, postgres_args).settings
+            settings.data_dir,
+            settings.config,
+            lambda: _served(read_settings(options, postgres_args, cwd).settings, inherited),
         ),
         loop=loop,
         inbox=Inbox(),
@@ -142,7 +162,9 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
 
 
 def _served(settings: Settings, inherited: Sequence[socket.socket]) -> Settings:
-    """Inherited sockets say where Postgres listens. Raises PgidleError where it could not."""
+    """Inherited sockets, if any, say where Postgres listens. Raises PgidleError where it could not."""
+    if not inherited:
+        return settings
     ports = {one.getsockname()[1] for one in inherited}
     if len(ports) > 1:
         raise PgidleError(
@@ -211,6 +233,10 @@ def _listen_http(settings: Settings) -> tuple[socket.socket, ...]:
         listener.bind(where)
         listener.listen(128)
     except OSError as error:
+        from pgidle.statedir import refuse_served
+
+        # Taken by our like, more often than not: then that is what to say.
+        refuse_served(settings.state_dir)
         raise PgidleError(
             f"cannot serve HTTP on {host or '*'}:{port}: {error.strerror}", "set --http, or --http off"
         ) from None

@@ -97,8 +97,9 @@ def _run_initdb(folder: Path, order: Order) -> None:
     elif first.auth_method in PASSWORD_METHODS:
         loopback = first.auth_method
     arguments = ["--no-sync", f"--username={first.user}", f"--auth-local={local}", f"--auth-host={loopback}"]
-    if not any(order.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):
-        # The C locale would make databases of SQL_ASCII, which holds any bytes and understands none.
+    locale = next(filter(None, (order.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))), "C")
+    if locale in ("C", "POSIX"):
+        # initdb would make databases of SQL_ASCII, which hold any bytes and understand none.
         arguments.append("--encoding=UTF8")
     if first.wal_dir is not None:
         arguments.append(f"--waldir={first.wal_dir}")

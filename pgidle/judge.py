@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 from pgidle import policy
-from pgidle.lifecycle import Event
 from pgidle.flapping import Backoff, applications, flapping, waker
 from pgidle.history import load, save
+from pgidle.lifecycle import Event
 from pgidle.policy import Lease
 from pgidle.reasons import ReasonKind
 from pgidle.record import replace
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pgidle.gate import Gate
     from pgidle.inbox import Checkpointed, Looked, Requested
     from pgidle.log import Log
-    from pgidle.reasons import Verdict
     from pgidle.loop import Loop
+    from pgidle.reasons import Verdict
     from pgidle.settings import Settings
     from pgidle.statedir import StateDir
 

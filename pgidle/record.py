@@ -21,7 +21,7 @@ else:
 @dataclass_transform(frozen_default=True, kw_only_default=False)
 def record(cls: type[T]) -> type[T]:
     """Make a frozen, slotted record of a class whose body only annotates its fields and their defaults."""
-    names = tuple(cls.__dict__.get("__annotations__", {}))
+    names = tuple(cls.__annotations__)
     defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
     body = {
         k: v for k, v in cls.__dict__.items() if k not in defaults and k not in ("__dict__", "__weakref__")
@@ -29,16 +29,8 @@ def record(cls: type[T]) -> type[T]:
     set_field = object.__setattr__
 
     def __init__(self: T, *values: object, **named: object) -> None:
-        if len(values) > len(names):
-            raise TypeError(f"{cls.__name__}: {len(values)} values for {len(names)} fields")
-        given = dict(zip(names, values, strict=False))
-        if unknown := [name for name in named if name in given or name not in names]:
-            raise TypeError(f"{cls.__name__}: {unknown[0]} is unknown or given twice")
-        given |= named
-        for name in names:
-            if name not in given and name not in defaults:
-                raise TypeError(f"{cls.__name__}: {name} is missing")
-            set_field(self, name, given[name] if name in given else defaults[name])
+        for name, value in _bind(cls.__name__, names, defaults, values, named).items():
+            set_field(self, name, value)
 
     def __setattr__(self: T, name: str, _value: object) -> None:
         raise AttributeError(f"{cls.__name__} is immutable: {name}")
@@ -69,6 +61,25 @@ def record(cls: type[T]) -> type[T]:
     }
     made: type[T] = type.__new__(type(cls), cls.__name__, cls.__bases__, body)
     return made
+
+
+def _bind(
+    of: str,
+    names: tuple[str, ...],
+    defaults: dict[str, object],
+    values: tuple[object, ...],
+    named: dict[str, object],
+) -> dict[str, object]:
+    """The value of every field. Raises TypeError as a function's call would."""
+    if len(values) > len(names):
+        raise TypeError(f"{of}: {len(values)} values for {len(names)} fields")
+    given = dict(zip(names, values, strict=False))
+    if unknown := [name for name in named if name in given or name not in names]:
+        raise TypeError(f"{of}: {unknown[0]} is unknown or given twice")
+    bound = defaults | given | named
+    if missing := [name for name in names if name not in bound]:
+        raise TypeError(f"{of}: {missing[0]} is missing")
+    return bound
 
 
 def replace(value: T, **changes: Any) -> T:

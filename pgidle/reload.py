@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from watchfiles import watch
 
-from pgidle.errors import PgidleError
 from pgidle.inbox import ConfigurationChanged, SettingsChanged
 
 if TYPE_CHECKING:
@@ -67,10 +66,7 @@ async def notice_changes(files: Files, inbox: Inbox) -> None:
 
 def _post(inbox: Inbox, files: Files, settings: set[Path], postgres: set[Path]) -> None:
     if settings:
-        try:
-            inbox.post(SettingsChanged(files.resolve(), ""))
-        except PgidleError as error:
-            inbox.post(SettingsChanged(None, str(error)))
+        inbox.post(files.read())
     if postgres:
         inbox.post(ConfigurationChanged(", ".join(sorted(path.name for path in postgres))))
 

@@ -178,7 +178,7 @@ class Server:
             hasten(orphans, waited)
         elif self._asked_to_stop:
             self._loop.cancel("start")
-            self._tell_end("an earlier postmaster", is_shut_down(data_dir))
+            self._tell_end("Postgres had not recovered yet: the next start does", is_shut_down(data_dir))
             return
         else:
             discard_stale_pidfile(data_dir)
@@ -252,11 +252,13 @@ class Server:
         if is_clean:
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
         else:
-            self._happen(Event.POSTMASTER_CRASHED, f"{how}: the next start recovers")
+            self._happen(Event.POSTMASTER_CRASHED, how)
 
 
 def describe(status: int) -> str:
     """An exit status as a person would say it."""
-    if status >= 0:
-        return f"exited with status {status} (its own message is above)"
-    return f"was ended by {signal.Signals(-status).name}"
+    if status == 0:
+        return "the postmaster ended without a clean shutdown: the next start recovers"
+    if status > 0:
+        return f"the postmaster exited with status {status} (its own message is above)"
+    return f"the postmaster was ended by {signal.Signals(-status).name}"

@@ -36,7 +36,8 @@ class StateDir:
             self.remember_postmaster(self.earlier_postmaster)
         except OSError as error:
             raise PgidleError(
-                f"cannot write the state directory {path}: {error.strerror}", "put that right, or set --state-dir"
+                f"cannot write the state directory {path}: {error.strerror}",
+                "put that right, or set --state-dir",
             ) from error
 
     def remember_postmaster(self, pid: int | None) -> None:

@@ -82,7 +82,7 @@ def resolve(listen_addresses: str, port: int) -> list[Address]:
     for entry in (name.strip() for name in listen_addresses.split(",")):
         if not entry:
             continue
-        names = ["0.0.0.0", "::"] if entry == "*" else [entry]  # noqa: S104 - what `*` means to Postgres
+        names = ["0.0.0.0", "::"] if entry == "*" else [entry]
         for name in names:
             # As bytes: for a str Python imports a codec, which takes longer than all sockets here.
             host = name.encode("ascii") if name.isascii() else name
@@ -111,7 +111,7 @@ def is_supported(address: Address) -> bool:
 def near(address: Address) -> tuple[str, int]:
     """Where this machine reaches itself at a listening address: loopback for a wildcard."""
     _, (host, port) = address
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port
 
 
 def can_migrate(family: socket.AddressFamily) -> bool:

@@ -150,7 +150,7 @@ class Supervisor:
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
         if self.restarts.exhausted:
-            return Event.RESTARTS_EXHAUSTED, f"{why}; that was once too often, so it is not started again"
+            return Event.RESTARTS_EXHAUSTED, f"{why}; that was once too often: put it right, then start pgidle again"
         self._delay = self.restarts.delay
         return event, why
 
@@ -165,6 +165,7 @@ class Supervisor:
         elif number == signal.SIGHUP:
             self._log.note("reload", "SIGHUP received: Postgres is told to reload")
             self.server.reload()
+            self._on_settings(self.house.files.read())
         elif number == signal.SIGCHLD and os.getpid() == 1:
             self._reap_strangers()
 

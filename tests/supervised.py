@@ -4,7 +4,8 @@
         mark = one.mark()
         one.wait_for_state("asleep", since=mark)
 
-It uses `sys.executable`, so the Python that runs the tests must be readable by the user that runs Postgres.
+It uses `sys.executable` unless told otherwise, so the Python that runs the tests must be readable by the user
+that runs Postgres.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Supervised:
         port: int | None = None,
         env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        python: str = sys.executable,
         postgres: Sequence[str] = (),
         listen: Sequence[socket.socket] = (),
         **options: str | tuple[str, ...] | None,
@@ -99,6 +101,7 @@ class Supervised:
         self.port = port or free_port()
         self.env = dict(env or {})
         self.prefix, self.postgres, self.listen = tuple(prefix), tuple(postgres), tuple(listen)
+        self.python = python
         self.options: dict[str, str | tuple[str, ...] | None] = {
             "data-dir": str(self.data_dir),
             "bin-dir": str(installation.bin_dir),
@@ -119,7 +122,7 @@ class Supervised:
         self.clean()
 
     def command(self) -> list[str]:
-        words = [*self.prefix, sys.executable, "-m", "pgidle", "run"]
+        words = [*self.prefix, self.python, "-m", "pgidle", "run"]
         for name, value in self.options.items():
             for one in (value,) if isinstance(value, str) else value or ():
                 words += [f"--{name}", one]
@@ -233,7 +236,7 @@ class Supervised:
         """Run another pgidle command, with this data directory: `one.pgidle("status", "--json")`."""
         name, *rest = arguments
         return subprocess.run(
-            [*self.prefix, sys.executable, "-m", "pgidle", name, "--data-dir", str(self.data_dir), *rest],
+            [*self.prefix, self.python, "-m", "pgidle", name, "--data-dir", str(self.data_dir), *rest],
             env=self.environment(),
             cwd="/",
             capture_output=True,

@@ -232,7 +232,7 @@ def test_a_port_that_cannot_be_shared_is_refused() -> None:
 def test_addresses_are_what_postgres_would_bind() -> None:
     assert resolve("127.0.0.1, ::1", 1) == [(socket.AF_INET, ("127.0.0.1", 1)), (socket.AF_INET6, ("::1", 1))]
     assert resolve("*", 1) == [(socket.AF_INET, ("0.0.0.0", 1)), (socket.AF_INET6, ("::", 1))]
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"known|resol|name"):
         resolve("no.such.host.invalid", 1)
 
 

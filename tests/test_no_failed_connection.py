@@ -65,7 +65,12 @@ def test_exiting_supervisor_behind_a_proxy(installation: Installation, place: Pl
         async with Flycast(one, one.port) as fly:
             await asyncio.to_thread(ledger.create, conninfo(fly.port))
             load = await run_clients(
-                conninfo(fly.port), ledger, workers=WORKERS, sessions=SESSIONS, seed=installation.major, habits=HABITS
+                conninfo(fly.port),
+                ledger,
+                workers=WORKERS,
+                sessions=SESSIONS,
+                seed=installation.major,
+                habits=HABITS,
             )
             return load, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly
 
@@ -117,7 +122,9 @@ def test_inherited_socket(installation: Installation, launch, listener: socket.s
     if not migration_is_on():
         pytest.skip("clients of an inherited socket need net.ipv4.tcp_migrate_req=1")
     port = listener.getsockname()[1]
-    service = launch(installation, start=False, when_idle="exit", idle_timeout=SHORT, listen=[listener], port=port)
+    service = launch(
+        installation, start=False, when_idle="exit", idle_timeout=SHORT, listen=[listener], port=port
+    )
     manager = ServiceManager(listener, service)
     try:
         ledger = Ledger()

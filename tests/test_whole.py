@@ -16,10 +16,9 @@ from installations import free_port
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from conftest import Launch
     from installations import Installation, Place
     from supervised import Supervised
-
-    from conftest import Launch
 
 STAY = {"when_idle": "stay", "idle_timeout": "off"}
 
@@ -52,10 +51,10 @@ def test_from_an_empty_folder_to_the_second_start(
         installation,
         data_dir=empty,
         idle_timeout="1s",
-        env={"POSTGRES_PASSWORD": "it's \"secret\"", "POSTGRES_USER": "app", "POSTGRES_DB": "shop"},
+        env={"POSTGRES_PASSWORD": 'it\'s "secret"', "POSTGRES_USER": "app", "POSTGRES_DB": "shop"},
     )
     one.wait_for_state("awake")
-    login = {"user": "app", "password": "it's \"secret\"", "dbname": "shop"}
+    login = {"user": "app", "password": 'it\'s "secret"', "dbname": "shop"}
     with psycopg.connect(one.conninfo(**login), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
     assert one.wait() == 0

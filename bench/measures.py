@@ -1,0 +1,188 @@
+"""What is measured, each on one data directory, with bare Postgres and pgidle taking turns."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import wire
+from installations import debian
+from processes import cpu_percent, memory
+from report import Row
+from servers import SETTINGS, Bare, Installed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from installations import Installation, Place
+
+MS = 1000.0
+CROWD = 500
+CROWDED = tuple("max_connections=600" if one.startswith("max_conn") else one for one in SETTINGS)
+WATCHING = "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE application_name = 'pgidle'"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How many pairs of each, and how many seconds."""
+
+    loads: int = 7
+    load_seconds: int = 3
+    wakes: int = 20
+    crowds: int = 5
+    awake_seconds: float = 10.0
+    idle_seconds: float = 20.0
+    scale: int = 5
+
+
+QUICK = Effort(
+    loads=3, load_seconds=1, wakes=7, crowds=1, awake_seconds=3.0, idle_seconds=6.0, scale=1
+)
+
+
+class Bench:
+    """The measurements of one PostgreSQL installation. `gate` is known after the first wake."""
+
+    def __init__(self, installation: Installation, place: Place, program: Path, effort: Effort) -> None:
+        self.gate = "unknown"
+        self._installation = installation
+        self._place = place
+        self._program = program
+        self._effort = effort
+        self._data_dir = place.data_dir(installation)
+
+    def rows(self, say: Callable[[str], None]) -> Iterator[Row]:
+        yield from self.throughput(say)
+        say("cold wakes")
+        yield self.cold_wake()
+        say("memory, CPU, wakes and sleeps of one that stays")
+        yield from self.stay()
+        say("crowds")
+        yield from self.crowds()
+
+    def throughput(self, say: Callable[[str], None]) -> Iterator[Row]:
+        """pgbench -S through the public port; without pgbench no rows."""
+        pgbench = self._pgbench()
+        if pgbench is None:
+            say("no pgbench in any installation or on PATH: its rows are left out")
+            return
+        with self._bare() as bare:
+            bare.first_row()
+            self._run(pgbench, bare.port, "-i", "-q", "-s", str(self._effort.scale))
+        for clients in (1, 8):
+            say(f"pgbench, {clients} clients")
+            load = ("-S", "-c", str(clients), "-j", str(min(clients, os.cpu_count() or 1)))
+            theirs, mine = [], []
+            for _ in range(self._effort.loads):
+                with self._bare() as bare:
+                    theirs.append(self._tps(pgbench, bare, load))
+                with self._pgidle(when_idle="stay") as pgidle:
+                    mine.append(self._tps(pgbench, pgidle, load))
+            yield Row(f"pgbench -S, {clients} client{'s' * (clients > 1)}", "tps", mine, theirs, 0.97, floor=True)
+
+    def cold_wake(self) -> Row:
+        """From exec to the first row that a client gets, which tries to connect all the while."""
+        theirs, mine = [], []
+        # The first of each only warms the caches.
+        for _ in range(self._effort.wakes + 1):
+            began = time.perf_counter()
+            with self._bare() as bare:
+                bare.first_row()
+                theirs.append((time.perf_counter() - began) * MS)
+            began = time.perf_counter()
+            with self._pgidle(log_format="text") as pgidle:
+                pgidle.first_row()
+                mine.append((time.perf_counter() - began) * MS)
+                pgidle.stop()
+        return Row("cold wake, exec to first row", "ms", mine[1:], theirs[1:], 2.5)
+
+    def stay(self) -> Iterator[Row]:
+        """One supervisor that stays: what it takes awake and asleep, how it wakes and sleeps, what it grows to."""
+        effort = self._effort
+        with self._pgidle(when_idle="stay") as pgidle:
+            pgidle.first_row()
+            self.gate = pgidle.wait_for_state("starting", since=0).data["gate"]
+            time.sleep(effort.awake_seconds)
+            watching = int(wire.ask(pgidle.port, WATCHING))
+            time.sleep(1)
+            awake = cpu_percent((pgidle.pid, watching), effort.idle_seconds)
+            young = memory(pgidle.pid)
+            pgidle.sleep()
+            asleep = cpu_percent((pgidle.pid,), effort.idle_seconds)
+            theirs, mine, sleeps = [], [], []
+            for _ in range(effort.wakes):
+                # The data directory is free while pgidle is asleep.
+                began = time.perf_counter()
+                with self._bare() as bare:
+                    bare.first_row()
+                    theirs.append((time.perf_counter() - began) * MS)
+                began = time.perf_counter()
+                pgidle.first_row()
+                mine.append((time.perf_counter() - began) * MS)
+                sleeps.append(pgidle.sleep())
+            pgidle.first_row()
+            old = memory(pgidle.pid)
+        yield Row("wake of one that stays, connect to first row", "ms", mine, theirs, 1.2)
+        yield Row("sleep, drowsy to asleep", "ms", [by_log for by_log, _ in sleeps])
+        yield Row("sleep, order to asleep", "ms", [whole for _, whole in sleeps])
+        yield Row(f"memory after {effort.awake_seconds + effort.idle_seconds:.0f} s awake: RSS", "MB", [young.rss], (), 45)
+        yield Row("  PSS", "MB", [young.pss])
+        yield Row("  of it anonymous", "MB", [young.anonymous])
+        yield Row(f"memory after {effort.wakes} sleeps: RSS", "MB", [old.rss], (), 45)
+        yield Row("  PSS", "MB", [old.pss])
+        yield Row("  of it anonymous", "MB", [old.anonymous])
+        yield Row("CPU awake and idle: supervisor", "%", [awake[0]], (), 0.2)
+        yield Row("  its backend in Postgres", "%", [awake[1]])
+        yield Row("CPU asleep: supervisor", "%", [asleep[0]])
+
+    def crowds(self) -> Iterator[Row]:
+        """Many clients at once: on a sleeping pgidle, that wakes for them, and on a bare Postgres that runs."""
+        theirs, mine, failed = [], [], 0
+        with self._pgidle(CROWDED, when_idle="stay") as pgidle:
+            pgidle.first_row()
+            for _ in range(self._effort.crowds):
+                pgidle.sleep()
+                with self._bare(CROWDED) as bare:
+                    bare.first_row()
+                    theirs.append(wire.crowd(bare.port, CROWD)[0] * MS)
+                served, unserved = wire.crowd(pgidle.port, CROWD)
+                mine.append(served * MS)
+                failed += unserved
+        yield Row(f"{CROWD} clients served: asleep, bare running", "ms", mine, theirs)
+        yield Row(f"  of {CROWD * self._effort.crowds} not served", "", [float(failed)], (), 0)
+
+    def _bare(self, settings: tuple[str, ...] = SETTINGS) -> Bare:
+        return Bare(self._installation, self._data_dir, settings)
+
+    def _pgidle(self, settings: tuple[str, ...] = SETTINGS, **options: str) -> Installed:
+        return Installed(self._program, self._installation, self._place, self._data_dir, settings, **options)
+
+    def _pgbench(self) -> str | None:
+        places = [one.bin_dir for one in (self._installation, debian()) if one is not None]
+        path = os.pathsep.join([*map(str, places), os.environ.get("PATH", "")])
+        return shutil.which("pgbench", path=path)
+
+    def _tps(self, pgbench: str, server: Bare | Installed, load: tuple[str, ...]) -> float:
+        server.first_row()
+        wire.ask(server.port, "SELECT count(*) FROM pgbench_accounts")
+        says = self._run(pgbench, server.port, "-n", "-T", str(self._effort.load_seconds), *load)
+        found = re.search(r"tps = ([\d.]+) \(without", says)
+        if found is None:
+            raise SystemExit(f"bench: pgbench says no rate: {says}")
+        return float(found[1])
+
+    def _run(self, pgbench: str, port: int, *options: str) -> str:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        done = subprocess.run(
+            [pgbench, "-h", wire.HOST, "-p", str(port), "-U", "postgres", *options, "postgres"],
+            capture_output=True, text=True, cwd="/", env=env, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(f"bench: pgbench: {done.stderr.strip()}")
+        return done.stdout
