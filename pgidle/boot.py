@@ -34,6 +34,7 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     """`pgidle run`: the exit status. Faults are said in one line on stderr."""
     from pgidle.loop import Loop
 
+    _open_standard_streams()
     # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
     loop = Loop()
     loop.catch(CAUGHT)
@@ -55,6 +56,15 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     # Everything that is to be kept is kept; tearing the interpreter down would only hold the port longer.
     sys.stderr.flush()
     os._exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Started without them, the first sockets would get their numbers, and the log would be written to a client."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def read_settings(options: Options, postgres_args: tuple[str, ...], cwd: str | None = None) -> Resolved:

@@ -192,6 +192,8 @@ class Server:
         settings = self._settings
         command = [
             os.path.join(self._binaries.bin_dir, "postgres"),
+            # First, because the last word counts: where Postgres listens is the gate's too.
+            *settings.postgres_args,
             *("-D", settings.data_dir),
             *("-p", str(settings.port)),
             *("-c", f"listen_addresses={','.join(self._addresses)}"),
@@ -200,7 +202,7 @@ class Server:
         ]
         if settings.socket_dir is not None:
             command += ["-k", settings.socket_dir]
-        return [*command, *settings.postgres_args]
+        return command
 
     def _spawn(self) -> None:
         command = self._command()

@@ -133,7 +133,15 @@ def can_migrate(family: socket.AddressFamily) -> bool:
             client.settimeout(1)
             client.connect(where)
             first.shutdown(socket.SHUT_RD)
-            return queue_length(second) == 1
+            if queue_length(second) != 1:
+                return False
+            # It must also be able to come back, behind the other's back.
+            first.listen(WIDE)
+            steer(first, 0)
+            with make_socket(family) as another:
+                another.settimeout(1)
+                another.connect(where)
+                return (queue_length(first), queue_length(second)) == (0, 2)
 
 
 def shim_works(shim: str) -> bool:
