@@ -12,6 +12,13 @@ from measures import QUICK, Bench, Effort
 from report import machine, table
 from servers import install
 
+PARTS = {
+    "pgbench": Bench.throughput,
+    "cold-wake": Bench.cold_wake,
+    "stay": Bench.stay,
+    "crowd": Bench.crowds,
+}
+
 
 def _installation(major: int | None) -> Installation:
     found = [one for one in (debian(), embedded()) if one and major in (None, one.major)]
@@ -23,9 +30,14 @@ def _installation(major: int | None) -> Installation:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="Fewer and shorter runs: under a minute, rougher figures.")
 @click.option("--runs", type=click.IntRange(1), help="Pairs of runs for every row that is a ratio.")
-@click.option("--postgres", "major", type=int, help="Major version of PostgreSQL. [default: the newest there is]")
+@click.option(
+    "--postgres", "major", type=int, help="Major version of PostgreSQL. [default: the newest there is]"
+)
+@click.option(
+    "--only", type=click.Choice(PARTS), multiple=True, help="This part; may be given several times."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every run's figure.")
-def main(quick: bool, runs: int | None, major: int | None, as_json: bool) -> None:
+def main(quick: bool, runs: int | None, major: int | None, only: tuple[str, ...], as_json: bool) -> None:
     """Measure pgidle against bare Postgres: throughput, wakes, sleeps, memory, CPU.
 
     Ratios are medians of pairs taken one right after the other, so that other load on the machine meets both.
@@ -43,7 +55,11 @@ def main(quick: bool, runs: int | None, major: int | None, as_json: bool) -> Non
     try:
         say("installing pgidle")
         bench = Bench(installation, place, install(place), effort)
-        rows = list(bench.rows(say))
+        rows = []
+        for name, measure in PARTS.items():
+            if not only or name in only:
+                say(name)
+                rows += measure(bench)
         about = machine(installation, bench.gate)
     finally:
         place.clean()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import wire
 from installations import debian
-from processes import cpu_percent, memory
+from processes import cpu_percent, cpu_seconds, memory
 from report import Row
 from servers import SETTINGS, Bare, Installed
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MS = 1000.0
 CROWD = 500
 CROWDED = tuple("max_connections=600" if one.startswith("max_conn") else one for one in SETTINGS)
-WATCHING = "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE application_name = 'pgidle'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,7 @@ class Effort:
     scale: int = 5
 
 
-QUICK = Effort(
-    loads=3, load_seconds=1, wakes=7, crowds=1, awake_seconds=3.0, idle_seconds=6.0, scale=1
-)
+QUICK = Effort(loads=3, load_seconds=1, wakes=5, crowds=1, awake_seconds=3.0, idle_seconds=5.0, scale=1)
 
 
 class Bench:
@@ -57,26 +54,15 @@ class Bench:
         self._effort = effort
         self._data_dir = place.data_dir(installation)
 
-    def rows(self, say: Callable[[str], None]) -> Iterator[Row]:
-        yield from self.throughput(say)
-        say("cold wakes")
-        yield self.cold_wake()
-        say("memory, CPU, wakes and sleeps of one that stays")
-        yield from self.stay()
-        say("crowds")
-        yield from self.crowds()
-
-    def throughput(self, say: Callable[[str], None]) -> Iterator[Row]:
+    def throughput(self) -> Iterator[Row]:
         """pgbench -S through the public port; without pgbench no rows."""
         pgbench = self._pgbench()
         if pgbench is None:
-            say("no pgbench in any installation or on PATH: its rows are left out")
             return
         with self._bare() as bare:
             bare.first_row()
             self._run(pgbench, bare.port, "-i", "-q", "-s", str(self._effort.scale))
         for clients in (1, 8):
-            say(f"pgbench, {clients} clients")
             load = ("-S", "-c", str(clients), "-j", str(min(clients, os.cpu_count() or 1)))
             theirs, mine = [], []
             for _ in range(self._effort.loads):
@@ -84,9 +70,11 @@ class Bench:
                     theirs.append(self._tps(pgbench, bare, load))
                 with self._pgidle(when_idle="stay") as pgidle:
                     mine.append(self._tps(pgbench, pgidle, load))
-            yield Row(f"pgbench -S, {clients} client{'s' * (clients > 1)}", "tps", mine, theirs, 0.97, floor=True)
+            yield Row(
+                f"pgbench -S, {clients} client{'s' * (clients > 1)}", "tps", mine, theirs, 0.97, floor=True
+            )
 
-    def cold_wake(self) -> Row:
+    def cold_wake(self) -> Iterator[Row]:
         """From exec to the first row that a client gets, which tries to connect all the while."""
         theirs, mine = [], []
         # The first of each only warms the caches.
@@ -100,17 +88,16 @@ class Bench:
                 pgidle.first_row()
                 mine.append((time.perf_counter() - began) * MS)
                 pgidle.stop()
-        return Row("cold wake, exec to first row", "ms", mine[1:], theirs[1:], 2.5)
+        yield Row("cold wake, exec to first row", "ms", mine[1:], theirs[1:], 2.5)
 
     def stay(self) -> Iterator[Row]:
         """One supervisor that stays: what it takes awake and asleep, how it wakes and sleeps, what it grows to."""
         effort = self._effort
         with self._pgidle(when_idle="stay") as pgidle:
-            pgidle.first_row()
+            watching = pgidle.settle()
             self.gate = pgidle.wait_for_state("starting", since=0).data["gate"]
+            started = cpu_seconds(pgidle.pid)
             time.sleep(effort.awake_seconds)
-            watching = int(wire.ask(pgidle.port, WATCHING))
-            time.sleep(1)
             awake = cpu_percent((pgidle.pid, watching), effort.idle_seconds)
             young = memory(pgidle.pid)
             pgidle.sleep()
@@ -131,12 +118,19 @@ class Bench:
         yield Row("wake of one that stays, connect to first row", "ms", mine, theirs, 1.2)
         yield Row("sleep, drowsy to asleep", "ms", [by_log for by_log, _ in sleeps])
         yield Row("sleep, order to asleep", "ms", [whole for _, whole in sleeps])
-        yield Row(f"memory after {effort.awake_seconds + effort.idle_seconds:.0f} s awake: RSS", "MB", [young.rss], (), 45)
+        yield Row(
+            f"memory after {effort.awake_seconds + effort.idle_seconds:.0f} s awake: RSS",
+            "MB",
+            [young.rss],
+            (),
+            45,
+        )
         yield Row("  PSS", "MB", [young.pss])
         yield Row("  of it anonymous", "MB", [young.anonymous])
         yield Row(f"memory after {effort.wakes} sleeps: RSS", "MB", [old.rss], (), 45)
         yield Row("  PSS", "MB", [old.pss])
         yield Row("  of it anonymous", "MB", [old.anonymous])
+        yield Row("CPU from exec until it watches", "ms", [started * MS])
         yield Row("CPU awake and idle: supervisor", "%", [awake[0]], (), 0.2)
         yield Row("  its backend in Postgres", "%", [awake[1]])
         yield Row("CPU asleep: supervisor", "%", [asleep[0]])
@@ -169,7 +163,7 @@ class Bench:
         return shutil.which("pgbench", path=path)
 
     def _tps(self, pgbench: str, server: Bare | Installed, load: tuple[str, ...]) -> float:
-        server.first_row()
+        server.settle()
         wire.ask(server.port, "SELECT count(*) FROM pgbench_accounts")
         says = self._run(pgbench, server.port, "-n", "-T", str(self._effort.load_seconds), *load)
         found = re.search(r"tps = ([\d.]+) \(without", says)

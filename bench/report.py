@@ -34,7 +34,9 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        return [mine / theirs for mine, theirs in zip(self.pgidle, self.bare, strict=True)] if self.bare else []
+        return (
+            [mine / theirs for mine, theirs in zip(self.pgidle, self.bare, strict=True)] if self.bare else []
+        )
 
     @property
     def judged(self) -> float:
@@ -77,11 +79,11 @@ def machine(installation: Installation, gate: str) -> dict[str, object]:
     }
 
 
-HEADS = ("", "unit", "bare", "best", "pgidle", "best", "ratio", "of", "target", "")
+HEADS = ("", "unit", "bare", "best", "pgidle", "best", "ratio", "quartiles", "of", "target", "")
 
 
 def table(about: dict[str, object], rows: Sequence[Row]) -> str:
-    """Medians, the best run, the median ratio of so many pairs (or runs), and what was aimed at."""
+    """Medians, the best run, the median and the quartiles of the ratios of so many pairs, and what was aimed at."""
     lines = [HEADS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
     head = [f"{name}: {value}" for name, value in about.items()]
@@ -105,10 +107,19 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(statistics.median(row.pgidle)),
         _number(row.best(row.pgidle)),
         f"{row.judged:.3f}" if row.bare else "",
+        _quartiles(row.ratios),
         str(len(row.pgidle)),
         target,
         {True: "met", False: "MISSED", None: ""}[row.met],
     )
+
+
+def _quartiles(ratios: Sequence[float]) -> str:
+    """Between which the middle half of the ratios lies: how far the median is to be trusted."""
+    if len(ratios) < 3:
+        return ""
+    low, _, high = statistics.quantiles(ratios, method="inclusive")
+    return f"{low:.2f}-{high:.2f}"
 
 
 def _number(value: float) -> str:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 SETTINGS = ("fsync=on", "shared_buffers=128MB", "max_connections=100")
 """What initdb writes, instead of the tests' own."""
 
+WATCHING = (
+    "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE application_name = 'pgidle' AND state = 'idle'"
+)
+
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pgidle")
 """Of which an installation is made; not what earlier builds left beside them."""
@@ -37,7 +41,9 @@ def install(place: Place) -> Path:
     sources.mkdir()
     for name in SOURCES:
         if (PROJECT / name).is_dir():
-            shutil.copytree(PROJECT / name, sources / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+            shutil.copytree(
+                PROJECT / name, sources / name, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+            )
         elif (PROJECT / name).exists():
             shutil.copy(PROJECT / name, sources)
     base = getattr(sys, "_base_executable", sys.executable)
@@ -46,7 +52,9 @@ def install(place: Place) -> Path:
         (base, "-m", "venv", venv),
         (python, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--compile", sources),
     ):
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=_environment(), check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd="/", env=_environment(), check=False
+        )
         if done.returncode:
             raise SystemExit(f"bench: {' '.join(map(str, command[1:]))}: {done.stderr.strip()}")
     return venv / "bin/pgidle"
@@ -63,10 +71,21 @@ def arguments(settings: Sequence[str]) -> list[str]:
 class Bare:
     """`postgres` itself. `with` starts it without waiting for it, and ends it by a fast shutdown."""
 
-    def __init__(self, installation: Installation, data_dir: Path, settings: Sequence[str] = SETTINGS) -> None:
+    def __init__(
+        self, installation: Installation, data_dir: Path, settings: Sequence[str] = SETTINGS
+    ) -> None:
         self.port = free_port()
         program, where = installation.program("postgres"), f"listen_addresses={wire.HOST}"
-        self._command = [program, "-D", str(data_dir), "-p", str(self.port), "-c", where, *arguments(settings)]
+        self._command = [
+            program,
+            "-D",
+            str(data_dir),
+            "-p",
+            str(self.port),
+            "-c",
+            where,
+            *arguments(settings),
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Bare:
@@ -75,7 +94,12 @@ class Bare:
         if os.getuid() == 0:
             who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **who
+            self._command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            **who,
         )
         return self
 
@@ -83,6 +107,10 @@ class Bare:
         process = self._process
         assert process
         wire.first_row(self.port, lambda: process.poll() is None)
+
+    def settle(self) -> None:
+        """Wait until it does nothing but serve."""
+        self.first_row()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -120,6 +148,15 @@ class Installed(Supervised):
             wire.first_row(self.port, lambda: self.running)
         except (OSError, wire.RefusedError) as error:
             raise SystemExit(f"bench: {error}\n{self._tail()}") from error
+
+    def settle(self) -> int:
+        """Wait until it does nothing but serve and watch; the pid of the backend through which it watches."""
+        self.first_row()
+        deadline = time.monotonic() + PATIENCE
+        while not (watching := int(wire.ask(self.port, WATCHING))):
+            assert time.monotonic() < deadline, "it does not watch"
+            time.sleep(0.02)
+        return watching
 
     def sleep(self) -> tuple[float, float]:
         """Put it to sleep; milliseconds from drowsy to asleep, by its own clock, and from the order, by ours."""

@@ -9,6 +9,7 @@ the other shows as connecting; it cannot be in neither).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -44,8 +45,9 @@ SELECT set_config(name, wanted, false)
 FROM pg_catalog.pg_settings JOIN (VALUES
     ('statement_timeout', %s), ('lock_timeout', '0'), ('transaction_timeout', '0'),
     ('idle_session_timeout', '0'), ('default_transaction_isolation', 'read committed'),
-    ('search_path', 'pg_catalog'), ('jit', 'off')
+    ('search_path', 'pg_catalog'), ('jit', 'off'), ('log_min_messages', 'panic')
 ) AS w (name, wanted) USING (name)
+WHERE context <> 'superuser' OR current_setting('is_superuser') = 'on'
 """
 PATIENCE = b"SELECT setting::float8 FROM pg_settings WHERE name = 'authentication_timeout'"
 STATEMENT_LIMIT = b"SELECT set_config('statement_timeout', %s, false)"
@@ -141,10 +143,14 @@ class Watcher:
 
     async def _give_up(self, task: asyncio.Task[Any]) -> None:
         """End what is under way. Cancelling a query would wait for the very server that does not answer."""
-        if self._connection is None:
+        if self._connection is None or self._connection.closed:
             task.cancel()
         else:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as connection:
+            # An error here means that it has ended already.
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(fileno=os.dup(self._connection.fileno())) as connection,
+            ):
                 connection.shutdown(socket.SHUT_RDWR)
         await asyncio.wait({task}, timeout=GRACE)
         if not task.done():

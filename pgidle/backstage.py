@@ -72,7 +72,7 @@ class Backstage(threading.Thread):
         self._order(lambda looks: looks.watch(connect))
 
     def unwatch(self) -> None:
-        """Postgres is about to stop: give up what is under way, and disconnect. Answered by one `Unwatched`."""
+        """Postgres is about to stop: give up what is under way, and disconnect."""
         self._order(lambda looks: looks.unwatch())
 
     def look(self, ticket: int, deadline: float) -> None:

@@ -141,10 +141,10 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     migration = enable_migration()
     if is_first_start or not os.path.isdir(settings.state_dir):
         prepare_directories(settings.data_dir, settings.state_dir, identity)
+    shim = find_shim()
     if identity is not None:
         _change_user(identity, inherited, log)
     state_dir = StateDir(settings.state_dir)
-    shim = find_shim()
     gate, gate_why = _make_gate(settings, state_dir, shim, inherited)
     if gate.mode is Mode.SYNHOLD and migration is not None:
         gate_why = migration

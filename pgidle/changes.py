@@ -4,9 +4,9 @@
 pg_stat_database.sessions, which does not say whose it was; so each ignored session that a look finds new
 excuses one step of that counter. The watcher reads the counter before the sessions, so that the step shows in
 the same look or the next, never earlier. Limits: an ignored session too short to be in any look cannot be
-told from somebody else's and counts (give such a client a lasting connection); and somebody who comes and
-goes at the very moment of a new ignored session may be excused in its place, in which case the ignored one's
-step counts at the next look.
+told from somebody else's and counts (give such a client a lasting connection), as does one that a look
+catches before it has said its name; and somebody who comes and goes at the very moment of a new ignored
+session may be excused in its place, in which case the ignored one's step counts at the next look.
 
 `active_time` moves up to ten seconds after the fact while its session lives (15, 18), when `state_change` has
 long said so. It is a second net, judged only when no session is there that could explain it.

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SOON = 10.0
 LONGEST = 3600.0
-UNSEEN = "a client that was gone before it could be seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def flapping(
 
     A sleep that ended within `soon` seconds by somebody that it had cut, or who had ended the one before,
     doubles the idle time, to `longest` at most. One that lasted, or that somebody else ended, forgets all
-    before it.
+    before it; so does one whose waker was gone before it could be seen, as no pool or LISTENer ever is.
     """
     if idle_timeout is None:
         return Backoff()
@@ -83,9 +82,10 @@ def flapping(
     if not repeats:
         return Backoff()
     patience = min(max(idle_timeout, 1.0) * 2.0 ** min(repeats, 32), max(longest, idle_timeout))
-    return Backoff(patience - idle_timeout, history[-1].woken_by or UNSEEN)
+    return Backoff(patience - idle_timeout, history[-1].woken_by or "")
 
 
 def _flapped(sleep: Sleep, earlier: str | None, soon: float) -> bool:
     lasted = sleep.woken_at - sleep.asleep_at
-    return 0 <= lasted < soon and (sleep.woken_by in sleep.cut or sleep.woken_by == earlier)
+    known = sleep.woken_by is not None
+    return known and 0 <= lasted < soon and (sleep.woken_by in sleep.cut or sleep.woken_by == earlier)

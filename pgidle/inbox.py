@@ -31,11 +31,6 @@ class Checkpointed:
 
 
 @record
-class Unwatched:
-    """The watching connection is closed: Postgres may be stopped without cutting it off."""
-
-
-@record
 class Requested:
     """Somebody asked something at the control socket: `sleep`, `wake`, `hold` or `release`.
 
@@ -71,7 +66,7 @@ class BackstageFailed:
     error: str
 
 
-Message = Looked | Checkpointed | Unwatched | Requested | SettingsChanged | ConfigurationChanged | BackstageFailed
+Message = Looked | Checkpointed | Requested | SettingsChanged | ConfigurationChanged | BackstageFailed
 
 
 class Inbox:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pgidle import policy
-from pgidle.flapping import Backoff, applications, flapping, waker
+from pgidle.flapping import SOON, Backoff, applications, flapping, waker
 from pgidle.history import load, save
 from pgidle.lifecycle import Event
 from pgidle.policy import Lease
@@ -202,7 +202,8 @@ class Judge:
             self._log.once("history", f"this sleep is not remembered: {error}")
 
     def _learn_waker(self, who: str | None) -> None:
-        if who is not None:
+        """Who is seen first has woken Postgres, if it is soon enough."""
+        if who is not None and time.monotonic() - self._memory.awake_since < SOON:
             before, self._history = self._history, self._history.woken_by(who)
             if self._history is not before:
                 self._weigh_history()

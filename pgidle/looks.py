@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pgidle.inbox import Checkpointed, Looked, Unwatched
+from pgidle.inbox import Checkpointed, Looked
 from pgidle.snapshot import LookFailed
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Looks:
         self._start(self._open(connect), lambda _: None)
 
     def unwatch(self) -> None:
-        """Give up what is under way, and close the connection. Answered by one `Unwatched`."""
+        """Give up what is under way, and close the connection."""
         for task in self._under_way:
             task.cancel()
         self._group.create_task(self._close())
@@ -90,7 +90,6 @@ class Looks:
             watching, self._watching = self._watching, None
             if watching:
                 await watching.close()
-        self._inbox.post(Unwatched())
 
     async def _look(self, deadline: float) -> Snapshot | LookFailed:
         try:

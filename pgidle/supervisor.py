@@ -21,7 +21,6 @@ from pgidle.inbox import (
     Looked,
     Requested,
     SettingsChanged,
-    Unwatched,
 )
 from pgidle.lifecycle import Effect, Event, State, advance
 from pgidle.record import record
@@ -44,9 +43,6 @@ BACKSTAGE_AFTER = 0.3
 
 EXIT_PATIENCE = 0.5
 """Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
-
-UNWATCH_PATIENCE = 0.05
-"""Seconds that the watching connection gets to close before Postgres is stopped."""
 
 KNOCK_POLL = 0.2
 """Seconds between two looks for dropped SYNs, where nobody can park."""
@@ -140,7 +136,6 @@ class Supervisor:
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Postgres has left the reuseport group. Whether it is started again depends on how often it has crashed."""
         self._gate.postgres_gone()
-        self._loop.cancel("stop-fast")
         self.house.state_dir.remember_postmaster(None)
         if self._backstage is not None:
             self._backstage.unwatch()
@@ -203,10 +198,6 @@ class Supervisor:
                 self.judge.looked(message)
             case Checkpointed() if self.judge is not None and self.state is State.AWAKE:
                 self.judge.checkpointed(message)
-            case Unwatched():
-                if self._loop.is_set("stop-fast"):
-                    self._loop.cancel("stop-fast")
-                    self.server.stop_fast()
             case Requested():
                 self._on_request(message)
             case SettingsChanged():
@@ -256,7 +247,7 @@ class Supervisor:
     # What is done
 
     def _start_postmaster(self) -> None:
-        for name in ("stop", "stop-fast", "knock"):
+        for name in ("stop", "knock"):
             self._loop.cancel(name)
         if self._gate.mode is Mode.NONE:
             self._watch_gate(False)
@@ -312,12 +303,10 @@ class Supervisor:
     def _stop_fast(self) -> None:
         if self.state is State.TERMINATING:
             self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
-        if self._backstage is None:
-            self.server.stop_fast()
-            return
-        # Our own connection first, so that Postgres's log has no FATAL for every sleep.
-        self._loop.after(UNWATCH_PATIENCE, "stop-fast", self.server.stop_fast)
-        self._backstage.unwatch()
+        # First of all: every moment after the last look is one in which an idle session may stop being idle.
+        self.server.stop_fast()
+        if self._backstage is not None:
+            self._backstage.unwatch()
 
     def _stop_immediate(self) -> None:
         self._log.note("stop", "immediate shutdown: nothing is lost, and the next start recovers")

@@ -350,8 +350,7 @@ def test_clients_that_come_and_go_all_the_time_never_slip_between(cluster: Clust
 
 def test_a_physical_walsender_blocks_by_setting(cluster: Cluster, watch: Watch, place: Place) -> None:
     with cluster.program("pg_receivewal", "-D", str(_client_folder(place))):
-        reason = watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER)
-        assert "pg_receivewal" in reason.text
+        wait_until(lambda: "pg_receivewal" in watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)
         watch.settle()
         assert not watch.find(Signal.REPLICATION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
 
@@ -371,7 +370,7 @@ def test_a_logical_walsender_and_a_subscription_block_by_setting(cluster: Cluste
         )
         reason = watch.wait_for(Signal.SUBSCRIPTION, ReasonKind.BLOCKER)
         assert "is subscribed to sub" in reason.text
-        assert "database upstream" in watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text
+        wait_until(lambda: "database upstream" in watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)
         assert not watch.find(Signal.SUBSCRIPTION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
         assert not watch.find(Signal.REPLICATION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
         downstream.execute("DROP SUBSCRIPTION sub")

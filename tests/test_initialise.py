@@ -345,7 +345,8 @@ def script(place: Place, installation: Installation, body: str) -> str:
 MAKE = """
 echo noise
 [ "$1 $2 $3" = "postgres -c work_mem=5MB" ]
-[ -n "$POSTGRES_PASSWORD" ] && [ -z "$POSTGRES_PASSWORD_FILE" ]
+[ -n "$POSTGRES_PASSWORD" ]
+[ -z "$POSTGRES_PASSWORD_FILE" ]
 initdb --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") $POSTGRES_INITDB_ARGS
 echo "hba_file = '$PGDATA/pg_hba.conf'" >> "$PGDATA/postgresql.conf"
 pg_ctl -w start -o "-c listen_addresses='' -c unix_socket_directories=$SOCKETS"

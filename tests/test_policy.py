@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pgidle.flapping import LONGEST, UNSEEN, application, flapping
+from pgidle.flapping import LONGEST, application, flapping
 from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, waker
 from pgidle.reasons import ReasonKind, Signal, Verdict, duration_text, who
 from pgidle.record import replace as changed
@@ -520,8 +520,8 @@ def test_a_sleep_that_lasted_forgets_what_was_before() -> None:
     assert flapping([*flaps, nap(9000.0, 600.0, "x"), flaps[0]], 300.0).extra == 300.0
 
 
-def test_unseen_clients_may_flap_too() -> None:
-    assert flapping([nap(0.0, 600.0, None), nap(1000.0, 2.0, None)], 300.0) == Backoff(300.0, UNSEEN)
+def test_clients_that_nobody_saw_do_not_flap() -> None:
+    assert flapping([nap(0.0, 600.0, None), nap(1000.0, 2.0, None)], 300.0) == Backoff()
     assert flapping([nap(1000.0, 2.0, None)], 300.0) == Backoff()
 
 

@@ -97,7 +97,8 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
     server = uvicorn.Server(uvicorn.Config(application, port=http_port, lifespan="off", log_level="warning"))
     serving = asyncio.ensure_future(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn tells in no other way
-        await asyncio.sleep(0.01)
+        await asyncio.wait([serving], timeout=0.01)
+        assert not serving.done()
     assert await asyncio.to_thread(ask, http_port) == b"well"
     server.should_exit = True
     await serving
