@@ -17,7 +17,7 @@ from pgidle.lifecycle import Event
 from pgidle.policy import Lease
 from pgidle.reasons import ReasonKind
 from pgidle.record import replace
-from pgidle.snapshot import LookFailed
+from pgidle.snapshot import LookFailed, Snapshot
 from pgidle.sockets import scan
 from pgidle.status import LastSleep
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgidle.inbox import Checkpointed, Looked, Requested
     from pgidle.log import Log
     from pgidle.loop import Loop
+    from pgidle.policy import Look
     from pgidle.reasons import Verdict
     from pgidle.settings import Settings
     from pgidle.statedir import StateDir
@@ -171,7 +172,7 @@ class Judge:
         )
         self.verdict = verdict
         if self._is_confirming:
-            self._conclude(verdict)
+            self._conclude(look, verdict)
         elif verdict.idle:
             self._checkpoint()
         else:
@@ -229,19 +230,27 @@ class Judge:
         waiting = sum(queue.length for queue in table.listeners if queue.inode not in ours)
         if not waiting and not table.handshakes:
             self._backstage.look(self._ticket, LOOK_DEADLINE)
-        elif time.monotonic() - self._drain_since > DRAIN_LIMIT:
+        elif not self._may_drain():
             self._happen(
                 Event.ACTIVITY_SEEN, f"{waiting + table.handshakes} connections were on their way to Postgres"
             )
         else:
             self._loop.after(DRAIN_POLL, "drain", self._drain)
 
-    def _conclude(self, verdict: Verdict) -> None:
-        forced = self._request is not None and self._request.force
-        if verdict.idle or forced:
-            self._happen(Event.IDLE_CONFIRMED, "asked to sleep (forced)" if forced else self._summary())
+    def _conclude(self, look: Look, verdict: Verdict) -> None:
+        if self._request is None or not self._request.force:
+            if verdict.idle:
+                self._happen(Event.IDLE_CONFIRMED, self._summary())
+            else:
+                self._happen(Event.ACTIVITY_SEEN, "; ".join(map(str, verdict.reasons)))
+        elif isinstance(look, Snapshot) and look.has_arrivals and self._may_drain():
+            # Force cuts sessions, but nobody who has yet to get one: it takes milliseconds.
+            self._loop.after(DRAIN_POLL, "drain", self._drain)
         else:
-            self._happen(Event.ACTIVITY_SEEN, "; ".join(map(str, verdict.reasons)))
+            self._happen(Event.IDLE_CONFIRMED, self._summary())
+
+    def _may_drain(self) -> bool:
+        return time.monotonic() - self._drain_since < DRAIN_LIMIT
 
     def _summary(self) -> str:
         """Why it sleeps, in a line."""

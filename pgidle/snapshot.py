@@ -117,6 +117,12 @@ class Snapshot:
     prepared_transactions: int = 0
 
     @property
+    def has_arrivals(self) -> bool:
+        """Whether anybody is between connect() and the first prompt, where an end would be a failed connection."""
+        arriving = any(session.state in (None, "starting") for session in self.clients)
+        return arriving or self.connecting != Connecting()
+
+    @property
     def clients(self) -> tuple[Session, ...]:
         """Client backends only."""
         return tuple(session for session in self.sessions if session.is_client)

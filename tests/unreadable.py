@@ -96,7 +96,7 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
             traceback.format_exception(fault)
     server = uvicorn.Server(uvicorn.Config(application, port=http_port, lifespan="off", log_level="warning"))
     serving = asyncio.ensure_future(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn tells in no other way
+    while not server.started:
         await asyncio.wait([serving], timeout=0.01)
         assert not serving.done()
     assert await asyncio.to_thread(ask, http_port) == b"well"

@@ -1,0 +1,584 @@
+"""What goes wrong while it runs: processes killed and stopped, signals in every state, clients that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+import psycopg
+import pytest
+from clients import Habits, Ledger, run_clients
+from faults import carry_out, child, connect, contents, last_reason, notes, query, start_again, without_shim
+from flycast import Flycast
+from installations import conninfo, server_user
+from namespaces import own_network, set_migration
+from postgres_fixture import wait_until
+
+from pgidle.sockets import scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from installations import Installation, Place
+    from supervised import Supervised
+
+TRUST = {"POSTGRES_HOST_AUTH_METHOD": "trust", "POSTGRES_INITDB_ARGS": "--no-sync"}
+
+
+@contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    """Held with SIGSTOP inside the block."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        if process.is_running():
+            process.resume()
+
+
+@contextmanager
+def arriving(one: Supervised, count: int) -> Iterator[list[object]]:
+    """Clients who connect at once and ask one thing each; what they got is there when the block has ended."""
+    got: list[object] = []
+    with ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(query, one, "SELECT count(*) FROM ledger") for _ in range(count)]
+        yield got
+        got += [future.exception() or future.result() for future in asked]
+
+
+def queued(one: Supervised) -> int:
+    """How many connections wait in the accept queues of the port, the gate's or Postgres's."""
+    return sum(queue.length for queue in scan(one.port).listeners)
+
+
+def ledger_of(one: Supervised, rows: int = 20) -> Ledger:
+    ledger = Ledger()
+    ledger.create(one.conninfo())
+    with connect(one) as connection:
+        for _ in range(rows):
+            row = ledger.send(0)
+            connection.execute("INSERT INTO ledger VALUES (%s, %s)", row)
+            ledger.acknowledge(row)
+    return ledger
+
+
+# Killed with -9
+
+
+def test_clients_wait_while_a_killed_postmaster_recovers(installation: Installation, launch):
+    one = launch(installation)
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    postmaster = psutil.Process(one.postmaster_pid)
+    # Who is in its queue has not been accepted: nobody's backend is killed.
+    postmaster.suspend()
+    mark = one.mark()
+    with arriving(one, 8) as early:
+        wait_until(lambda: queued(one) == 8)
+        postmaster.kill()
+        with arriving(one, 8) as late:
+            one.wait_for_state("starting", since=mark)
+    assert early + late == [20] * 16
+    assert ledger.missing(one.conninfo()) == []
+    assert "SIGKILL" in one.wait_for_state("starting", since=mark).data["reason"]
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("program", ["client backend", "checkpointer"])
+def test_clients_wait_while_a_killed_backend_takes_postgres_down(
+    installation: Installation, launch, program: str
+):
+    one = launch(installation)
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    mark = one.mark()
+    # A backend that does not hear its end makes Postgres's last long: five seconds.
+    with connect(one) as deaf, connect(one) as victim:
+        pid = victim.info.backend_pid if program == "client backend" else child(one, program).pid
+        with stopped(psutil.Process(deaf.info.backend_pid)):
+            os.kill(pid, signal.SIGKILL)
+            one.wait_for_state("starting", since=mark)
+            with arriving(one, 8) as clients:
+                wait_until(lambda: queued(one) == 8)
+    assert clients == [20] * 8
+    assert ledger.missing(one.conninfo()) == []
+    assert one.stop() == 0
+
+
+def test_a_backend_that_outlives_its_postmaster_is_ended(installation: Installation, place: Place, launch):
+    one = launch(installation, start=False)
+    # A link in the path: the kernel knows the processes by the folder behind it.
+    link = place.folder() / "link"
+    link.symlink_to(one.data_dir)
+    one.options["data-dir"] = str(link)
+    start_again(one)
+    ledger = ledger_of(one)
+    mark = one.mark()
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+        os.kill(one.postmaster_pid, signal.SIGKILL)
+        one.wait_for_state("awake", since=mark)
+    assert ledger.missing(one.conninfo()) == []
+    assert any("of an earlier postmaster to end" in note for note in notes(one, "start"))
+    assert one.stop() == 0
+
+
+def test_a_postmaster_that_is_killed_again_and_again(newest: Installation, launch):
+    one = launch(newest)
+    for _ in range(5):
+        mark = one.mark()
+        one.wait_for_state("awake")
+        os.kill(one.postmaster_pid, signal.SIGKILL)
+        one.wait_for_state("starting" if len(one.states) < 10 else "failed", since=mark)
+    assert one.wait() == 1
+    assert "once too often" in last_reason(one)
+    assert one.processes() == []
+
+
+@pytest.mark.parametrize("shim", [True, False], ids=["handoff", "none"])
+def test_a_killed_supervisor_takes_postgres_with_it(
+    installation: Installation, place: Place, launch, shim: bool
+):
+    one = launch(installation, env={} if shim else without_shim(place))
+    mode = one.wait_for_state("starting").data["gate"]
+    assert (mode == "none") != shim
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    with connect(one) as connection:
+        one.kill()
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            for _ in range(1000):
+                connection.execute("SELECT pg_sleep(0.1)")
+    wait_until(lambda: one.processes() == [])
+    assert not (one.data_dir / "postmaster.pid").exists()
+    start_again(one)
+    assert ledger.missing(one.conninfo()) == []
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("shim", [True, False], ids=["handoff", "none"])
+def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
+    installation: Installation, place: Place, launch, shim: bool
+):
+    one = launch(installation, env={} if shim else without_shim(place))
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    old = psutil.Process(one.postmaster_pid)
+    backend = connect(one)
+    with stopped(psutil.Process(backend.info.backend_pid)):
+        one.kill()
+        mark = one.mark()
+        one.start()
+        one.wait_log(f"waiting for postmaster {old.pid} of an earlier supervisor to end", since=mark)
+        assert one.postmaster_pid == old.pid
+        with ExitStack() as waiting:
+            clients = waiting.enter_context(arriving(one, 8)) if shim else []
+            if shim:
+                wait_until(lambda: queued(one) == 8)
+            psutil.Process(backend.info.backend_pid).resume()
+            one.wait_for_state("awake", since=mark)
+    assert not old.is_running()
+    assert clients == [20] * (8 if shim else 0)
+    assert ledger.missing(one.conninfo()) == []
+    assert one.stop() == 0
+
+
+def test_a_successor_that_is_stopped_waits_as_well(newest: Installation, launch):
+    one = launch(newest)
+    one.wait_for_state("awake")
+    old = psutil.Process(one.postmaster_pid)
+    backend = connect(one)
+    with stopped(psutil.Process(backend.info.backend_pid)):
+        one.kill()
+        mark = one.mark()
+        one.start()
+        one.wait_log("waiting for postmaster", since=mark)
+        one.signal(signal.SIGTERM)
+        one.wait_for_state("terminating", since=mark)
+        assert one.running
+        assert old.is_running()
+    assert one.wait() == 0
+    assert one.processes() == []
+
+
+def test_a_successor_ends_a_postmaster_that_does_not_stop(newest: Installation, launch):
+    one = launch(newest, stop_timeout="100ms")
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+        one.kill()
+        start_again(one)
+    assert ledger.missing(one.conninfo()) == []
+    assert one.stop() == 0
+
+
+# Signals in every state
+
+
+def test_stopped_while_it_initialises(installation: Installation, place: Place, launch):
+    data_dir = place.folder() / "data"
+    one = launch(installation, data_dir=data_dir, env=TRUST)
+    wait_until((data_dir / "pgidle/initdb/data/base").exists)
+    assert one.stop() == 0
+    assert [path.name for path in data_dir.iterdir()] == ["pgidle"]
+    assert not (data_dir / "pgidle/initdb").exists()
+    assert one.processes() == []
+    start_again(one)
+    assert query(one, "SELECT 1") == 1
+
+
+@contextmanager
+def recovering(one: Supervised) -> Iterator[psutil.Process]:
+    """In crash recovery, until the process that is given is resumed."""
+    mark = one.mark()
+    startup: list[psutil.Process] = []
+
+    def is_held() -> bool:
+        for process in one.processes():
+            if "startup" in " ".join(process.cmdline()):
+                process.suspend()
+                startup.append(process)
+        return bool(startup)
+
+    carry_out(one, "CREATE TABLE much AS SELECT repeat('x', 500) FROM generate_series(1, 30000)")
+    os.kill(one.postmaster_pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while not is_held():  # A few milliseconds wide: nothing to wait on but to look again.
+        assert time.monotonic() < deadline
+    assert one.wait_for_state("starting", since=mark)
+    assert "awake" not in [line.data.get("state") for line in one.lines[mark:]]
+    with stopped(startup[0]):
+        yield startup[0]
+
+
+def test_stopped_while_it_recovers(installation: Installation, launch):
+    one = launch(installation)
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    with recovering(one):
+        one.signal(signal.SIGTERM)
+        one.wait_for_state("terminating")
+    # Not clean: the next start has it all to do again.
+    assert one.wait() == 1
+    assert "the next start recovers" in last_reason(one)
+    assert one.processes() == []
+    start_again(one)
+    assert ledger.missing(one.conninfo()) == []
+    assert one.stop() == 0
+
+
+def test_stopped_while_drowsy(newest: Installation, launch):
+    one = launch(newest, idle_timeout="200ms")
+    with held_drowsy(one):
+        assert one.stop() == 0
+    assert one.processes() == []
+    assert one.states[-2:] == ["drowsy", "terminating"]
+
+
+@contextmanager
+def held_drowsy(one: Supervised) -> Iterator[None]:
+    """Drowsy, as the last look waits for a lock: five seconds at most."""
+    with connect(one) as locker:
+        one.wait_for_state("awake")
+        with stopped(child(one, "checkpointer")):
+            wait_until(lambda: any("CHECKPOINT" in " ".join(p.cmdline()) for p in one.processes()))
+            locker.execute("BEGIN")
+            locker.execute("LOCK pg_authid IN ACCESS EXCLUSIVE MODE")
+        one.wait_for_state("drowsy")
+        yield
+
+
+@contextmanager
+def held_stopping(one: Supervised) -> Iterator[psutil.Process]:
+    """Stopping, as a backend does not hear that it is to end."""
+    with connect(one) as connection:
+        backend = psutil.Process(connection.info.backend_pid)
+        with stopped(backend):
+            one.wait_for_state("stopping")
+            yield backend
+
+
+def test_stopped_while_stopping(newest: Installation, launch):
+    one = launch(newest, idle_timeout="200ms")
+    one.wait_for_state("awake")
+    with held_stopping(one) as backend:
+        one.signal(signal.SIGTERM)
+        one.wait_for_state("terminating")
+        backend.resume()
+        assert one.wait() == 0
+    assert one.processes() == []
+
+
+def test_a_shutdown_that_had_to_be_immediate_is_not_called_clean(installation: Installation, launch):
+    one = launch(installation, stop_timeout="100ms")
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+        one.signal(signal.SIGTERM)
+        one.wait_log("immediate shutdown")
+    assert one.wait() == 1
+    assert "without a clean shutdown" in last_reason(one)
+    assert one.processes() == []
+    start_again(one)
+    assert ledger.missing(one.conninfo()) == []
+    assert one.stop(signal.SIGQUIT) == 1
+    assert one.processes() == []
+    start_again(one)
+    assert ledger.missing(one.conninfo()) == []
+
+
+def test_a_client_who_comes_while_a_shutdown_hangs_is_served(newest: Installation, launch):
+    one = launch(newest, idle_timeout="200ms", stop_timeout="100ms")
+    one.wait_for_state("awake")
+    ledger_of(one)
+    mark = one.mark()
+    with held_stopping(one), arriving(one, 4) as clients:
+        one.wait_for_state("awake", since=mark)
+    assert clients == [20] * 4
+    assert one.stop() == 0
+
+
+def test_stopped_while_asleep(newest: Installation, launch):
+    one = launch(newest, idle_timeout="200ms", when_idle="stay")
+    one.wait_for_state("asleep")
+    assert one.stop() == 0
+    assert one.states[-1] == "terminating"
+
+
+def test_many_signals_at_once(installation: Installation, launch):
+    one = launch(installation)
+    one.wait_for_state("awake")
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT) * 30:
+        one.signal(number)
+    assert one.wait() == 0
+    assert one.processes() == []
+    assert not (one.data_dir / "postmaster.pid").exists()
+
+
+def test_signals_from_the_first_moment_on(installation: Installation, launch):
+    one = launch(installation, start=False)
+    for late in range(12):
+        mark = one.mark()
+        one.start()
+        # Hardly begun, then later and later: the interpreter, the gate, Postgres's own first steps.
+        if late:
+            one.wait_log("starting", since=mark)
+            time.sleep(0.004 * late)
+        for _ in range(3):
+            one.signal(signal.SIGHUP)
+        status = one.stop()
+        # Before its first line Python itself is ended by a signal.
+        assert status == 0 or (late == 0 and status == -signal.SIGHUP)
+        assert one.processes() == []
+        assert not any("SIGHUP" in line.data.get("reason", "") for line in one.lines if "state" in line.data)
+
+
+# Clients that are none
+
+
+def test_garbage_and_silence_on_the_port(installation: Installation, launch):
+    one = launch(
+        installation,
+        idle_timeout="300ms",
+        when_idle="stay",
+        http="127.0.0.1:0" if False else "off",
+        postgres=("-c", "authentication_timeout=2s"),
+    )
+    one.wait_for_state("awake")
+    with socket.create_connection(("127.0.0.1", one.port)) as silent:
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, os.urandom(512), b""):
+            with socket.create_connection(("127.0.0.1", one.port)) as rude:
+                rude.sendall(garbage)
+        # Who says nothing may be a client whose packets are late, until Postgres itself gives it up.
+        assert silent.recv(1) == b""
+        assert "asleep" not in one.states
+    mark = one.mark()
+    one.wait_for_state("asleep")
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", one.port)) as rude:
+            rude.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        one.wait_for_state("awake", since=mark)
+        mark = one.mark()
+        one.wait_for_state("asleep", since=mark)
+    assert query(one, "SELECT 1") == 1
+    assert one.stop() == 0
+
+
+# Watching
+
+
+def test_missing_rights_for_watching(installation: Installation, launch):
+    one = launch(installation, start=False, idle_timeout="200ms", postgres=("-c", "log_statement=all"))
+    with launch(installation, data_dir=one.data_dir, port=one.port) as first:
+        first.wait_for_state("awake")
+        carry_out(first, "CREATE ROLE blind LOGIN")
+        assert first.stop() == 0
+    one.env["PGIDLE_WATCH"] = f"host=127.0.0.1 port={one.port} user=blind dbname=postgres"
+    start_again(one)
+    line = one.wait_log("GRANT pg_monitor")
+    assert 'role "blind" may not see other sessions' in line.data["reason"]
+    wait_until(lambda: sum("SELECT pg_has_role" in seen.text for seen in list(one.lines)) >= 3)
+    assert one.states == ["starting", "awake"]
+    assert len(notes(one, "watch")) == 1
+    carry_out(one, "GRANT pg_monitor TO blind")
+    assert one.wait() == 0
+    assert "works again" in notes(one, "watch")[-1]
+
+
+@pytest.mark.parametrize("why", ["backend stopped", "pg_authid locked", "pg_database locked"])
+def test_a_look_that_hangs(newest: Installation, launch, why: str):
+    one = launch(newest, idle_timeout="1s")
+    one.wait_for_state("awake")
+    with ExitStack() as hanging:
+        if why == "backend stopped":
+            wait_until(lambda: any("[local]" in " ".join(p.cmdline()) for p in one.processes()))
+            hanging.enter_context(stopped(child(one, "[local]")))
+        else:
+            locker = hanging.enter_context(connect(one))
+            locker.execute("BEGIN")
+            locker.execute(f"LOCK {why.split()[0]} IN ACCESS EXCLUSIVE MODE")
+        line = one.wait_log("cannot see whether Postgres is used, so it stays awake")
+        assert "did not answer within 5 s" in line.data["reason"]
+        assert one.states == ["starting", "awake"]
+    assert one.wait() == 0
+    assert one.states[-2:] == ["asleep", "leaving"]
+
+
+# Configuration
+
+
+def test_configuration_that_is_edited_while_it_runs(newest: Installation, place: Place, launch):
+    config = place.folder() / "pgidle.toml"
+    config.write_text('idle-timeout = "off"')
+    one = launch(newest, config=str(config), idle_timeout=None, when_idle="stay")
+    one.wait_for_state("awake")
+    carry_out(one, "SELECT 1")
+
+    config.write_text('idle-timeout = "now"')
+    line = one.wait_log("the settings stay as they were")
+    assert f"{config}: idle-timeout: 'now' is not a duration: write" in line.data["reason"]
+
+    mark = one.mark()
+    hba = one.data_dir / "pg_hba.conf"
+    hba.write_text("local all all trust\nhost all nobody 127.0.0.1/32 reject\n" + hba.read_text())
+    one.wait_log("pg_hba.conf has changed: Postgres is told to reload", since=mark)
+    one.wait_log("received SIGHUP, reloading configuration files", since=mark)
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        psycopg.connect(one.conninfo(user="nobody"))
+
+    mark = one.mark()
+    one.signal(signal.SIGHUP)
+    one.wait_log("received SIGHUP, reloading configuration files", since=mark)
+    assert one.states == ["starting", "awake"]
+
+    mark = one.mark()
+    config.write_text('idle-timeout = "300ms"')
+    one.wait_for_state("asleep", since=mark)
+    assert any("works again" in note for note in notes(one, "settings"))
+    assert one.stop() == 0
+
+
+def test_sighup_reads_the_settings_too(newest: Installation, place: Place, launch):
+    """Where the file's folder cannot be watched, it is the only way."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, for a folder that the user of Postgres cannot list")
+    folder = place.folder()
+    config = folder / "pgidle.toml"
+    config.write_text('idle-timeout = "off"')
+    os.chown(folder, 0, 0)
+    folder.chmod(0o711)
+    one = launch(newest, config=str(config), idle_timeout=None, when_idle="stay")
+    one.wait_log("cannot be watched: send SIGHUP after changing it")
+    config.write_text('idle-timeout = "200ms"')
+    one.signal(signal.SIGHUP)
+    one.wait_for_state("asleep")
+    assert one.stop() == 0
+
+
+# The other gate modes
+
+UNPRIVILEGED = "setpriv --reuid={0.pw_uid} --regid={0.pw_gid} --clear-groups"
+HABITS = Habits(short=0.3, long=1.2, dozes=0.5, statements=3, cut_after=0.25)
+
+
+@pytest.fixture
+def no_migration() -> Iterator[Mapping[str, object]]:
+    """A network whose kernel does not move parked connections, and options by which pgidle cannot change that."""
+    with own_network():
+        set_migration(False)
+        yield {"prefix": UNPRIVILEGED.format(server_user()).split()}
+
+
+def test_synhold_staying(installation: Installation, launch, no_migration):
+    one = launch(installation, when_idle="stay", idle_timeout="250ms", **no_migration)
+    assert one.wait_for_state("starting").data["gate"] == "synhold"
+    assert any("mode synhold: " in note and "tcp_migrate_req" in note for note in notes(one, "gate"))
+    ledger = Ledger()
+    ledger.create(one.conninfo())
+    load = asyncio.run(run_clients(one.conninfo(), ledger, workers=4, sessions=6, seed=1, habits=HABITS))
+    assert load.failures == []
+    assert load.connections == 24
+    assert ledger.missing(one.conninfo()) == []
+    assert one.states.count("asleep") >= 2
+    assert one.stop() == 0
+
+
+def test_synhold_behind_a_proxy(installation: Installation, launch, no_migration):
+    one = launch(installation, start=False, when_idle="exit", idle_timeout="250ms", **no_migration)
+    ledger = Ledger()
+
+    async def scenario():
+        async with Flycast(one, one.port) as fly:
+            await asyncio.to_thread(ledger.create, conninfo(fly.port))
+            load = await run_clients(
+                conninfo(fly.port), ledger, workers=4, sessions=6, seed=2, habits=HABITS
+            )
+            return load, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly.counts
+
+    load, missing, counts = asyncio.run(scenario())
+    assert load.failures == []
+    assert missing == []
+    assert counts.exits[0] >= 2
+    assert set(counts.exits) == {0}
+    assert counts.give_ups == 0
+
+
+def test_a_killed_postmaster_in_synhold(newest: Installation, launch, no_migration):
+    one = launch(newest, **no_migration)
+    one.wait_for_state("awake")
+    ledger = ledger_of(one)
+    mark = one.mark()
+    os.kill(one.postmaster_pid, signal.SIGKILL)
+    with arriving(one, 4) as clients:
+        one.wait_for_state("awake", since=mark)
+    assert clients == [20] * 4
+    assert ledger.missing(one.conninfo()) == []
+    assert one.stop() == 0
+
+
+def test_none_says_so_and_works_as_bare_postgres_does(installation: Installation, place: Place, launch):
+    one = launch(installation, when_idle="stay", idle_timeout="300ms", env=without_shim(place))
+    assert one.wait_for_state("starting").data["gate"] == "none"
+    assert any("mode none: the preload shim was not compiled" in note for note in notes(one, "gate"))
+    for _ in range(2):
+        mark = one.mark()
+        one.wait_for_state("asleep", since=mark)
+        wait_until(lambda: knocked(one))
+        one.wait_for_state("awake", since=mark)
+        assert query(one, "SELECT 1") == 1
+    assert one.stop() == 0
+
+
+def knocked(one: Supervised) -> bool:
+    """Whether somebody who connected was noticed, though perhaps not served."""
+    try:
+        return bool(query(one, "SELECT 1"))
+    except psycopg.OperationalError:
+        return False
