@@ -44,7 +44,7 @@ def main(quick: bool, runs: int | None, major: int | None, only: tuple[str, ...]
     """
     effort = QUICK if quick else Effort()
     if runs is not None:
-        effort = dataclasses.replace(effort, loads=runs, wakes=runs, crowds=runs)
+        effort = dataclasses.replace(effort, load_starts=1, loads=runs, wakes=runs, crowds=runs)
     installation = _installation(major)
     began = time.monotonic()
 

@@ -31,8 +31,9 @@ CROWDED = tuple("max_connections=600" if one.startswith("max_conn") else one for
 class Effort:
     """How many pairs of each, and how many seconds."""
 
-    loads: int = 7
-    load_seconds: int = 3
+    load_starts: int = 4
+    loads: int = 5
+    load_seconds: int = 1
     wakes: int = 20
     crowds: int = 5
     awake_seconds: float = 10.0
@@ -40,14 +41,14 @@ class Effort:
     scale: int = 5
 
 
-QUICK = Effort(loads=3, load_seconds=1, wakes=5, crowds=1, awake_seconds=3.0, idle_seconds=5.0, scale=1)
+QUICK = Effort(load_starts=1, loads=4, wakes=5, crowds=1, awake_seconds=3.0, idle_seconds=5.0, scale=1)
 
 
 class Bench:
-    """The measurements of one PostgreSQL installation. `gate` is known after the first wake."""
+    """The measurements of one PostgreSQL installation. `gate` is the mode that pgidle found, once `stay` has run."""
 
     def __init__(self, installation: Installation, place: Place, program: Path, effort: Effort) -> None:
-        self.gate = "unknown"
+        self.gate = ""
         self._installation = installation
         self._place = place
         self._program = program
@@ -55,24 +56,41 @@ class Bench:
         self._data_dir = place.data_dir(installation)
 
     def throughput(self) -> Iterator[Row]:
-        """pgbench -S through the public port; without pgbench no rows."""
+        """pgbench -S through the public port; without pgbench no rows.
+
+        Both run, on copies of one data directory, and have their turns of a second or so right after each other:
+        other load on the machine changes from one second to the next. Each start swaps the copies.
+        """
         pgbench = self._pgbench()
         if pgbench is None:
             return
         with self._bare() as bare:
             bare.first_row()
             self._run(pgbench, bare.port, "-i", "-q", "-s", str(self._effort.scale))
+        copies = [self._data_dir, self._place.folder()]
+        subprocess.run(["cp", "-a", f"{copies[0]}/.", copies[1]], check=True)
         for clients in (1, 8):
             load = ("-S", "-c", str(clients), "-j", str(min(clients, os.cpu_count() or 1)))
             theirs, mine = [], []
-            for turn in range(self._effort.loads):
-                # Who comes second finds what the first left in the caches, so they take turns at that too.
-                for is_bare in (True, False) if turn % 2 == 0 else (False, True):
-                    with self._bare() if is_bare else self._pgidle(when_idle="stay") as server:
-                        (theirs if is_bare else mine).append(self._tps(pgbench, server, load))
-            yield Row(
-                f"pgbench -S, {clients} client{'s' * (clients > 1)}", "tps", mine, theirs, 0.97, floor=True
-            )
+            for start in range(self._effort.load_starts):
+                with (
+                    Bare(self._installation, copies[start % 2]) as bare,
+                    Installed(
+                        self._program,
+                        self._installation,
+                        self._place,
+                        copies[1 - start % 2],
+                        when_idle="stay",
+                    ) as pgidle,
+                ):
+                    for server in (bare, pgidle):
+                        server.settle()
+                        wire.ask(server.port, "SELECT count(*) FROM pgbench_accounts")
+                    for _ in range(self._effort.loads):
+                        theirs.append(self._tps(pgbench, bare.port, load))
+                        mine.append(self._tps(pgbench, pgidle.port, load))
+            name = f"pgbench -S, {clients} client{'s' * (clients > 1)}"
+            yield Row(name, "tps", mine, theirs, 0.97, floor=True)
 
     def cold_wake(self) -> Iterator[Row]:
         """From exec to the first row that a client gets, which tries to connect all the while."""
@@ -155,10 +173,8 @@ class Bench:
         path = os.pathsep.join([*map(str, places), os.environ.get("PATH", "")])
         return shutil.which("pgbench", path=path)
 
-    def _tps(self, pgbench: str, server: Bare | Installed, load: tuple[str, ...]) -> float:
-        server.settle()
-        wire.ask(server.port, "SELECT count(*) FROM pgbench_accounts")
-        says = self._run(pgbench, server.port, "-n", "-T", str(self._effort.load_seconds), *load)
+    def _tps(self, pgbench: str, port: int, load: tuple[str, ...]) -> float:
+        says = self._run(pgbench, port, "-n", "-T", str(self._effort.load_seconds), *load)
         found = re.search(r"tps = ([\d.]+) \(without", says)
         if found is None:
             raise SystemExit(f"bench: pgbench says no rate: {says}")

@@ -86,7 +86,7 @@ def table(about: dict[str, object], rows: Sequence[Row]) -> str:
     """Medians, the best run, the median and the quartiles of the ratios of so many pairs, and what was aimed at."""
     lines = [HEADS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
-    head = [f"{name}: {value}" for name, value in about.items()]
+    head = [f"{name}: {value}" for name, value in about.items() if value]
     body = [
         "  ".join(
             cell.ljust(width) if column in (0, 1) else cell.rjust(width)

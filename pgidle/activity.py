@@ -90,11 +90,17 @@ class Watcher:
     """Looks at one postmaster. All methods belong to one asyncio loop; calls wait for each other.
 
     `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo`
-    (setting `watch`) replaces all of these but port and pid.
+    (setting `watch`) replaces all of these but port and pid. `plugs` are the gate's own connections to the port.
     """
 
     def __init__(
-        self, socket_dir: str, port: int, pid: int, users: Sequence[str], conninfo: str | None = None
+        self,
+        socket_dir: str,
+        port: int,
+        pid: int,
+        users: Sequence[str],
+        conninfo: str | None = None,
+        plugs: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
         self._socket_dir = socket_dir
         self._port = port
@@ -103,7 +109,7 @@ class Watcher:
         self._lock = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
         self._statement = b""
-        self._arrivals = Arrivals(pid, port)
+        self._arrivals = Arrivals(pid, port, plugs=plugs)
         self._epoch = 0
 
     async def look(self, deadline: float) -> Snapshot | LookFailed:

@@ -7,14 +7,14 @@ answers, it answers as click does.
 
 from __future__ import annotations
 
+from pgidle.options import OPTIONS, Kind
 from pgidle.record import record
-from pgidle.settings import OPTIONS, Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pgidle.settings import Options
+    from pgidle.options import Options
 
 
 @record

@@ -32,18 +32,28 @@ MARGIN = 5.0
 
 
 class Arrivals:
-    """Watches one postmaster's process and port. `patience` is its authentication_timeout in seconds."""
+    """Watches one postmaster's process and port. `patience` is its authentication_timeout in seconds.
 
-    def __init__(self, pid: int, port: int, patience: float = 60.0) -> None:
+    `plugs` are addresses and ports of connections that are nobody's: the gate's own.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        port: int,
+        patience: float = 60.0,
+        plugs: frozenset[tuple[str, int]] = frozenset(),
+    ) -> None:
         self.patience = patience
         self._pid = pid
+        self._plugs = plugs
         self._port = port
         self._since: dict[Peer | int, float] = {}
 
     def connecting(self, sessions: Sequence[Session]) -> Connecting:
         """Who is on the way, given sessions that were read before. Raises OSError if /proc cannot be read."""
         now = time.monotonic()
-        ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr}
+        ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr} | self._plugs
         strange = [c for c in scan(self._port).connections if (c.peer.address, c.peer.port) not in ends]
         pids = {session.pid for session in sessions}
         clients = [pid for pid in _children(self._pid) if pid not in pids and _is_client(pid)]

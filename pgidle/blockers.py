@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgidle.changes import is_ignored
+from pgidle.options import Counts
 from pgidle.reasons import Signal
-from pgidle.settings import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

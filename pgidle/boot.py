@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from pgidle.house import House
     from pgidle.log import Log
     from pgidle.loop import Loop
+    from pgidle.options import Options
     from pgidle.privileges import Identity
-    from pgidle.settings import Options, Resolved, Settings
+    from pgidle.settings import Resolved, Settings
     from pgidle.statedir import StateDir
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)

@@ -19,8 +19,8 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from pgidle.options import Counts, IgnoreField
 from pgidle.reasons import Reason, ReasonKind, Signal, who
-from pgidle.settings import Counts, IgnoreField
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

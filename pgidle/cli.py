@@ -14,14 +14,15 @@ import click
 from pgidle import boot
 from pgidle.client import NotRunning, request
 from pgidle.errors import PgidleError, SettingsError
-from pgidle.settings import OPTIONS, Kind, config_path, describe, parse_duration, parse_file, resolve
+from pgidle.options import OPTIONS, Kind, parse_duration
+from pgidle.settings import config_path, describe, parse_file, resolve
 from pgidle.statedir import LAST_SLEEP
 from pgidle.status import as_table, moment_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.settings import Option
+    from pgidle.options import Option
 
     Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 

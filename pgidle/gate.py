@@ -151,6 +151,11 @@ class Gate:
         """Whether a service manager keeps the sockets open when we are gone."""
         return bool(self._doors) and all(door.inherited for door in self._doors)
 
+    def plugs(self) -> frozenset[tuple[str, int]]:
+        """Addresses and ports of connections to the gate that are our own."""
+        ends = [door.plug.getsockname() for door in self._doors if door.plug is not None]
+        return frozenset((str(end[0]), int(end[1])) for end in ends)
+
     def listeners(self) -> list[socket.socket]:
         return [door.listener for door in self._doors]
 

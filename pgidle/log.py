@@ -12,7 +12,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgidle.lifecycle import State
-    from pgidle.settings import LogFormat
+    from pgidle.options import LogFormat
 
 STDERR = 2
 # PIPE_BUF on Linux (linux/limits.h). A pipe that polls writable has room for as much.

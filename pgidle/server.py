@@ -6,6 +6,7 @@ initialise the data directory on the first start, spawn, and look until postmast
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -83,7 +84,7 @@ class Server:
     def watcher(self, settings: Settings) -> Callable[[], Watcher]:
         """What makes a watcher of the running postmaster; it is called where importing psycopg holds nobody up."""
         pidfile = read_pidfile(settings.data_dir)
-        pid, port = self.pid or 0, settings.port
+        pid, port, plugs = self.pid or 0, settings.port, self._gate.plugs()
         # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
         host = (pidfile.socket_dir if pidfile else "") or (
             self._addresses[0] if self._addresses else "localhost"
@@ -93,9 +94,20 @@ class Server:
         def make() -> Watcher:
             from pgidle.activity import Watcher
 
-            return Watcher(host, port, pid, [user for user in users if user], settings.watch)
+            return Watcher(host, port, pid, [user for user in users if user], settings.watch, plugs)
 
         return make
+
+    def listens(self) -> bool:
+        """Whether the postmaster still has a listening socket. A dying one closes them before its end is told."""
+        from pgidle.sockets import scan
+
+        fds = f"/proc/{self.pid}/fd"
+        held = set()
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(fds):
+                held.add(os.readlink(f"{fds}/{fd}"))
+        return any(f"socket:[{queue.inode}]" in held for queue in scan(self._settings.port).listeners)
 
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""

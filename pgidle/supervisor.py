@@ -23,10 +23,10 @@ from pgidle.inbox import (
     SettingsChanged,
 )
 from pgidle.lifecycle import Effect, Event, State, advance
+from pgidle.options import WhenIdle
 from pgidle.record import record
 from pgidle.restarts import Restarts
 from pgidle.server import Server
-from pgidle.settings import WhenIdle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -258,6 +258,9 @@ class Supervisor:
             self._loop.after(BACKSTAGE_AFTER, "backstage", self._open_backstage)
 
     def _open_gate(self) -> None:
+        # A dying Postgres's clients park here before its end is told: with nobody to hand them to they would be cut.
+        if self._attended == self.server.pid and not self.server.listens():
+            return
         self._gate.open()
         # What a wake needs besides comes after the clients have been served.
         self._loop.after(0.0, "attend", self._attend)

@@ -18,9 +18,10 @@ from postgres_fixture import Cluster, wait_until
 
 from pgidle import policy
 from pgidle.activity import Watcher, _statement
+from pgidle.options import Counts, Ignore, IgnoreField
 from pgidle.reasons import ReasonKind, Signal, Verdict
 from pgidle.record import replace
-from pgidle.settings import Counts, Ignore, IgnoreField, resolve
+from pgidle.settings import resolve
 from pgidle.snapshot import LookFailed, Snapshot
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import pgidle
 PACKAGE = Path(pgidle.__file__).parent
 
 CORE = {
-    *("record", "errors", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
+    *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
     *("blockers", "changes", "flapping", "policy", "status"),
 }
 TOP = {"supervisor", "judge", "boot", "cli", "__main__"}

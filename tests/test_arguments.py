@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import pgidle
 from pgidle.arguments import Arguments, fast
-from pgidle.settings import OPTIONS, Kind
+from pgidle.options import OPTIONS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

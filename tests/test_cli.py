@@ -14,7 +14,7 @@ from backstaged import Backstaged, make_report
 
 from pgidle.inbox import Requested
 from pgidle.lifecycle import State
-from pgidle.settings import OPTIONS
+from pgidle.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

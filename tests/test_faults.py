@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 from clients import Habits, Ledger, run_clients
-from faults import carry_out, child, connect, contents, last_reason, notes, query, start_again, without_shim
+from faults import carry_out, child, connect, last_reason, notes, query, start_again, without_shim
 from flycast import Flycast
 from installations import conninfo, server_user
 from namespaces import own_network, set_migration

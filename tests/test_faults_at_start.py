@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,18 @@ from typing import TYPE_CHECKING
 import psutil
 import psycopg
 import pytest
-from faults import as_server, bystander, carry_out, complaint, connect, contents, last_reason, notes, query, start_again
+from faults import (
+    as_server,
+    bystander,
+    carry_out,
+    complaint,
+    connect,
+    contents,
+    last_reason,
+    notes,
+    query,
+    start_again,
+)
 from installations import free_port, server_user
 from postgres_fixture import Cluster
 

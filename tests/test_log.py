@@ -12,7 +12,7 @@ import pytest
 
 from pgidle.lifecycle import State
 from pgidle.log import LONGEST, Log
-from pgidle.settings import LogFormat
+from pgidle.options import LogFormat
 
 TEXT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UTC \[(\d+)\] pgidle: (.*)\n")
 
@@ -20,7 +20,7 @@ WRITE_MUCH = """
 import os, sys
 from pgidle.lifecycle import State
 from pgidle.log import Log
-from pgidle.settings import LogFormat
+from pgidle.options import LogFormat
 log = Log(LogFormat.TEXT)
 for number in range(2000):
     log.line(State.AWAKE, f"line {number} " + "x" * 500)

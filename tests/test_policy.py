@@ -10,10 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pgidle.flapping import LONGEST, application, flapping
+from pgidle.options import Counts, Ignore, IgnoreField
 from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, waker
 from pgidle.reasons import ReasonKind, Signal, Verdict, duration_text, who
 from pgidle.record import replace as changed
-from pgidle.settings import Counts, Ignore, IgnoreField, Settings, resolve
+from pgidle.settings import Settings, resolve
 from pgidle.snapshot import Connecting, Counters, LookFailed, Peer, Session, Snapshot
 
 SETTINGS = resolve(

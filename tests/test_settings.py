@@ -10,25 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgidle.errors import SettingsError
-from pgidle.settings import (
+from pgidle.options import (
     LONGEST,
     OPTIONS,
     UNITS,
     Counts,
     Ignore,
     IgnoreField,
-    Kind,
     LogFormat,
     Option,
+    WhenIdle,
+    format_duration,
+    parse_duration,
+)
+from pgidle.settings import (
+    Kind,
     Origin,
     Settings,
     Source,
-    WhenIdle,
     config_path,
     describe,
-    format_duration,
     live_changes,
-    parse_duration,
     parse_file,
     resolve,
 )
