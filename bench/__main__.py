@@ -9,7 +9,7 @@ import time
 import click
 from installations import Installation, Place, debian, embedded
 from measures import QUICK, Bench, Effort
-from report import machine, table
+from report import Row, machine, table
 from servers import install
 
 PARTS = {
@@ -55,7 +55,7 @@ def main(quick: bool, runs: int | None, major: int | None, only: tuple[str, ...]
     try:
         say("installing pgidle")
         bench = Bench(installation, place, install(place), effort)
-        rows = []
+        rows: list[Row] = []
         for name, measure in PARTS.items():
             if not only or name in only:
                 say(name)

@@ -143,6 +143,10 @@ class Installed(Supervised):
     def environment(self) -> Mapping[str, str]:  # type: ignore[override]
         return {name: value for name, value in super().environment().items() if not name.startswith("PYTHON")}
 
+    def __enter__(self) -> Installed:
+        self.start()
+        return self
+
     def first_row(self) -> None:
         try:
             wire.first_row(self.port, lambda: self.running)

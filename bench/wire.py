@@ -96,10 +96,10 @@ def crowd(port: int, count: int) -> tuple[float, int]:
     failed = 0
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:
         for _ in range(count):
-            one = sockets.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex((HOST, port))
-            selector.register(one, selectors.EVENT_WRITE, Conversation("SELECT 1"))
+            client = sockets.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex((HOST, port))
+            selector.register(client, selectors.EVENT_WRITE, Conversation("SELECT 1"))
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(1.0):
                 one, conversation = key.fileobj, key.data

@@ -145,6 +145,8 @@ class Watcher:
             finally:
                 if not task.done():
                     await self._give_up(task)
+                elif not task.cancelled():
+                    task.exception()  # Else asyncio complains where we were cancelled in the same moment.
         raise WatchError(f"Postgres did not answer within {seconds:g} s")
 
     async def _give_up(self, task: asyncio.Task[Any]) -> None:
@@ -225,7 +227,11 @@ class Watcher:
     async def _checkpoint(self, seconds: float) -> None:
         connection = await self._connected()
         await connection.execute(STATEMENT_LIMIT, (str(max(1, int(seconds * 1000))),))
-        await connection.execute(b"CHECKPOINT")
+        try:
+            await connection.execute(b"CHECKPOINT")
+        except psycopg.errors.InsufficientPrivilege as error:
+            # A role that may only watch. The connection is as good as before, and the last look needs it.
+            raise WatchError(_line(error)) from error
         await connection.execute(STATEMENT_LIMIT, (str(round(STATEMENT_TIMEOUT * 1000)),))
 
 

@@ -10,47 +10,17 @@ from __future__ import annotations
 import contextlib
 import threading
 
-from pgidle.errors import PgidleError
-from pgidle.inbox import BackstageFailed, SettingsChanged
-from pgidle.record import record
+from pgidle.inbox import BackstageFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    import socket
     from collections.abc import Callable
 
+    from pgidle.house import Doors, Files
     from pgidle.inbox import Inbox
     from pgidle.looks import Looks, Watching
-    from pgidle.settings import Settings
     from pgidle.status import Report
-
-
-@record
-class Doors:
-    """Listening sockets, which the backstage takes over: HTTP on TCP (any number), and the control socket."""
-
-    tcp: tuple[socket.socket, ...]
-    control: socket.socket
-
-
-@record
-class Files:
-    """What to notice changes of: the data directory's configuration, and the settings file, there or not yet.
-
-    `resolve` reads the settings again, on the backstage's thread; it raises PgidleError.
-    """
-
-    data_dir: str
-    settings_file: str | None
-    resolve: Callable[[], Settings]
-
-    def read(self) -> SettingsChanged:
-        """The settings as they are now, or what is wrong with them."""
-        try:
-            return SettingsChanged(self.resolve(), "")
-        except PgidleError as error:
-            return SettingsChanged(None, str(error))
 
 
 class Backstage(threading.Thread):

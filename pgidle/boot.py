@@ -107,11 +107,10 @@ def _complain(error: PgidleError) -> None:
 
 def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> House:
     """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
-    from pgidle.backstage import Doors, Files
     from pgidle.binaries import find_bin_dir
     from pgidle.cluster import DataDirState, inspect_data_dir
     from pgidle.gate import Mode, find_shim
-    from pgidle.house import House
+    from pgidle.house import Doors, Files, House
     from pgidle.inbox import Inbox
     from pgidle.inherited import take_sockets
     from pgidle.log import Log

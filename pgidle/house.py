@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pgidle.errors import PgidleError
+from pgidle.inbox import SettingsChanged
 from pgidle.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import socket
+    from collections.abc import Callable, Mapping
 
-    from pgidle.backstage import Doors, Files
     from pgidle.binaries import Binaries
     from pgidle.first_start import FirstStart
     from pgidle.gate import Gate
@@ -17,6 +19,33 @@ if TYPE_CHECKING:
     from pgidle.loop import Loop
     from pgidle.settings import Settings
     from pgidle.statedir import StateDir
+
+
+@record
+class Doors:
+    """Listening sockets, which the backstage takes over: HTTP on TCP (any number), and the control socket."""
+
+    tcp: tuple[socket.socket, ...]
+    control: socket.socket
+
+
+@record
+class Files:
+    """What to notice changes of: the data directory's configuration, and the settings file, there or not yet.
+
+    `resolve` reads the settings again, on the backstage's thread; it raises PgidleError.
+    """
+
+    data_dir: str
+    settings_file: str | None
+    resolve: Callable[[], Settings]
+
+    def read(self) -> SettingsChanged:
+        """The settings as they are now, or what is wrong with them."""
+        try:
+            return SettingsChanged(self.resolve(), "")
+        except PgidleError as error:
+            return SettingsChanged(None, str(error))
 
 
 @record

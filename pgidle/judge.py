@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pgidle import policy
 from pgidle.flapping import SOON, Backoff, applications, flapping, waker
+from pgidle.gate import Mode
 from pgidle.history import load, save
 from pgidle.lifecycle import Event
 from pgidle.policy import Lease
@@ -39,6 +40,10 @@ LOOK_DEADLINE = 5.0
 
 CHECKPOINT_TIMEOUT = 60.0
 """Seconds after which Postgres is put to sleep without a checkpoint of its own before."""
+
+SYN_PATIENCE = 3.0
+"""Seconds after a wake in which a client whose SYN was dropped once or twice sends it again: it waits 1 s, then 1 or 2
+(net.ipv4.tcp_syn_linear_timeouts)."""
 
 DRAIN_POLL = 0.005
 """Seconds between two looks at Postgres's own accept queue once newcomers are kept from it."""
@@ -165,6 +170,9 @@ class Judge:
             self._learn_waker(waker(look, self.settings))
         now = time.monotonic()
         settings, backoff = self.settings, self.backoff
+        if self._gate.mode is Mode.SYNHOLD:
+            # Who is not let in comes again later; Postgres must still be there.
+            settings = replace(settings, min_awake=max(settings.min_awake, SYN_PATIENCE))
         if self._request is not None:
             settings, backoff = replace(settings, idle_timeout=0.0, min_awake=0.0), Backoff()
         verdict, self._memory = policy.evaluate(

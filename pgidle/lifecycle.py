@@ -51,6 +51,7 @@ class Event(enum.Enum):
     """What has happened."""
 
     POSTMASTER_READY = enum.auto()
+    POSTMASTER_FAILING = enum.auto()
     POSTMASTER_EXITED_CLEANLY = enum.auto()
     POSTMASTER_CRASHED = enum.auto()
     RESTARTS_EXHAUSTED = enum.auto()
@@ -92,6 +93,8 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.STARTING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
     (S.STARTING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.STOP_FAST)),
     (S.AWAKE, E.IDLE_JUDGED): (S.DROWSY, (F.CLOSE_GATE, F.CONFIRM_IDLE)),
+    # It refuses clients until it has ended, which a process that does not die can put off for seconds.
+    (S.AWAKE, E.POSTMASTER_FAILING): (S.STARTING, (F.CLOSE_GATE,)),
     (S.AWAKE, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.AWAKE, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.AWAKE, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
@@ -102,6 +105,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.DROWSY, E.ACTIVITY_SEEN): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.WAKE_REQUESTED): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.IDLE_CONFIRMED): (S.STOPPING, (F.STOP_FAST,)),
+    (S.DROWSY, E.POSTMASTER_FAILING): (S.STARTING, (F.CLOSE_GATE,)),
     (S.DROWSY, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.DROWSY, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.DROWSY, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),

@@ -52,6 +52,15 @@ class Postmaster:
         """Read postgresql.conf and pg_hba.conf again."""
         self._send(signal.SIGHUP)
 
+    def find_background_writer(self) -> int | None:
+        """Its pid. It runs as long as Postgres serves: its end is the first sign of any other end (postmaster.c)."""
+        try:
+            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+                children = file.read().split()
+        except OSError:
+            return None
+        return next((int(child) for child in children if b"background writer" in _title(child)), None)
+
     def accepts(self) -> bool:
         """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so."""
         try:
@@ -71,6 +80,14 @@ class Postmaster:
 
     def _send(self, number: int) -> None:
         signal.pidfd_send_signal(self.pidfd, number)
+
+
+def _title(pid: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(256)
+    except OSError:
+        return b""
 
 
 def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: str | None) -> Postmaster:

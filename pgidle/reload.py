@@ -17,7 +17,7 @@ from watchfiles import watch
 from pgidle.inbox import ConfigurationChanged, SettingsChanged
 
 if TYPE_CHECKING:
-    from pgidle.backstage import Files
+    from pgidle.house import Files
     from pgidle.inbox import Inbox
 
 POSTGRES_FILES = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf")

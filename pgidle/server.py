@@ -31,13 +31,16 @@ if TYPE_CHECKING:
 READY_POLLS = ((0.25, 0.002), (2.0, 0.01), (float("inf"), 0.05))
 """While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
 
+SENTINEL_POLL = 0.2
+"""Seconds between two looks for the background writer, which old versions start after they are ready."""
+
 ORPHANS_POLL = 0.02
 """Seconds between two looks at processes that must end before a start."""
 
 
 class Server:
-    """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_EXITED_CLEANLY,
-    POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
+    """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_FAILING,
+    POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class Server:
         self._log = house.log
         self._happen = happen
         self._postmaster: Postmaster | None = None
+        self._sentinel: int | None = None
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
         self._asked_to_stop = False
@@ -148,6 +152,29 @@ class Server:
         else:
             # Before it has a handler, SIGHUP would end it.
             self._is_reload_due = True
+
+    def mind(self) -> None:
+        """From now on tell POSTMASTER_FAILING when Postgres has begun to end, before it has ended."""
+        if self._postmaster is None or self._sentinel is not None:
+            return
+        try:
+            self._sentinel = os.pidfd_open(self._postmaster.find_background_writer() or 0)
+        except OSError:
+            self._loop.after(SENTINEL_POLL, "sentinel", self.mind)
+        else:
+            self._loop.watch(self._sentinel, self._on_sentinel)
+
+    def _on_sentinel(self) -> None:
+        self._forget_sentinel()
+        if self._postmaster is not None:
+            self._happen(Event.POSTMASTER_FAILING, "a process of Postgres's has died, so all of it ends")
+
+    def _forget_sentinel(self) -> None:
+        self._loop.cancel("sentinel")
+        if self._sentinel is not None:
+            self._loop.forget(self._sentinel)
+            os.close(self._sentinel)
+            self._sentinel = None
 
     def _initialise(self, first: FirstStart) -> None:
         from pgidle.initdb import Order
@@ -256,6 +283,7 @@ class Server:
             raise PgidleError(f"postmaster {postmaster.pid} exited and cannot be reaped")
         self._postmaster = None
         self._loop.cancel("ready")
+        self._forget_sentinel()
         # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
         never_began = self._asked_to_stop and status == -signal.SIGINT and not self.is_ready
         is_clean = (status == 0 or never_began) and is_shut_down(self._settings.data_dir)

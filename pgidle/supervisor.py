@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 BACKSTAGE_AFTER = 0.3
 """A start that takes longer (seconds) is worth talking about: recovery, initdb."""
 
+ATTEND_AFTER = 0.15
+"""Seconds that the first wake leaves to Postgres and its clients before the second thread is imported."""
+
 EXIT_PATIENCE = 0.5
 """Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
 
@@ -142,6 +145,8 @@ class Supervisor:
         is_sleep = event is Event.POSTMASTER_EXITED_CLEANLY and self.state is State.STOPPING
         if event is Event.RESTARTS_EXHAUSTED or self.state is State.TERMINATING or is_sleep:
             return event, why
+        if self.state is State.STARTING:
+            self._log.note("start", why)
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
         if self.restarts.exhausted:
@@ -259,11 +264,11 @@ class Supervisor:
 
     def _open_gate(self) -> None:
         # A dying Postgres's clients park here before its end is told: with nobody to hand them to they would be cut.
-        if self._attended == self.server.pid and not self.server.listens():
+        if self.server.pid in (None, self._attended) and not self.server.listens():
             return
         self._gate.open()
-        # What a wake needs besides comes after the clients have been served.
-        self._loop.after(0.0, "attend", self._attend)
+        # What a wake needs besides comes after the clients have been served: on one core they would wait for imports.
+        self._loop.after(0.0 if self._backstage is not None else ATTEND_AFTER, "attend", self._attend)
 
     def _attend(self) -> None:
         """Look after Postgres, from now on or again."""
@@ -274,6 +279,7 @@ class Supervisor:
             return
         if self._attended != self.server.pid:
             self._attended = self.server.pid
+            self.server.mind()
             self.wakes += 1
             self._backstage.watch(self.server.watcher(self.settings))
             self.judge.begin()

@@ -9,8 +9,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pgidle.backstage import Backstage, Doors, Files
+from pgidle.backstage import Backstage
 from pgidle.errors import SettingsError
+from pgidle.house import Doors, Files
 from pgidle.inbox import Inbox
 from pgidle.lifecycle import State
 from pgidle.status import Report

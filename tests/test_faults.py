@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -33,11 +35,11 @@ TRUST = {"POSTGRES_HOST_AUTH_METHOD": "trust", "POSTGRES_INITDB_ARGS": "--no-syn
 
 
 @contextmanager
-def stopped(process: psutil.Process) -> Iterator[None]:
+def stopped(process: psutil.Process) -> Iterator[psutil.Process]:
     """Held with SIGSTOP inside the block."""
     process.suspend()
     try:
-        yield
+        yield process
     finally:
         if process.is_running():
             process.resume()
@@ -51,6 +53,14 @@ def arriving(one: Supervised, count: int) -> Iterator[list[object]]:
         asked = [pool.submit(query, one, "SELECT count(*) FROM ledger") for _ in range(count)]
         yield got
         got += [future.exception() or future.result() for future in asked]
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it has not exited; who adopts orphans may be slow to reap them."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def queued(one: Supervised) -> int:
@@ -87,26 +97,22 @@ def test_clients_wait_while_a_killed_postmaster_recovers(installation: Installat
             one.wait_for_state("starting", since=mark)
     assert early + late == [20] * 16
     assert ledger.missing(one.conninfo()) == []
-    assert "SIGKILL" in one.wait_for_state("starting", since=mark).data["reason"]
+    assert one.wait_log("the postmaster was ended by SIGKILL", since=mark)
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("program", ["client backend", "checkpointer"])
-def test_clients_wait_while_a_killed_backend_takes_postgres_down(
-    installation: Installation, launch, program: str
-):
+def test_clients_wait_while_a_killed_backend_takes_postgres_down(installation: Installation, launch):
     one = launch(installation)
     one.wait_for_state("awake")
     ledger = ledger_of(one)
-    mark = one.mark()
-    # A backend that does not hear its end makes Postgres's last long: five seconds.
-    with connect(one) as deaf, connect(one) as victim:
-        pid = victim.info.backend_pid if program == "client backend" else child(one, program).pid
-        with stopped(psutil.Process(deaf.info.backend_pid)):
-            os.kill(pid, signal.SIGKILL)
-            one.wait_for_state("starting", since=mark)
-            with arriving(one, 8) as clients:
-                wait_until(lambda: queued(one) == 8)
+    mark, postmaster = one.mark(), one.postmaster_pid
+    # A backend that does not hear its end makes Postgres's last long: five seconds of refusing everybody.
+    with connect(one) as deaf, connect(one) as victim, stopped(psutil.Process(deaf.info.backend_pid)):
+        os.kill(victim.info.backend_pid, signal.SIGKILL)
+        one.wait_for_state("starting", since=mark)
+        with arriving(one, 8) as clients:
+            wait_until(lambda: queued(one) == 8)
+            assert psutil.pid_exists(postmaster)
     assert clients == [20] * 8
     assert ledger.missing(one.conninfo()) == []
     assert one.stop() == 0
@@ -130,13 +136,14 @@ def test_a_backend_that_outlives_its_postmaster_is_ended(installation: Installat
 
 
 def test_a_postmaster_that_is_killed_again_and_again(newest: Installation, launch):
-    one = launch(newest)
+    one = launch(newest, idle_timeout="off")
+    mark = 0
     for _ in range(5):
+        one.wait_for_state("awake", since=mark)
         mark = one.mark()
-        one.wait_for_state("awake")
         os.kill(one.postmaster_pid, signal.SIGKILL)
-        one.wait_for_state("starting" if len(one.states) < 10 else "failed", since=mark)
     assert one.wait() == 1
+    assert one.states.count("awake") == 5
     assert "once too often" in last_reason(one)
     assert one.processes() == []
 
@@ -152,7 +159,7 @@ def test_a_killed_supervisor_takes_postgres_with_it(
     ledger = ledger_of(one)
     with connect(one) as connection:
         one.kill()
-        with pytest.raises(psycopg.errors.AdminShutdown):
+        with pytest.raises(psycopg.errors.AdminShutdown):  # noqa: PT012
             for _ in range(1000):
                 connection.execute("SELECT pg_sleep(0.1)")
     wait_until(lambda: one.processes() == [])
@@ -170,8 +177,7 @@ def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
     one.wait_for_state("awake")
     ledger = ledger_of(one)
     old = psutil.Process(one.postmaster_pid)
-    backend = connect(one)
-    with stopped(psutil.Process(backend.info.backend_pid)):
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)) as backend:
         one.kill()
         mark = one.mark()
         one.start()
@@ -181,9 +187,9 @@ def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
             clients = waiting.enter_context(arriving(one, 8)) if shim else []
             if shim:
                 wait_until(lambda: queued(one) == 8)
-            psutil.Process(backend.info.backend_pid).resume()
+            backend.resume()
             one.wait_for_state("awake", since=mark)
-    assert not old.is_running()
+    assert not lives(old)
     assert clients == [20] * (8 if shim else 0)
     assert ledger.missing(one.conninfo()) == []
     assert one.stop() == 0
@@ -193,8 +199,7 @@ def test_a_successor_that_is_stopped_waits_as_well(newest: Installation, launch)
     one = launch(newest)
     one.wait_for_state("awake")
     old = psutil.Process(one.postmaster_pid)
-    backend = connect(one)
-    with stopped(psutil.Process(backend.info.backend_pid)):
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
         one.kill()
         mark = one.mark()
         one.start()
@@ -202,7 +207,7 @@ def test_a_successor_that_is_stopped_waits_as_well(newest: Installation, launch)
         one.signal(signal.SIGTERM)
         one.wait_for_state("terminating", since=mark)
         assert one.running
-        assert old.is_running()
+        assert lives(old)
     assert one.wait() == 0
     assert one.processes() == []
 
@@ -234,27 +239,31 @@ def test_stopped_while_it_initialises(installation: Installation, place: Place, 
 
 
 @contextmanager
-def recovering(one: Supervised) -> Iterator[psutil.Process]:
-    """In crash recovery, until the process that is given is resumed."""
+def recovering(one: Supervised) -> Iterator[None]:
+    """In crash recovery, until the end of the block."""
     mark = one.mark()
     startup: list[psutil.Process] = []
 
     def is_held() -> bool:
-        for process in one.processes():
-            if "startup" in " ".join(process.cmdline()):
-                process.suspend()
-                startup.append(process)
+        # By /proc alone: it is there for some milliseconds.
+        try:
+            pid = int((one.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                if "startup" in Path(f"/proc/{child}/cmdline").read_text():
+                    os.kill(int(child), signal.SIGSTOP)
+                    startup.append(psutil.Process(int(child)))
+        except (OSError, ValueError):
+            return False
         return bool(startup)
 
-    carry_out(one, "CREATE TABLE much AS SELECT repeat('x', 500) FROM generate_series(1, 30000)")
+    carry_out(one, "CREATE TABLE much AS SELECT repeat('x', 500) FROM generate_series(1, 60000)")
     os.kill(one.postmaster_pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while not is_held():  # A few milliseconds wide: nothing to wait on but to look again.
+    while not is_held():
         assert time.monotonic() < deadline
-    assert one.wait_for_state("starting", since=mark)
-    assert "awake" not in [line.data.get("state") for line in one.lines[mark:]]
     with stopped(startup[0]):
-        yield startup[0]
+        assert "awake" not in [line.data.get("state") for line in one.lines[mark:]]
+        yield
 
 
 def test_stopped_while_it_recovers(installation: Installation, launch):
@@ -274,7 +283,8 @@ def test_stopped_while_it_recovers(installation: Installation, launch):
 
 
 def test_stopped_while_drowsy(newest: Installation, launch):
-    one = launch(newest, idle_timeout="200ms")
+    one = launch(newest, idle_timeout="500ms")
+    one.wait_for_state("awake")
     with held_drowsy(one):
         assert one.stop() == 0
     assert one.processes() == []
@@ -284,8 +294,7 @@ def test_stopped_while_drowsy(newest: Installation, launch):
 @contextmanager
 def held_drowsy(one: Supervised) -> Iterator[None]:
     """Drowsy, as the last look waits for a lock: five seconds at most."""
-    with connect(one) as locker:
-        one.wait_for_state("awake")
+    with contextlib.suppress(psycopg.OperationalError), connect(one) as locker:
         with stopped(child(one, "checkpointer")):
             wait_until(lambda: any("CHECKPOINT" in " ".join(p.cmdline()) for p in one.processes()))
             locker.execute("BEGIN")
@@ -327,7 +336,8 @@ def test_a_shutdown_that_had_to_be_immediate_is_not_called_clean(installation: I
     assert one.processes() == []
     start_again(one)
     assert ledger.missing(one.conninfo()) == []
-    assert one.stop(signal.SIGQUIT) == 1
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+        assert one.stop(signal.SIGQUIT) == 1
     assert one.processes() == []
     start_again(one)
     assert ledger.missing(one.conninfo()) == []
@@ -387,7 +397,6 @@ def test_garbage_and_silence_on_the_port(installation: Installation, launch):
         installation,
         idle_timeout="300ms",
         when_idle="stay",
-        http="127.0.0.1:0" if False else "off",
         postgres=("-c", "authentication_timeout=2s"),
     )
     one.wait_for_state("awake")
@@ -415,10 +424,10 @@ def test_garbage_and_silence_on_the_port(installation: Installation, launch):
 
 def test_missing_rights_for_watching(installation: Installation, launch):
     one = launch(installation, start=False, idle_timeout="200ms", postgres=("-c", "log_statement=all"))
-    with launch(installation, data_dir=one.data_dir, port=one.port) as first:
-        first.wait_for_state("awake")
-        carry_out(first, "CREATE ROLE blind LOGIN")
-        assert first.stop() == 0
+    first = launch(installation, data_dir=one.data_dir, port=one.port)
+    first.wait_for_state("awake")
+    carry_out(first, "CREATE ROLE blind LOGIN")
+    assert first.stop() == 0
     one.env["PGIDLE_WATCH"] = f"host=127.0.0.1 port={one.port} user=blind dbname=postgres"
     start_again(one)
     line = one.wait_log("GRANT pg_monitor")
@@ -460,7 +469,8 @@ def test_configuration_that_is_edited_while_it_runs(newest: Installation, place:
     one.wait_for_state("awake")
     carry_out(one, "SELECT 1")
 
-    config.write_text('idle-timeout = "now"')
+    # Written again until it is seen, as nothing tells when files begin to be watched.
+    wait_until(lambda: config.write_text('idle-timeout = "now"') and notes(one, "settings") != [])
     line = one.wait_log("the settings stay as they were")
     assert f"{config}: idle-timeout: 'now' is not a duration: write" in line.data["reason"]
 
@@ -504,7 +514,6 @@ def test_sighup_reads_the_settings_too(newest: Installation, place: Place, launc
 # The other gate modes
 
 UNPRIVILEGED = "setpriv --reuid={0.pw_uid} --regid={0.pw_gid} --clear-groups"
-HABITS = Habits(short=0.3, long=1.2, dozes=0.5, statements=3, cut_after=0.25)
 
 
 @pytest.fixture
@@ -515,36 +524,37 @@ def no_migration() -> Iterator[Mapping[str, object]]:
         yield {"prefix": UNPRIVILEGED.format(server_user()).split()}
 
 
-def test_synhold_staying(installation: Installation, launch, no_migration):
-    one = launch(installation, when_idle="stay", idle_timeout="250ms", **no_migration)
+def test_synhold_staying(newest: Installation, launch, no_migration):
+    one = launch(newest, when_idle="stay", idle_timeout="250ms", **no_migration)
     assert one.wait_for_state("starting").data["gate"] == "synhold"
     assert any("mode synhold: " in note and "tcp_migrate_req" in note for note in notes(one, "gate"))
-    ledger = Ledger()
-    ledger.create(one.conninfo())
-    load = asyncio.run(run_clients(one.conninfo(), ledger, workers=4, sessions=6, seed=1, habits=HABITS))
-    assert load.failures == []
-    assert load.connections == 24
-    assert ledger.missing(one.conninfo()) == []
-    assert one.states.count("asleep") >= 2
+    with arriving(one, 4) as first:
+        ledger_of(one)
+    mark = 0
+    for instant in ("drowsy", "asleep"):
+        one.wait_for_state(instant, since=mark)
+        with arriving(one, 4) as clients:
+            mark = one.mark()
+        assert clients == [20] * 4
+    assert len(first) == 4
     assert one.stop() == 0
 
 
-def test_synhold_behind_a_proxy(installation: Installation, launch, no_migration):
-    one = launch(installation, start=False, when_idle="exit", idle_timeout="250ms", **no_migration)
+def test_synhold_behind_a_proxy(newest: Installation, launch, no_migration):
+    one = launch(newest, start=False, when_idle="exit", idle_timeout="250ms", **no_migration)
     ledger = Ledger()
 
     async def scenario():
         async with Flycast(one, one.port) as fly:
             await asyncio.to_thread(ledger.create, conninfo(fly.port))
-            load = await run_clients(
-                conninfo(fly.port), ledger, workers=4, sessions=6, seed=2, habits=HABITS
-            )
+            habits = Habits(short=0.5, long=5.0, dozes=0.5, statements=2, cut_after=0.25)
+            load = await run_clients(conninfo(fly.port), ledger, workers=2, sessions=6, seed=2, habits=habits)
             return load, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly.counts
 
     load, missing, counts = asyncio.run(scenario())
     assert load.failures == []
     assert missing == []
-    assert counts.exits[0] >= 2
+    assert counts.exits[0] >= 1
     assert set(counts.exits) == {0}
     assert counts.give_ups == 0
 
@@ -555,6 +565,7 @@ def test_a_killed_postmaster_in_synhold(newest: Installation, launch, no_migrati
     ledger = ledger_of(one)
     mark = one.mark()
     os.kill(one.postmaster_pid, signal.SIGKILL)
+    one.wait_for_state("starting", since=mark)
     with arriving(one, 4) as clients:
         one.wait_for_state("awake", since=mark)
     assert clients == [20] * 4
