@@ -90,7 +90,8 @@ class Watcher:
     """Looks at one postmaster. All methods belong to one asyncio loop; calls wait for each other.
 
     `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo`
-    (setting `watch`) replaces all of these but port and pid. `plugs` are the gate's own connections to the port.
+    (setting `watch`) replaces all of these but port and pid. `plugs` are the gate's own connections to the port,
+    `addresses` where Postgres listens.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Watcher:
         users: Sequence[str],
         conninfo: str | None = None,
         plugs: frozenset[tuple[str, int]] = frozenset(),
+        addresses: tuple[str, ...] = (),
     ) -> None:
         self._socket_dir = socket_dir
         self._port = port
@@ -109,7 +111,7 @@ class Watcher:
         self._lock = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
         self._statement = b""
-        self._arrivals = Arrivals(pid, port, plugs=plugs)
+        self._arrivals = Arrivals(pid, port, plugs=plugs, addresses=addresses)
         self._epoch = 0
 
     async def look(self, deadline: float) -> Snapshot | LookFailed:

@@ -34,7 +34,8 @@ MARGIN = 5.0
 class Arrivals:
     """Watches one postmaster's process and port. `patience` is its authentication_timeout in seconds.
 
-    `plugs` are addresses and ports of connections that are nobody's: the gate's own.
+    `plugs` are addresses and ports of connections that are nobody's: the gate's own;
+    `addresses` are those of the port that are Postgres's, if it has not all.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Arrivals:
         port: int,
         patience: float = 60.0,
         plugs: frozenset[tuple[str, int]] = frozenset(),
+        addresses: tuple[str, ...] = (),
     ) -> None:
         self.patience = patience
         self._pid = pid
         self._plugs = plugs
+        self._addresses = addresses
         self._port = port
         self._since: dict[Peer | int, float] = {}
 
@@ -54,7 +57,8 @@ class Arrivals:
         """Who is on the way, given sessions that were read before. Raises OSError if /proc cannot be read."""
         now = time.monotonic()
         ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr} | self._plugs
-        strange = [c for c in scan(self._port).connections if (c.peer.address, c.peer.port) not in ends]
+        there = scan(self._port, self._addresses).connections
+        strange = [c for c in there if (c.peer.address, c.peer.port) not in ends]
         pids = {session.pid for session in sessions}
         clients = [pid for pid in _children(self._pid) if pid not in pids and _is_client(pid)]
         self._remember([*(c.peer for c in strange), *clients], now)

@@ -180,7 +180,12 @@ def _served(settings: Settings, inherited: Sequence[socket.socket]) -> Settings:
         raise PgidleError(
             f"the inherited sockets have ports {sorted(ports)}", "Postgres has one: give each a service"
         )
-    addresses = ",".join(one.getsockname()[0] for one in inherited)
+    names = [one.getsockname()[0] for one in inherited]
+    if len(set(names)) < len(names):
+        raise PgidleError(
+            f"two inherited sockets have the same address: {', '.join(names)}", "name each once"
+        )
+    addresses = ",".join(names)
     return replace(settings, port=ports.pop(), listen_addresses=addresses)
 
 

@@ -20,7 +20,7 @@ import os
 import socket
 
 from pgidle.errors import PgidleError
-from pgidle.steering import WIDE, can_migrate, make_socket, near, queue_length, shim_works, steer
+from pgidle.steering import WIDE, can_migrate, dropped, make_socket, near, queue_length, shim_works, steer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +73,13 @@ class Door:
         self.number = 0
         self.plug: socket.socket | None = None
         self.listener = inherited or _bound(address)
+        self.claim: socket.socket | None = None
+        if inherited is None:
+            try:
+                self.claim = _claim(address)
+            except PgidleError:
+                self.listener.close()
+                raise
 
     def listen(self, backlog: int) -> None:
         """Join the group, or change the backlog of a member."""
@@ -202,8 +209,7 @@ class Gate:
     def make_way(self) -> None:
         """Before Postgres binds: where the port cannot be shared, stop listening. Who knocked is refused."""
         if self.mode is Mode.NONE:
-            for door in self._doors:
-                door.listener.close()
+            self.shut()
             self._doors = []
 
     def plug(self) -> None:
@@ -226,12 +232,24 @@ class Gate:
         """How many clients wait at the gate."""
         return sum(door.parked() for door in self._doors)
 
+    def dropped(self) -> int:
+        """How many connection attempts were dropped so far, where nobody can park."""
+        return sum(dropped(door.listener) for door in self._doors)
+
+    def inodes(self) -> frozenset[int]:
+        """The listeners' numbers, to tell them from Postgres's."""
+        return frozenset(os.fstat(door.listener.fileno()).st_ino for door in self._doors)
+
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses as numbers, each once."""
+        return tuple(dict.fromkeys(address[1][0] for address in self.addresses))
+
     def shut(self) -> None:
         """Close everything: who is parked is refused. Inherited sockets go on listening with whoever keeps them."""
         for door in self._doors:
-            door.listener.close()
-            if door.plug is not None:
-                door.plug.close()
+            for one in (door.listener, door.plug, door.claim):
+                if one is not None:
+                    one.close()
 
 
 def _where(one: socket.socket) -> Address:
@@ -264,6 +282,21 @@ def _bound(address: Address) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}", "set --listen-addresses and --port"
         ) from error
     return made
+
+
+def _claim(address: Address) -> socket.socket:
+    """An address of ours alone among all gates: two that start at once would both find it free, and share it.
+
+    A name in the abstract namespace (unix(7)) belongs to one socket, and is gone with it.
+    """
+    _, (host, port) = address
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        claim.bind(f"\0pgidle/{host}/{port}")
+    except OSError as error:
+        claim.close()
+        raise PgidleError(f"port {port} on {host} is taken by another pgidle", "set --port") from error
+    return claim
 
 
 def refuse_taken(addresses: Sequence[Address]) -> None:

@@ -6,11 +6,11 @@ IDLE_CONFIRMED or ACTIVITY_SEEN. It is made when Postgres is up, so that its imp
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
 from pgidle import policy
+from pgidle.drain import on_their_way
 from pgidle.flapping import SOON, Backoff, applications, flapping, waker
 from pgidle.gate import Mode
 from pgidle.history import load, save
@@ -19,7 +19,6 @@ from pgidle.policy import Lease
 from pgidle.reasons import ReasonKind
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
-from pgidle.sockets import scan
 from pgidle.status import LastSleep
 
 if TYPE_CHECKING:
@@ -97,6 +96,7 @@ class Judge:
 
     def resume(self) -> None:
         """Postgres is awake (again): go on looking."""
+        self.answer(False, "not put to sleep: somebody came meanwhile")
         self._is_confirming = False
         self._is_checkpointing = False
         self.look_now()
@@ -185,7 +185,8 @@ class Judge:
             self._checkpoint()
         else:
             if self._request is not None:
-                self.answer(False, "; ".join(map(str, verdict.reasons)))
+                awake = "; ".join(str(one) for one in verdict.reasons if one.kind is not ReasonKind.CLOCK)
+                self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
             self._loop.after(verdict.next_look, "look", self.look_now)
 
     def checkpointed(self, message: Checkpointed) -> None:
@@ -233,15 +234,12 @@ class Judge:
 
     def _drain(self) -> None:
         """Wait until no connection is on its way to Postgres unseen: in a handshake, or in its accept queue."""
-        ours = {os.fstat(listener.fileno()).st_ino for listener in self._gate.listeners()}
-        table = scan(self.settings.port)
-        waiting = sum(queue.length for queue in table.listeners if queue.inode not in ours)
-        if not waiting and not table.handshakes:
+        coming = on_their_way(self._gate)
+        if not coming:
             self._backstage.look(self._ticket, LOOK_DEADLINE)
         elif not self._may_drain():
-            self._happen(
-                Event.ACTIVITY_SEEN, f"{waiting + table.handshakes} connections were on their way to Postgres"
-            )
+            self._memory = policy.note_use(self._memory, time.monotonic(), "somebody was connecting")
+            self._happen(Event.ACTIVITY_SEEN, f"{coming} connections were on their way to Postgres")
         else:
             self._loop.after(DRAIN_POLL, "drain", self._drain)
 

@@ -89,6 +89,11 @@ def begin(now: float) -> Memory:
     return Memory(awake_since=now, last_activity=now, last_use="Postgres woke")
 
 
+def note_use(memory: Memory, now: float, what: str) -> Memory:
+    """The memory after a use that no look shows."""
+    return replace(memory, last_activity=now, last_use=what)
+
+
 def evaluate(
     look: Look,
     settings: Settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -13,14 +14,13 @@ if TYPE_CHECKING:
 _STATE_OFFSET = 16
 """Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
 _SHUT_DOWN = (1, 2)
-"""DB_SHUTDOWNED and DB_SHUTDOWNED_IN_RECOVERY, a standby's."""
+"""DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby's, or a crash recovery's that was stopped in good order."""
 
 
 def is_shut_down(data_dir: str) -> bool:
     """Whether the cluster lies as a clean shutdown leaves it. False where that cannot be read.
 
-    The exit status alone does not tell: a postmaster exits with 0 from an immediate shutdown too, and from a
-    fast one that interrupts crash recovery.
+    The exit status alone does not tell: a postmaster exits with 0 from an immediate shutdown too.
     """
     if os.path.lexists(f"{data_dir}/postmaster.pid"):
         return False
@@ -52,14 +52,24 @@ class Postmaster:
         """Read postgresql.conf and pg_hba.conf again."""
         self._send(signal.SIGHUP)
 
+    def kill(self) -> None:
+        """SIGKILL for every process of Postgres's, the postmaster last."""
+        for child in self._children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        self._send(signal.SIGKILL)
+
     def find_background_writer(self) -> int | None:
         """Its pid. It runs as long as Postgres serves: its end is the first sign of any other end (postmaster.c)."""
+        return next((int(child) for child in self._children() if b"background writer" in _title(child)), None)
+
+    def _children(self) -> list[str]:
+        """Pids of its processes; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
         try:
             with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
-                children = file.read().split()
+                return file.read().split()
         except OSError:
-            return None
-        return next((int(child) for child in children if b"background writer" in _title(child)), None)
+            return []
 
     def accepts(self) -> bool:
         """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so."""

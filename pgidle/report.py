@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pgidle.lifecycle import State
 from pgidle.status import Report
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 def make_report(supervisor: Supervisor) -> Report:
     """What holds at this moment."""
     house, judge, moment = supervisor.house, supervisor.judge, supervisor.moment
-    verdict = judge.verdict if judge is not None else None
+    # A verdict is about a Postgres that runs.
+    verdict = judge.verdict if judge is not None and moment.state in (State.AWAKE, State.DROWSY) else None
     return Report(
         state=moment.state,
         since=moment.since,

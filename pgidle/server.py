@@ -6,7 +6,6 @@ initialise the data directory on the first start, spawn, and look until postmast
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -52,7 +51,7 @@ class Server:
         self._first = house.first
         self._binaries = house.binaries
         # As numbers, so that Postgres binds what the gate has bound.
-        self._addresses = tuple(dict.fromkeys(address[1][0] for address in house.gate.addresses))
+        self._addresses = house.gate.hosts()
         self._shim = house.shim
         self._state_dir = house.state_dir
         self._environ = house.environ
@@ -61,11 +60,14 @@ class Server:
         self._log = house.log
         self._happen = happen
         self._postmaster: Postmaster | None = None
+        self._known = house.state_dir.earlier_postmaster
+        """Pid of the postmaster that is ours to end, even if it is an earlier supervisor's child."""
         self._sentinel: int | None = None
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
         self._asked_to_stop = False
         self._is_reload_due = False
+        self._is_stopping_immediately = False
         self.is_ready = False
         self.is_clean = house.first is not None or is_shut_down(settings.data_dir)
         """Whether the last postmaster is known to have shut down cleanly, or to never have run."""
@@ -88,7 +90,7 @@ class Server:
     def watcher(self, settings: Settings) -> Callable[[], Watcher]:
         """What makes a watcher of the running postmaster; it is called where importing psycopg holds nobody up."""
         pidfile = read_pidfile(settings.data_dir)
-        pid, port, plugs = self.pid or 0, settings.port, self._gate.plugs()
+        pid, port, gate = self.pid or 0, settings.port, self._gate
         # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
         host = (pidfile.socket_dir if pidfile else "") or (
             self._addresses[0] if self._addresses else "localhost"
@@ -98,20 +100,18 @@ class Server:
         def make() -> Watcher:
             from pgidle.activity import Watcher
 
-            return Watcher(host, port, pid, [user for user in users if user], settings.watch, plugs)
+            wanted = [user for user in users if user]
+            return Watcher(host, port, pid, wanted, settings.watch, gate.plugs(), gate.hosts())
 
         return make
 
     def listens(self) -> bool:
-        """Whether the postmaster still has a listening socket. A dying one closes them before its end is told."""
+        """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""
         from pgidle.sockets import scan
 
-        fds = f"/proc/{self.pid}/fd"
-        held = set()
-        with contextlib.suppress(OSError):
-            for fd in os.listdir(fds):
-                held.add(os.readlink(f"{fds}/{fd}"))
-        return any(f"socket:[{queue.inode}]" in held for queue in scan(self._settings.port).listeners)
+        ours = self._gate.inodes()
+        listeners = scan(self._settings.port, self._addresses).listeners
+        return any(queue.inode not in ours for queue in listeners)
 
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""
@@ -139,8 +139,11 @@ class Server:
             self._await_orphans()
 
     def stop_immediate(self) -> None:
-        """Immediate shutdown: crash-safe, not clean."""
+        """Immediate shutdown: crash-safe, not clean. Asked again, SIGKILL for all that is left."""
         if self._postmaster is not None:
+            if self._is_stopping_immediately:
+                self._postmaster.kill()
+            self._is_stopping_immediately = True
             self._postmaster.immediate_shutdown()
         elif self._initialisation is not None:
             self._initialisation.stop()
@@ -180,6 +183,10 @@ class Server:
         from pgidle.initdb import Order
         from pgidle.initialise import Initialisation
 
+        version = self._binaries.version_major
+        self._log.note(
+            "starting", f"making a new data directory {self._settings.data_dir}: PostgreSQL {version}"
+        )
         order = Order(self._binaries, first, self._environ, self._settings.postgres_args)
         self._initialisation = Initialisation(self._settings.data_dir, order)
         self._loop.watch(self._initialisation.fileno(), self._on_initialised)
@@ -207,8 +214,16 @@ class Server:
 
         data_dir = self._settings.data_dir
         waited = time.monotonic() - self._step_since
-        if (living := living_postmaster(data_dir)) is not None:
-            # Ours, whose supervisor died: `boot` made sure.
+        if (living := living_postmaster(data_dir)) is not None and living != self._known:
+            # Somebody started it while Postgres slept. It is theirs, whatever waits at the gate.
+            self._loop.cancel("start")
+            reason = (
+                f"another server, with pid {living}, runs on {data_dir}: stop it, then start pgidle again"
+            )
+            self._happen(Event.RESTARTS_EXHAUSTED, reason)
+            return
+        if living is not None:
+            # Ours, whose supervisor died.
             self._log.once("start", f"waiting for postmaster {living} of an earlier supervisor to end")
             hasten_postmaster(living, waited, self._settings.stop_timeout)
         elif orphans := find_orphans(data_dir):
@@ -254,7 +269,9 @@ class Server:
         self.is_clean = False
         self.is_ready = False
         self._is_reload_due = False
-        self._state_dir.remember_postmaster(self._postmaster.pid)
+        self._is_stopping_immediately = False
+        self._known = self._postmaster.pid
+        self._state_dir.remember_postmaster(self._known)
         self._step_since = time.monotonic()
         self._loop.watch(self._postmaster.pidfd, self._on_exit)
         self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)

@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from pgidle.options import Options
 
 
+OWN_FLAGS = {"-D": "--data-dir", "-p": "--port", "-k": "--socket-dir", "-h": "--listen-addresses"}
+OWN_PARAMETERS = {
+    "data_directory": "--data-dir",
+    "port": "--port",
+    "unix_socket_directories": "--socket-dir",
+    "listen_addresses": "--listen-addresses",
+}
+
+
 class Source(Enum):
     OPTION = "option"
     ENVIRONMENT = "environment"
@@ -150,6 +159,7 @@ def resolve(
     whether it is there (`file`) or not.
     """
     path = absolute(cwd, file_name) if file_name else ""
+    _refuse_own(postgres_args)
     _refuse_unknown(environ, file or {}, path)
     values: dict[str, Any] = {"postgres_args": postgres_args}
     sources: dict[str, Origin] = {}
@@ -172,6 +182,18 @@ def resolve(
     values["state_dir"] = values["state_dir"] or f"{values['data_dir']}/pgidle"
     values["config"] = path or values["config"]
     return Resolved(Settings(**values), sources)
+
+
+def _refuse_own(postgres_args: tuple[str, ...]) -> None:
+    """What is pgidle's to say must not be said to Postgres behind its back: the gate would be somewhere else."""
+    words = iter(postgres_args)
+    for word in words:
+        option = OWN_FLAGS.get(word[:2])
+        if word[:2] in ("-c", "--"):
+            named = word[2:] or next(words, "")
+            option = OWN_PARAMETERS.get(named.partition("=")[0].strip().replace("-", "_").lower())
+        if option is not None:
+            raise SettingsError(f"{word} after -- is pgidle's own to set", f"use {option} before it")
 
 
 def config_path(options: Options, environ: Mapping[str, str], cwd: str) -> tuple[str | None, bool]:

@@ -8,7 +8,6 @@ process's network namespace. Of a listener both tell sk_ack_backlog: the connect
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 import sys
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from pgidle.snapshot import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 # enum in include/net/tcp_states.h
 ESTABLISHED = 1
@@ -76,17 +75,23 @@ class Row:
     """One socket. `waiting` is rx_queue: bytes, or for a listener connections."""
 
     state: int
+    local: str
     peer: Peer
     waiting: int
     inode: int
 
 
-def scan(port: int) -> Table:
-    """The port's sockets, IPv4 and IPv6. Raises OSError if the kernel tells nothing."""
+def scan(port: int, addresses: Collection[str] = ()) -> Table:
+    """The port's sockets at these local addresses, else at all. Raises OSError if the kernel tells nothing.
+
+    Another server may have the same port of another address. `0.0.0.0` and `::` are all of their family.
+    """
     try:
         rows = [*_ask(AF_INET, port), *_ask(AF_INET6, port)]
     except OSError:
         rows = read_proc(port)
+    if addresses:
+        rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & set(addresses)]
     return Table(
         tuple(Connection(row.peer, row.inode) for row in rows if row.state == ESTABLISHED),
         tuple(Queue(row.inode, row.waiting) for row in rows if row.state == LISTEN),
@@ -118,9 +123,10 @@ def _ask(family: int, port: int) -> Iterator[Row]:
 
 def _row(message: bytes) -> Row:
     family, state, *_ = REPLY_HEAD.unpack_from(message)
-    _, port, _, far, _ = SOCKID.unpack_from(message, REPLY_HEAD.size)
+    _, port, near, far, _ = SOCKID.unpack_from(message, REPLY_HEAD.size)
+    local, remote = (_address(end[:4] if family == AF_INET else end) for end in (near, far))
     _, waiting, _, _, inode = REPLY_TAIL.unpack_from(message, REPLY_HEAD.size + SOCKID.size)
-    return Row(state, Peer(_address(far[:4] if family == AF_INET else far), port), waiting, inode)
+    return Row(state, local, Peer(remote, port), waiting, inode)
 
 
 def read_proc(port: int) -> list[Row]:
@@ -137,21 +143,15 @@ def read_proc(port: int) -> list[Row]:
             _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()
             if local.endswith(ours) and int(state, 16) in (ESTABLISHED, SYN_RECV, LISTEN):
                 rows.append(
-                    Row(int(state, 16), _hex_peer(remote), int(queues.partition(":")[2], 16), int(inode))
+                    Row(
+                        int(state, 16),
+                        _hex_peer(local).address,
+                        _hex_peer(remote),
+                        int(queues.partition(":")[2], 16),
+                        int(inode),
+                    )
                 )
     return rows
-
-
-def listen_drops() -> int:
-    """How many connection attempts the network namespace has dropped: TcpExt ListenDrops. Raises OSError.
-
-    /proc/net/netstat holds pairs of lines, names above values. All ports count: somebody may have knocked.
-    """
-    lines = [line.split() for line in Path("/proc/net/netstat").read_text("ascii").splitlines()]
-    for names, values in zip(lines[::2], lines[1::2], strict=True):
-        if names[0] == "TcpExt:":
-            return int(values[names.index("ListenDrops")])
-    raise OSError(errno.ENOENT, "/proc/net/netstat has no TcpExt line")
 
 
 def plain(address: str) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Address: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
 
 SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
+SO_MEMINFO = 55  # asm-generic/socket.h, linux/sock_diag.h
 _BPF_RET_K = 0x06  # BPF_RET | BPF_K
 _BPF_LDH_ABS = 0x28  # BPF_LD | BPF_H | BPF_ABS
 _BPF_JEQ_K = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
@@ -71,6 +72,11 @@ def queue_length(listener: socket.socket) -> int:
     """How many connections wait in a listener's accept queue."""
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 4)
     return int(struct.unpack_from("@I", info, _TCPI_UNACKED)[0])
+
+
+def dropped(listener: socket.socket) -> int:
+    """How many connection attempts a listener has dropped so far: the last field of SO_MEMINFO, sk_drops."""
+    return int(struct.unpack("@9I", listener.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[8])
 
 
 def resolve(listen_addresses: str, port: int) -> list[Address]:

@@ -8,6 +8,7 @@ served, because every import before that is time that somebody waits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -47,6 +48,12 @@ ATTEND_AFTER = 0.15
 EXIT_PATIENCE = 0.5
 """Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
 
+STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
+"""Seconds that Postgres gets to accept whom it has before it is told to stop, and between two looks at that."""
+
+IMMEDIATE_PATIENCE = 1.0
+"""Seconds that an immediate shutdown gets before what is left is killed."""
+
 KNOCK_POLL = 0.2
 """Seconds between two looks for dropped SYNs, where nobody can park."""
 
@@ -68,7 +75,7 @@ class Supervisor:
     def __init__(self, house: House) -> None:
         self.house = house
         self.settings = house.settings
-        self.moment = Moment(State.STARTING, time.monotonic(), "started")
+        self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
         self.started = self.moment.since
         self.restarts = Restarts()
         self.judge: Judge | None = None
@@ -82,9 +89,11 @@ class Supervisor:
         self._events: deque[tuple[Event, str]] = deque()
         self._backstage: Backstage | None = None
         self._exit_status: int | None = None
+        self._opened: int | None = None
         self._attended: int | None = None
         self._delay = 0.0
         self._drops = 0
+        self._stop_since = 0.0
         self._slept_because = ""
 
     @property
@@ -105,6 +114,7 @@ class Supervisor:
         # The gate stays as it is, plugged, until this process is no more.
         if self._backstage is not None:
             self._backstage.stop(EXIT_PATIENCE)
+        self._log.note("exit", f"status {self._exit_status}: {self.moment.why}")
         return self._exit_status
 
     def report(self) -> Report:
@@ -150,7 +160,7 @@ class Supervisor:
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
         if self.restarts.exhausted:
-            return Event.RESTARTS_EXHAUSTED, f"{why}; that was once too often: put it right, then start pgidle again"
+            return Event.RESTARTS_EXHAUSTED, f"{why} once too often: put it right, then start pgidle again"
         self._delay = self.restarts.delay
         return event, why
 
@@ -171,10 +181,11 @@ class Supervisor:
 
     def _reap_strangers(self) -> None:
         """A container's first process is given everybody's orphans. Our own child is reaped when its pidfd says so."""
-        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-            if ended.si_pid in self.server.children:
-                return
-            os.waitpid(ended.si_pid, os.WNOHANG)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if ended.si_pid in self.server.children:
+                    return
+                os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _on_gate(self) -> None:
         if parked := self._gate.parked():
@@ -220,13 +231,15 @@ class Supervisor:
         if message.settings is None:
             self._log.once("settings", f"the settings stay as they were: {message.error}")
             return
-        from pgidle.settings import live_changes
+        from pgidle.settings import describe, live_changes
 
         self._log.forget("settings")
+        before = dict(describe(self.settings))
         self.settings, waiting = live_changes(self.settings, message.settings)
-        self._log.note(
-            "settings", "read again" + (f"; only after a restart: {', '.join(waiting)}" if waiting else "")
-        )
+        now = describe(self.settings)
+        changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
+        changed += [f"{name} changes only with a restart" for name in waiting]
+        self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
         if self.judge is not None:
             self.judge.settings = self.settings
             if self.state is State.AWAKE:
@@ -238,9 +251,11 @@ class Supervisor:
         elif request.verb == "hold":
             self.judge.hold(request.seconds, request.why)
             self._happen(Event.WAKE_REQUESTED, "somebody holds it awake")
-            request.reply(True, "held awake")
+            until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() + request.seconds))
+            request.reply(True, f"held awake until {until} UTC")
         elif request.verb == "release":
-            request.reply(True, f"{self.judge.release()} leases released")
+            ended = self.judge.release()
+            request.reply(True, f"{ended} hold{'s' * (ended != 1)} ended")
         elif request.verb == "wake":
             self._happen(Event.WAKE_REQUESTED, "asked to wake")
             request.reply(True, "awake" if self.state is State.AWAKE else f"waking, was {self.state.noun}")
@@ -264,9 +279,11 @@ class Supervisor:
 
     def _open_gate(self) -> None:
         # A dying Postgres's clients park here before its end is told: with nobody to hand them to they would be cut.
-        if self.server.pid in (None, self._attended) and not self.server.listens():
+        if self.server.pid in (None, self._opened) and not self.server.listens():
             return
         self._gate.open()
+        self._opened = self.server.pid
+        self._loop.after(0.0, "mind", self.server.mind)
         # What a wake needs besides comes after the clients have been served: on one core they would wait for imports.
         self._loop.after(0.0 if self._backstage is not None else ATTEND_AFTER, "attend", self._attend)
 
@@ -279,7 +296,6 @@ class Supervisor:
             return
         if self._attended != self.server.pid:
             self._attended = self.server.pid
-            self.server.mind()
             self.wakes += 1
             self._backstage.watch(self.server.watcher(self.settings))
             self.judge.begin()
@@ -310,9 +326,25 @@ class Supervisor:
             self.judge.confirm()
 
     def _stop_fast(self) -> None:
+        if self.state is State.TERMINATING and self.server.is_ready and self._gate.mode is not Mode.NONE:
+            self._stop_since = time.monotonic()
+            self._drain_and_stop()
+            return
+        # At once: every moment after the last look is one in which an idle session may stop being idle.
+        self._stop_now()
+
+    def _drain_and_stop(self) -> None:
+        """Let Postgres take whom it has not accepted yet: after the signal it would not end them, and wait for them."""
+        from pgidle.drain import on_their_way
+
+        if on_their_way(self._gate) and time.monotonic() - self._stop_since < STOP_DRAIN:
+            self._loop.after(STOP_DRAIN_POLL, "drain", self._drain_and_stop)
+        else:
+            self._stop_now()
+
+    def _stop_now(self) -> None:
         if self.state is State.TERMINATING:
             self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
-        # First of all: every moment after the last look is one in which an idle session may stop being idle.
         self.server.stop_fast()
         if self._backstage is not None:
             self._backstage.unwatch()
@@ -320,6 +352,8 @@ class Supervisor:
     def _stop_immediate(self) -> None:
         self._log.note("stop", "immediate shutdown: nothing is lost, and the next start recovers")
         self.server.stop_immediate()
+        # A process that does not even hear that is killed.
+        self._loop.after(IMMEDIATE_PATIENCE, "stop", self._on_stop_timeout)
 
     def _plug_gate(self) -> None:
         self._gate.plug()
@@ -351,7 +385,7 @@ class Supervisor:
             self._happen(
                 Event.NOBODY_PARKED, "nobody is parked; the socket stays open with the service manager"
             )
-        elif handshakes := scan(self.settings.port).handshakes:
+        elif handshakes := scan(self.house.settings.port, self._gate.hosts()).handshakes:
             self._happen(Event.CLIENT_PARKED, f"{handshakes} connections in the middle of their handshake")
         elif parked := self._gate.parked():
             self._happen(Event.CLIENT_PARKED, _parked(parked))
@@ -363,16 +397,12 @@ class Supervisor:
             self._gate.await_knock()
             self._watch_gate(True)
         elif self._gate.mode is Mode.SYNHOLD:
-            from pgidle.sockets import listen_drops
-
-            self._drops = listen_drops()
+            self._drops = self._gate.dropped()
             self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
 
     def _on_knock_poll(self) -> None:
         """Who cannot park is known only by the SYN that was dropped; its sender tries again."""
-        from pgidle.sockets import listen_drops
-
-        if (drops := listen_drops()) != self._drops:
+        if (drops := self._gate.dropped()) != self._drops:
             self._happen(Event.CLIENT_PARKED, f"{drops - self._drops} connection attempts while asleep")
         else:
             self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)

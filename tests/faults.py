@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import psycopg
 from installations import server_user
 
@@ -18,6 +17,7 @@ import pgidle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import psutil
     from installations import Place
     from supervised import Supervised
 

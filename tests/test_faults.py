@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -66,6 +67,27 @@ def lives(process: psutil.Process) -> bool:
 def queued(one: Supervised) -> int:
     """How many connections wait in the accept queues of the port, the gate's or Postgres's."""
     return sum(queue.length for queue in scan(one.port).listeners)
+
+
+@contextmanager
+def coming_and_going(one: Supervised) -> Iterator[list[psycopg.Error]]:
+    """A client who connects again and again, without a pause; the errors that it met."""
+    errors: list[psycopg.Error] = []
+    enough = threading.Event()
+
+    def visit() -> None:
+        while not enough.is_set():
+            try:
+                connect(one).close()
+            except psycopg.Error as error:
+                errors.append(error)
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(visit)
+        try:
+            yield errors
+        finally:
+            enough.set()
 
 
 def ledger_of(one: Supervised, rows: int = 20) -> Ledger:
@@ -185,12 +207,14 @@ def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
         assert one.postmaster_pid == old.pid
         with ExitStack() as waiting:
             clients = waiting.enter_context(arriving(one, 8)) if shim else []
+            errors = waiting.enter_context(coming_and_going(one)) if shim else []
             if shim:
-                wait_until(lambda: queued(one) == 8)
+                wait_until(lambda: queued(one) == 9)
             backend.resume()
             one.wait_for_state("awake", since=mark)
     assert not lives(old)
     assert clients == [20] * (8 if shim else 0)
+    assert errors == []
     assert ledger.missing(one.conninfo()) == []
     assert one.stop() == 0
 
@@ -266,16 +290,17 @@ def recovering(one: Supervised) -> Iterator[None]:
         yield
 
 
-def test_stopped_while_it_recovers(installation: Installation, launch):
-    one = launch(installation)
+@pytest.mark.parametrize("hears", [True, False], ids=["in good order", "at once"])
+def test_stopped_while_it_recovers(installation: Installation, launch, hears: bool):
+    one = launch(installation, stop_timeout="10s" if hears else "100ms")
     one.wait_for_state("awake")
     ledger = ledger_of(one)
     with recovering(one):
         one.signal(signal.SIGTERM)
         one.wait_for_state("terminating")
-    # Not clean: the next start has it all to do again.
-    assert one.wait() == 1
-    assert "the next start recovers" in last_reason(one)
+        if not hears:
+            one.wait_log("immediate shutdown")
+    assert one.wait() == (0 if hears else 1)
     assert one.processes() == []
     start_again(one)
     assert ledger.missing(one.conninfo()) == []

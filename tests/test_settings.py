@@ -415,3 +415,24 @@ def test_live_changes_apply_and_others_are_named(changed: set[str]) -> None:
     applied, restart = live_changes(settings_of(set()), settings_of(changed))
     assert applied == settings_of(changed & LIVE)
     assert set(restart) == changed - LIVE
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("-D", "/elsewhere"), "--data-dir"),
+        (("-c", "log_statement=all", "-p77"), "--port"),
+        (("-c", "port=77"), "--port"),
+        (("-clisten_addresses=*",), "--listen-addresses"),
+        (("--listen-addresses=*",), "--listen-addresses"),
+        (("-k", "/tmp"), "--socket-dir"),
+    ],
+)
+def test_what_is_pgidle_s_own_is_refused_after_the_dashes(words: tuple[str, ...], option: str) -> None:
+    with pytest.raises(SettingsError, match=f"use {option}"):
+        resolve({"data-dir": "/d"}, {}, None, None, "/", words)
+
+
+def test_all_else_goes_to_postgres() -> None:
+    words = ("-c", "port_check=1", "-B", "64", "--work-mem=4MB", "-c", "log_line_prefix=-p")
+    assert resolve({"data-dir": "/d"}, {}, None, None, "/", words).settings.postgres_args == words

@@ -12,7 +12,8 @@ from postgres_fixture import wait_until
 
 from pgidle import sockets
 from pgidle.snapshot import Peer
-from pgidle.sockets import Connection, Queue, listen_drops, scan
+from pgidle.sockets import Connection, Queue, scan
+from pgidle.steering import dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,17 +116,28 @@ def test_a_handshake_under_way_is_no_connection_yet(stack: ExitStack) -> None:
 def test_a_dropped_attempt_is_counted(stack: ExitStack) -> None:
     port = free_port()
     server = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=0))
-    assert server
     connect(stack, "127.0.0.1", port)
-    before = listen_drops()
+    assert dropped(server) == 0
     late = stack.enter_context(socket.socket())
     late.setblocking(False)
     with pytest.raises(BlockingIOError):
         late.connect(("127.0.0.1", port))
-    wait_until(lambda: listen_drops() > before)
+    wait_until(lambda: dropped(server) == 1)
 
 
 def test_addresses_are_compared_in_their_plain_form() -> None:
     assert sockets.plain("::ffff:10.0.0.1") == "10.0.0.1"
     assert sockets.plain("10.0.0.1") == "10.0.0.1"
     assert sockets.plain("fdaa::3") == "fdaa::3"
+
+
+def test_another_server_on_the_same_port_of_another_address_is_left_out(stack: ExitStack) -> None:
+    port = free_port()
+    for address in ("127.0.0.1", "127.0.0.2"):
+        listener(stack, address, port)
+        connect(stack, address, port)
+    assert len(scan(port).listeners) == 2
+    assert len(scan(port, ["127.0.0.1"]).listeners) == 1
+    assert len(scan(port, ["127.0.0.1"]).connections) == 1
+    assert len(scan(port, ["0.0.0.0"]).connections) == 2
+    assert scan(port, ["::"]).listeners == ()

@@ -1,0 +1,128 @@
+"""What an adversary found once: each of these broke a promise."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from signal import SIGTERM
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from installations import conninfo, free_port, server_user
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Launch
+    from installations import Installation
+    from supervised import Supervised
+
+STAY = {"when_idle": "stay", "idle_timeout": "off"}
+
+
+def as_server_user() -> dict[str, object]:
+    if os.geteuid() != 0:
+        return {}
+    user = server_user()
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def serves(one: Supervised) -> bool:
+    with psycopg.connect(one.conninfo(connect_timeout=20)) as connection:
+        return connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a process namespace")
+def test_the_first_process_of_a_container_stays_and_wakes(newest: Installation, launch: Launch) -> None:
+    one = launch(
+        newest,
+        when_idle="stay",
+        idle_timeout="500ms",
+        prefix=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+    )
+    for _ in range(2):
+        mark = one.mark()
+        one.wait_for_state("asleep", since=mark)
+        assert serves(one)
+
+
+def test_a_server_that_somebody_else_started_meanwhile_is_left_alone(
+    installation: Installation, launch: Launch
+) -> None:
+    one = launch(installation, when_idle="stay", idle_timeout="500ms")
+    one.wait_for_state("asleep")
+    other = free_port()
+    command = [installation.program("postgres"), "-D", str(one.data_dir), "-p", str(other)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd="/", **as_server_user()) as theirs:
+        try:
+            where = conninfo(other)
+            while True:
+                with contextlib.suppress(psycopg.OperationalError):
+                    client = psycopg.connect(where)
+                    break
+                assert theirs.poll() is None
+            with client:
+                one.pgidle("wake")
+                assert one.wait() == 1
+                assert f"pid {theirs.pid}" in one.lines[-1].text
+                assert client.execute("SELECT 1").fetchone() == (1,)
+            client.close()
+        finally:
+            theirs.terminate()
+
+
+def test_silent_clients_do_not_hold_up_a_stop(installation: Installation, launch: Launch) -> None:
+    one = launch(installation, **STAY)
+    one.wait_for_state("awake")
+    one.wait_log("ready to accept")
+    with contextlib.ExitStack() as silent:
+        for number in range(150):
+            if number == 75:
+                one.signal(SIGTERM)
+            late = silent.enter_context(socket.socket())
+            late.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                late.connect(("127.0.0.1", one.port))
+        assert one.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_of_two_that_start_at_once_on_one_port_one_is_refused(
+    newest: Installation, launch: Launch, attempt: int
+) -> None:
+    port = free_port()
+    both = [launch(newest, start=False, port=port, **STAY) for _ in range(2)]
+    for one in both:
+        one.start()
+    while all(one.running for one in both):
+        time.sleep(0.01)
+    refused = next(one for one in both if not one.running)
+    winner = next(one for one in both if one is not refused)
+    assert refused.wait() == 1
+    assert "is taken" in refused.lines[-1].text
+    winner.wait_for_state("awake")
+    with psycopg.connect(winner.conninfo()) as connection:
+        assert connection.execute("SHOW data_directory").fetchone() == (str(winner.data_dir),)
+
+
+@pytest.fixture
+def neighbour() -> Iterator[socket.socket]:
+    """A busy server on the same port of another address."""
+    with socket.socket() as server, socket.socket() as client:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.2", free_port()))
+        server.listen()
+        client.connect(server.getsockname())
+        yield server
+
+
+def test_a_neighbour_on_another_address_keeps_nothing_awake(
+    newest: Installation, launch: Launch, neighbour: socket.socket
+) -> None:
+    one = launch(newest, when_idle="exit", idle_timeout="500ms", port=neighbour.getsockname()[1])
+    assert one.wait() == 0
+    assert "asleep" in one.states
