@@ -83,7 +83,7 @@ def read_settings(options: Options, postgres_args: tuple[str, ...], cwd: str | N
         try:
             with open(path, "rb") as file:
                 content = file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if is_asked_for:
                 raise SettingsError(f"{path} is not there", "correct --config") from None
         except OSError as error:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def complaint(one: Supervised, status: int) -> str:
     """The single line with which a start ended, and that it ended with this status and left nothing running."""
-    assert one.wait() == status
+    ended = one.wait()
+    assert ended == status, (ended, one.lines)
     said = [line.text for line in one.lines if not line.data]
     assert len(said) == 1, said
     assert said[0].startswith("pgidle: ")
