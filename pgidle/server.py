@@ -170,7 +170,17 @@ class Server:
     def _on_sentinel(self) -> None:
         self._forget_sentinel()
         if self._postmaster is not None:
-            self._happen(Event.POSTMASTER_FAILING, "a process of Postgres's has died, so all of it ends")
+            self._happen(Event.POSTMASTER_FAILING, "Postgres's background writer has ended, so all of it may")
+            self._loop.after(SENTINEL_POLL, "sentinel", self._on_revival_poll)
+
+    def _on_revival_poll(self) -> None:
+        """A background writer that was told to exit is started again, and nothing else has happened (postmaster.c)."""
+        if self._postmaster is None:
+            return
+        if self._postmaster.find_background_writer() is not None and self._postmaster.accepts():
+            self._happen(Event.POSTMASTER_READY, "Postgres has another background writer and goes on")
+        else:
+            self._loop.after(SENTINEL_POLL, "sentinel", self._on_revival_poll)
 
     def _forget_sentinel(self) -> None:
         self._loop.cancel("sentinel")

@@ -309,7 +309,7 @@ def test_a_configuration_that_postgres_rejects(installation: Installation, launc
 
 @pytest.fixture
 def small_disk(place: Place) -> Iterator[Path]:
-    """A file system of 200 MB, of the user that runs Postgres."""
+    """A file system of 200 MB, of the user that runs Postgres. Ask for it before `launch`, which must end first."""
     if os.getuid() != 0:
         pytest.skip("needs root, to mount a small file system")
     folder, user = place.folder("disk"), server_user()
@@ -330,7 +330,7 @@ def fill(disk: Path, leave: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("leave", [0, 8192])
-def test_a_full_disk(installation: Installation, place: Place, launch, small_disk: Path, leave: int):
+def test_a_full_disk(installation: Installation, place: Place, small_disk: Path, launch, leave: int):
     data_dir = small_disk / "data"
     subprocess.run(["cp", "-a", place.data_dir(installation), data_dir], check=True)
     hog = fill(small_disk, leave)
@@ -346,7 +346,7 @@ def test_a_full_disk(installation: Installation, place: Place, launch, small_dis
     assert one.stop() == 0
 
 
-def test_a_disk_that_is_too_small_for_the_first_start(newest: Installation, launch, small_disk: Path):
+def test_a_disk_that_is_too_small_for_the_first_start(newest: Installation, small_disk: Path, launch):
     data_dir = small_disk / "data"
     hog = fill(small_disk, 10 << 20)
     one = launch(newest, data_dir=data_dir, env=TRUST)

@@ -82,6 +82,24 @@ def test_a_server_that_somebody_else_started_meanwhile_is_left_alone(
             theirs.terminate()
 
 
+def test_a_background_writer_that_is_told_to_exit_is_no_end_of_postgres(
+    installation: Installation, launch: Launch
+) -> None:
+    one = launch(installation, **STAY)
+    one.wait_for_state("awake")
+    postmaster = one.postmaster_pid
+    mark = one.mark()
+    while "starting" not in [line.data.get("state") for line in one.lines[mark:]]:
+        for process in one.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "background writer" in " ".join(process.cmdline()):
+                    process.terminate()
+    one.wait_for_state("awake", since=mark)
+    assert serves(one)
+    assert one.postmaster_pid == postmaster
+    assert one.stop() == 0
+
+
 def test_silent_clients_do_not_hold_up_a_stop(installation: Installation, launch: Launch) -> None:
     one = launch(installation, **STAY)
     one.wait_for_state("awake")
