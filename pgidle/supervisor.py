@@ -24,7 +24,7 @@ from pgidle.inbox import (
     SettingsChanged,
 )
 from pgidle.lifecycle import Effect, Event, State, advance
-from pgidle.options import WhenIdle
+from pgidle.porter import Porter, parked_text
 from pgidle.record import record
 from pgidle.restarts import Restarts
 from pgidle.server import Server
@@ -54,9 +54,6 @@ STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
 IMMEDIATE_PATIENCE = 1.0
 """Seconds that an immediate shutdown gets before what is left is killed."""
 
-KNOCK_POLL = 0.2
-"""Seconds between two looks for dropped SYNs, where nobody can park."""
-
 SERVING = (State.AWAKE, State.DROWSY)
 
 
@@ -85,6 +82,7 @@ class Supervisor:
         self.server = Server(house, self._happen)
         self._gate = house.gate
         self._loop = house.loop
+        self._porter = Porter(house.gate, house.loop, self._happen)
         self._log = house.log
         self._events: deque[tuple[Event, str]] = deque()
         self._backstage: Backstage | None = None
@@ -92,7 +90,6 @@ class Supervisor:
         self._opened: int | None = None
         self._attended: int | None = None
         self._delay = 0.0
-        self._drops = 0
         self._stop_since = 0.0
         self._slept_because = ""
 
@@ -104,7 +101,7 @@ class Supervisor:
         """Live until there is nothing left to do; the exit status."""
         self._loop.on_signal(self._on_signal)
         self._loop.watch(self.house.inbox.fileno(), self._on_inbox)
-        self._watch_gate(True)
+        self._porter.attend()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
         self._start_postmaster()
         while self._exit_status is None:
@@ -133,7 +130,14 @@ class Supervisor:
             if event in (Event.POSTMASTER_CRASHED, Event.POSTMASTER_EXITED_CLEANLY, Event.RESTARTS_EXHAUSTED):
                 event, why = self._on_postmaster_gone(event, why)
             elif event is Event.IDLE_CONFIRMED and (parked := self._gate.parked()):
-                event, why = Event.CLIENT_PARKED, _parked(parked)
+                event, why = Event.CLIENT_PARKED, parked_text(parked)
+            elif (
+                event is Event.CLIENT_PARKED
+                and self.state is State.STOPPING
+                and not self._loop.is_set("stop")
+            ):
+                # While nobody waits a slow shutdown may take its time.
+                self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
             before = self.moment
             after, effects = advance(before.state, event)
             if after is not before.state:
@@ -186,20 +190,6 @@ class Supervisor:
                 if ended.si_pid in self.server.children:
                     return
                 os.waitpid(ended.si_pid, os.WNOHANG)
-
-    def _on_gate(self) -> None:
-        if parked := self._gate.parked():
-            self._happen(Event.CLIENT_PARKED, _parked(parked))
-            if self.state is State.STOPPING and not self._loop.is_set("stop"):
-                # While nobody waits a slow shutdown may take its time.
-                self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
-
-    def _watch_gate(self, watch: bool) -> None:
-        for listener in self._gate.listeners():
-            if watch:
-                self._loop.watch(listener.fileno(), self._on_gate, edge=True)
-            else:
-                self._loop.forget(listener.fileno())
 
     def _on_stop_timeout(self) -> None:
         self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
@@ -267,11 +257,8 @@ class Supervisor:
     # What is done
 
     def _start_postmaster(self) -> None:
-        for name in ("stop", "knock"):
-            self._loop.cancel(name)
-        if self._gate.mode is Mode.NONE:
-            self._watch_gate(False)
-            self._gate.make_way()
+        self._loop.cancel("stop")
+        self._porter.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
         if self._backstage is None:
@@ -366,46 +353,11 @@ class Supervisor:
             self.judge.record_sleep(self._slept_because)
 
     def _look_at_queue(self) -> None:
-        """Asleep: is somebody waiting already? Else stay and listen, or prepare to leave. Leaving: the last look."""
         self._loop.cancel("stop")
-        if parked := self._gate.parked():
-            self._happen(Event.CLIENT_PARKED, _parked(parked))
-        elif self.state is State.LEAVING:
-            self._settle()
-        elif self.settings.when_idle is WhenIdle.EXIT:
-            self._happen(Event.EXIT_CHOSEN, "nobody is parked, and --when-idle is exit")
+        if self.state is State.LEAVING:
+            self._porter.look_for_the_last_time()
         else:
-            self._await_knock()
-
-    def _settle(self) -> None:
-        """Newcomers are shut out; who was in a handshake when the gate was plugged must not be left behind."""
-        from pgidle.sockets import scan
-
-        if self._gate.is_inherited:
-            self._happen(
-                Event.NOBODY_PARKED, "nobody is parked; the socket stays open with the service manager"
-            )
-        elif handshakes := scan(self.house.settings.port, self._gate.hosts()).handshakes:
-            self._happen(Event.CLIENT_PARKED, f"{handshakes} connections in the middle of their handshake")
-        elif parked := self._gate.parked():
-            self._happen(Event.CLIENT_PARKED, _parked(parked))
-        else:
-            self._happen(Event.NOBODY_PARKED, "nobody is parked")
-
-    def _await_knock(self) -> None:
-        if self._gate.mode is Mode.NONE:
-            self._gate.await_knock()
-            self._watch_gate(True)
-        elif self._gate.mode is Mode.SYNHOLD:
-            self._drops = self._gate.dropped()
-            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
-
-    def _on_knock_poll(self) -> None:
-        """Who cannot park is known only by the SYN that was dropped; its sender tries again."""
-        if (drops := self._gate.dropped()) != self._drops:
-            self._happen(Event.CLIENT_PARKED, f"{drops - self._drops} connection attempts while asleep")
-        else:
-            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
+            self._porter.look_at_queue(self.settings.when_idle)
 
     def _exit_clean(self) -> None:
         self._exit_status = 0
@@ -413,10 +365,6 @@ class Supervisor:
     def _exit_failed(self) -> None:
         self._gate.shut()
         self._exit_status = 1
-
-
-def _parked(count: int) -> str:
-    return f"{count} client{'s' * (count > 1)} parked at the gate"
 
 
 _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {

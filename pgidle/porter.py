@@ -1,0 +1,86 @@
+"""Who comes to the gate: noticed in the moment in which they park, waited for while Postgres sleeps, and looked for
+once more before the program leaves. Tells CLIENT_PARKED, NOBODY_PARKED and EXIT_CHOSEN."""
+
+from __future__ import annotations
+
+from pgidle.gate import Mode
+from pgidle.lifecycle import Event
+from pgidle.options import WhenIdle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.gate import Gate
+    from pgidle.loop import Loop
+
+KNOCK_POLL = 0.2
+"""Seconds between two looks for dropped SYNs, where nobody can park."""
+
+
+class Porter:
+    """Stands at one gate. `happen` takes an event and the reason for it."""
+
+    def __init__(self, gate: Gate, loop: Loop, happen: Callable[[Event, str], None]) -> None:
+        self._gate = gate
+        self._loop = loop
+        self._happen = happen
+        self._drops = 0
+
+    def attend(self) -> None:
+        """Notice everybody who parks from now on."""
+        for listener in self._gate.listeners():
+            self._loop.watch(listener.fileno(), self._on_gate, edge=True)
+
+    def before_start(self) -> None:
+        """Postgres is about to start: nobody has to be waited for, and in mode `none` the port is Postgres's."""
+        self._loop.cancel("knock")
+        if self._gate.mode is Mode.NONE:
+            for listener in self._gate.listeners():
+                self._loop.forget(listener.fileno())
+            self._gate.make_way()
+
+    def look_at_queue(self, when_idle: WhenIdle) -> None:
+        """Postgres sleeps: is somebody waiting already? Else stay and listen, or leave."""
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        elif when_idle is WhenIdle.EXIT:
+            self._happen(Event.EXIT_CHOSEN, "nobody is parked, and --when-idle is exit")
+        elif self._gate.mode is Mode.NONE:
+            self._gate.await_knock()
+            self.attend()
+        elif self._gate.mode is Mode.SYNHOLD:
+            self._drops = self._gate.dropped()
+            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
+
+    def look_for_the_last_time(self) -> None:
+        """Newcomers are shut out; who was in a handshake when the gate was plugged must not be left behind."""
+        from pgidle.drain import on_their_way
+
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        elif self._gate.is_inherited:
+            reason = "nobody is parked; the socket stays open with the service manager"
+            self._happen(Event.NOBODY_PARKED, reason)
+        elif coming := on_their_way(self._gate):
+            self._happen(Event.CLIENT_PARKED, f"{coming} connections in the middle of their handshake")
+        elif parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        else:
+            self._happen(Event.NOBODY_PARKED, "nobody is parked")
+
+    def _on_gate(self) -> None:
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+
+    def _on_knock_poll(self) -> None:
+        """Who cannot park is known only by the SYN that was dropped; its sender tries again."""
+        if (drops := self._gate.dropped()) != self._drops:
+            self._happen(Event.CLIENT_PARKED, f"{drops - self._drops} connection attempts while asleep")
+        else:
+            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
+
+
+def parked_text(count: int) -> str:
+    """How many, for a person."""
+    return f"{count} client{'s' * (count > 1)} parked at the gate"
