@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -217,10 +218,13 @@ def kill_all(one) -> None:
     """The supervisor, the postmaster and its children, all at once with -9."""
     everybody = one.processes()
     for process in everybody:
-        process.suspend()
+        # The backend of a client that has just left may be gone by now.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
     one.kill()
     for process in everybody:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(everybody, timeout=10)
 
 
