@@ -45,11 +45,12 @@ def empty(place: Place) -> Path:
 
 
 def test_from_an_empty_folder_to_the_second_start(
-    installation: Installation, launch: Launch, empty: Path
+    installation: Installation, place: Place, launch: Launch, empty: Path
 ) -> None:
     one = launch(
         installation,
         data_dir=empty,
+        socket_dir=str(place.folder()),  # Debian's default is for the user postgres alone
         idle_timeout="1s",
         env={"POSTGRES_PASSWORD": 'it\'s "secret"', "POSTGRES_USER": "app", "POSTGRES_DB": "shop"},
     )
