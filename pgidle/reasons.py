@@ -24,7 +24,6 @@ class Signal(Enum):
     """What was noticed."""
 
     SESSION_STATE = "session_state"
-    LAST_USE = "last_use"
     NEW_SESSION = "new_session"
     VANISHED_SESSION = "vanished_session"
     COUNTERS = "counters"

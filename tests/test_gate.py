@@ -223,6 +223,13 @@ def test_a_port_that_somebody_listens_on_is_refused_even_if_it_could_be_shared(a
             refuse_taken([address])
 
 
+def test_a_second_gate_is_refused_before_either_listens(address, stack: ExitStack) -> None:
+    first = Gate([address], Mode.HANDOFF, ())
+    stack.callback(first.shut)
+    with pytest.raises(PgidleError, match="another pgidle"):
+        Gate([address], Mode.HANDOFF, ())
+
+
 def test_a_port_that_cannot_be_shared_is_refused() -> None:
     with socket.create_server(("127.0.0.1", PORT)):
         with pytest.raises(PgidleError, match="is taken"):
