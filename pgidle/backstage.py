@@ -8,6 +8,7 @@ itself, once it runs: those imports take longer than Postgres takes to start.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 
 from pgidle.inbox import BackstageFailed
@@ -61,6 +62,7 @@ class Backstage(threading.Thread):
 
     def run(self) -> None:
         try:
+            _import_asyncio()
             import asyncio
 
             asyncio.run(self._serve())
@@ -82,15 +84,17 @@ class Backstage(threading.Thread):
     async def _serve(self) -> None:
         import asyncio
 
+        from pgidle.door import Door
         from pgidle.looks import Looks
         from pgidle.meter import Meter
         from pgidle.reload import notice_changes
-        from pgidle.web import Application, Door
+        from pgidle.web import Application
 
         meter = Meter()
         telling = Application(self._report, meter)
-        doors = [Door(telling, listener) for listener in self._doors.tcp]
-        doors.append(Door(Application(self._report, meter, self._inbox), self._doors.control))
+        ordering = Application(self._report, meter, self._inbox)
+        doors = [Door(telling.answer, listener) for listener in self._doors.tcp]
+        doors.append(Door(ordering.answer, self._doors.control))
         async with asyncio.TaskGroup() as group:
             looks = Looks(self._inbox, group)
             try:
@@ -114,3 +118,17 @@ class Backstage(threading.Thread):
             self._ready = (loop, looks)
             for order in self._early:
                 loop.call_soon(order, looks)
+
+
+def _import_asyncio() -> None:
+    """Without ssl, which asyncio does without where Python was built without it.
+
+    Nothing here speaks TLS but libpq, which brings its own; OpenSSL would be a tenth of this process's memory.
+    """
+    if "ssl" in sys.modules:
+        return
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        import asyncio  # noqa: F401
+    finally:
+        del sys.modules["ssl"]

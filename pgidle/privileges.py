@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MIGRATION = "/proc/sys/net/ipv4/tcp_migrate_req"
 """Linux 5.14+, per network namespace: whether a listener that shuts down hands its parked clients on."""
 
-PACKAGES = ("anyio", "click", "h11", "pgidle", "psutil", "psycopg", "psycopg_binary", "uvicorn", "watchfiles")
+PACKAGES = ("anyio", "click", "h11", "pgidle", "psutil", "psycopg", "psycopg_binary", "watchfiles")
 """What pgidle imports that is not the standard library's."""
 
 

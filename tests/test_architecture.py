@@ -20,12 +20,12 @@ CORE = {
 }
 TOP = {"supervisor", "judge", "boot", "cli", "__main__"}
 IMPURE = {
-    *("asyncio", "select", "socket", "subprocess", "threading", "signal", "psycopg", "psutil", "uvicorn"),
+    *("asyncio", "select", "socket", "subprocess", "threading", "signal", "psycopg", "psutil", "h11"),
     *("click", "watchfiles", "random", "shutil", "logging"),
 }
 HEAVY = {
     *("asyncio", "click", "dataclasses", "inspect", "json", "logging", "pathlib", "psutil", "psycopg", "re"),
-    *("ssl", "subprocess", "tomllib", "typing", "uvicorn", "watchfiles"),
+    *("ssl", "subprocess", "tomllib", "typing", "h11", "watchfiles"),
 }
 
 

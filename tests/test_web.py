@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 from backstaged import PATIENCE, Backstaged, make_report
 
-from pgidle import web
+from pgidle import door, web
 from pgidle.client import NotRunning, request
 from pgidle.errors import PgidleError
 from pgidle.inbox import Requested
@@ -164,6 +164,26 @@ def test_an_answer_after_the_end_reaches_nobody_and_harms_nobody(tmp_path: Path)
     asked.reply(True, "nobody hears this")
 
 
+def test_one_who_asks_at_length_is_answered(backstaged: Backstaged) -> None:
+    """With a body that nobody needs, in pieces, asking whether to go on, and with nothing more to say after it."""
+    with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+        client.sendall(
+            b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        )
+        answer = client.makefile("rb")
+        assert answer.readline() == b"HTTP/1.1 100 \r\n"
+        for piece in (b"bo", b"dy"):
+            client.sendall(piece)
+        client.shutdown(socket.SHUT_WR)
+        assert b"HTTP/1.1 200 OK\r\n" in answer.read()
+
+
+def test_only_the_first_of_two_requests_is_answered(backstaged: Backstaged) -> None:
+    with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        assert client.makefile("rb").read().count(b"HTTP/1.1") == 1
+
+
 def test_garbage_closes_its_own_connection_only(backstaged: Backstaged) -> None:
     for garbage in (b"\x00\x03\x00\x00user\x00x\x00\x00", b"GET / HTTP/9\r\n\r\n", b"x" * 100_000):
         with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
@@ -175,7 +195,7 @@ def test_garbage_closes_its_own_connection_only(backstaged: Backstaged) -> None:
 
 
 def test_a_silent_client_is_not_kept(backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "CONNECTION_TIME", 0.05)
+    monkeypatch.setattr(door, "CONNECTION_TIME", 0.05)
     for beginning in (b"", b"GET /hea"):
         with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
             client.sendall(beginning)
@@ -186,7 +206,7 @@ def test_a_silent_client_is_not_kept(backstaged: Backstaged, monkeypatch: pytest
 def test_a_flood_takes_only_so_many_descriptors(
     backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "CONNECTIONS", 4)
+    monkeypatch.setattr(door, "CONNECTIONS", 4)
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", backstaged.port)
         crowd = [stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(5)]

@@ -75,11 +75,13 @@ def use_all(folder: str, where: dict[str, str], http_port: int) -> None:
 async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
     import asyncio
     import datetime
+    import socket
     import traceback
 
     import psycopg
-    import uvicorn
     import watchfiles
+
+    from pgidle import door
 
     async with await psycopg.AsyncConnection.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
         values = ["é", datetime.datetime.now(datetime.UTC), [1, 2]]
@@ -94,14 +96,11 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
             await psycopg.AsyncConnection.connect(host=host, port=1, connect_timeout=2)
         except psycopg.OperationalError as fault:
             traceback.format_exception(fault)
-    server = uvicorn.Server(uvicorn.Config(application, port=http_port, lifespan="off", log_level="warning"))
-    serving = asyncio.ensure_future(server.serve())
-    while not server.started:
-        await asyncio.wait([serving], timeout=0.01)
-        assert not serving.done()
+    listener = socket.create_server(("127.0.0.1", http_port))
+    serving = door.Door(answer, listener)
+    await serving.open()
     assert await asyncio.to_thread(ask, http_port) == b"well"
-    server.should_exit = True
-    await serving
+    await serving.close()
     watcher = watchfiles.awatch(folder, debounce=50, step=10)
     first = asyncio.ensure_future(anext(watcher))
     while not first.done():
@@ -111,12 +110,10 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
     await (await asyncio.create_subprocess_exec("/bin/true")).wait()
 
 
-async def application(scope, _receive, send):  # type: ignore[no-untyped-def]
-    if scope["type"] == "http":
-        await send(
-            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
-        )
-        await send({"type": "http.response.body", "body": b"well"})
+async def answer(_method: str, _path: str, _query: str):  # type: ignore[no-untyped-def]
+    from pgidle.door import Answer
+
+    return Answer(200, b"text/plain", b"well")
 
 
 def ask(http_port: int) -> bytes:

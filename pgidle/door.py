@@ -1,0 +1,140 @@
+"""A listening socket that speaks HTTP: one request for each connection, and a limit to everything.
+
+h11 parses; asyncio carries the bytes. A server of its own kind would wake many times a second to see whether
+it should end: more than all the rest of an idle supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+import h11
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    Answering = Callable[[str, str, str], Awaitable["Answer"]]
+
+# Seconds from connect to the end of the answer: a silent or endless client is not kept.
+CONNECTION_TIME = 10.0
+# Connections at a time and door; more are closed at once, so that a flood does not take every descriptor.
+CONNECTIONS = 64
+# Bytes of a request's head.
+LONGEST_HEAD = 8192
+# Seconds that answers under way get when the door closes.
+CLOSING_TIME = 0.2
+
+
+class Answer(NamedTuple):
+    """Status, content type, body."""
+
+    status: int
+    kind: bytes
+    body: bytes
+
+
+class Door:
+    """A listening socket, taken over, and what answers behind it. Belongs to the loop's thread.
+
+    `answering` is called with a request's method, path and query, and must not raise.
+    """
+
+    def __init__(self, answering: Answering, listener: socket.socket) -> None:
+        self.answering = answering
+        self.connections: set[_Connection] = set()
+        self._listener = listener
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), sock=self._listener)
+
+    async def close(self) -> None:
+        """Let nobody in any more, let answers under way end, and cut the rest."""
+        if self._server:
+            self._server.close()
+        tasks = [one.task for one in self.connections if one.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSING_TIME)
+        for connection in list(self.connections):
+            connection.cut()
+        # The transports tell their protocols, and close their sockets, on the loop's next turn.
+        await asyncio.sleep(0)
+
+
+class _Connection(asyncio.Protocol):
+    """From connect to the end of the one answer."""
+
+    def __init__(self, door: Door) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._door = door
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
+        self._request: h11.Request | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._end = asyncio.get_running_loop().call_later(CONNECTION_TIME, self.cut)
+        self._door.connections.add(self)
+        if len(self._door.connections) > CONNECTIONS:
+            self.cut()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
+        self._door.connections.discard(self)
+        if self.task is not None:
+            self.task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self.task is not None or self._transport.is_closing():
+            return
+        try:
+            self._http.receive_data(data)
+            self._proceed()
+        except h11.RemoteProtocolError as error:
+            answer = Answer(error.error_status_hint, b"text/plain; charset=utf-8", f"{error}\n".encode())
+            self._send(answer, has_body=True)
+
+    def eof_received(self) -> bool:
+        # Who has asked and then shut its side down still reads.
+        return self.task is not None
+
+    def cut(self) -> None:
+        self._transport.abort()
+
+    def _proceed(self) -> None:
+        while True:
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                self._request = event
+            elif isinstance(event, h11.EndOfMessage) and self._request is not None:
+                self.task = asyncio.get_running_loop().create_task(self._answer(self._request))
+                return
+            elif event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[])
+                    self._transport.write(self._http.send(go_on) or b"")
+                return
+
+    async def _answer(self, request: h11.Request) -> None:
+        path, _, query = request.target.decode("ascii", "replace").partition("?")
+        method = request.method.decode("ascii")
+        self._send(await self._door.answering(method, path, query), has_body=method != "HEAD")
+
+    def _send(self, answer: Answer, *, has_body: bool) -> None:
+        headers = [
+            (b"content-type", answer.kind),
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"cache-control", b"no-store"),
+            # One request each: no connection is worth keeping for the next check.
+            (b"connection", b"close"),
+        ]
+        response = h11.Response(
+            status_code=answer.status, headers=headers, reason=HTTPStatus(answer.status).phrase
+        )
+        body = h11.Data(data=answer.body if has_body else b"")
+        sent = [self._http.send(event) for event in (response, body, h11.EndOfMessage())]
+        self._transport.write(b"".join(part for part in sent if part))
+        self._transport.close()
