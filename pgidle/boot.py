@@ -47,10 +47,15 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     except OSError as error:
         _complain(PgidleError(f"cannot start: {error}"))
         return 1
-    from pgidle.supervisor import Supervisor
+    from pgidle.server import Server
 
     try:
-        status = Supervisor(house).run()
+        server = Server(house)
+        server.spawn_early()
+        # What Postgres does not need to start is imported while it starts.
+        from pgidle.supervisor import Supervisor
+
+        status = Supervisor(house, server).run()
     except PgidleError as error:
         _complain(error)
         status = error.status

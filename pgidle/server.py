@@ -38,14 +38,10 @@ ORPHANS_POLL = 0.02
 
 
 class Server:
-    """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_FAILING,
+    """One Postgres, running or not. Who owns it is told of POSTMASTER_READY, POSTMASTER_FAILING,
     POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
 
-    def __init__(
-        self,
-        house: House,
-        happen: Callable[[Event, str], None],
-    ) -> None:
+    def __init__(self, house: House) -> None:
         settings = house.settings
         self._settings = settings
         self._first = house.first
@@ -58,7 +54,8 @@ class Server:
         self._gate = house.gate
         self._loop = house.loop
         self._log = house.log
-        self._happen = happen
+        self._early: list[tuple[Event, str]] = []
+        self._happen: Callable[[Event, str], None] = lambda event, why: self._early.append((event, why))
         self._postmaster: Postmaster | None = None
         self._known = house.state_dir.earlier_postmaster
         """Pid of the postmaster that is ours to end, even if it is an earlier supervisor's child."""
@@ -105,6 +102,17 @@ class Server:
 
         return make
 
+    def spawn_early(self) -> None:
+        """Spawn before there is a supervisor, where nothing has to be done first: it is imported meanwhile."""
+        if self._first is None and self.is_clean:
+            self._spawn()
+
+    def belong_to(self, happen: Callable[[Event, str], None]) -> None:
+        """From now on tell `happen`, beginning with what has happened already."""
+        self._happen = happen
+        for event, why in self._early:
+            happen(event, why)
+
     def listens(self) -> bool:
         """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""
         from pgidle.sockets import scan
@@ -116,7 +124,10 @@ class Server:
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""
         self._asked_to_stop = False
-        if self._first is not None:
+        if self._postmaster is not None or self._early:
+            # It was spawned early, or could not be.
+            self._early.clear()
+        elif self._first is not None:
             self._initialise(self._first)
         elif delay or not self.is_clean:
             self._loop.after(delay, "start", self._await_orphans)

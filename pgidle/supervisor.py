@@ -27,7 +27,6 @@ from pgidle.lifecycle import Effect, Event, State, advance
 from pgidle.porter import Porter, parked_text
 from pgidle.record import record
 from pgidle.restarts import Restarts
-from pgidle.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pgidle.house import House
     from pgidle.inbox import Message
     from pgidle.judge import Judge
+    from pgidle.server import Server
     from pgidle.status import Report
 
 BACKSTAGE_AFTER = 0.3
@@ -69,7 +69,8 @@ class Moment:
 class Supervisor:
     """Owner of the state. `run` returns the exit status."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, server: Server) -> None:
+        """`server` may have been started already."""
         self.house = house
         self.settings = house.settings
         self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
@@ -79,7 +80,7 @@ class Supervisor:
         self.wakes = 0
         self.sleeps = 0
         self.crashes = 0
-        self.server = Server(house, self._happen)
+        self.server = server
         self._gate = house.gate
         self._loop = house.loop
         self._porter = Porter(house.gate, house.loop, self._happen)
@@ -92,6 +93,7 @@ class Supervisor:
         self._delay = 0.0
         self._stop_since = 0.0
         self._slept_because = ""
+        server.belong_to(self._happen)
 
     @property
     def state(self) -> State:

@@ -126,3 +126,5 @@ def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place) -> 
     loaded = set(ran.stdout.split())
     assert "pgidle.server" in loaded, ran.stderr
     assert sorted(loaded & HEAVY) == [], ran.stderr
+    # It is imported while Postgres starts.
+    assert "pgidle.supervisor" not in loaded
