@@ -62,7 +62,7 @@ class Backstage(threading.Thread):
 
     def run(self) -> None:
         try:
-            _import_asyncio()
+            _import_without_ssl()
             import asyncio
 
             asyncio.run(self._serve())
@@ -120,15 +120,17 @@ class Backstage(threading.Thread):
                 loop.call_soon(order, looks)
 
 
-def _import_asyncio() -> None:
-    """Without ssl, which asyncio does without where Python was built without it.
+def _import_without_ssl() -> None:
+    """Import what would import ssl, and does without where Python was built without it.
 
-    Nothing here speaks TLS but libpq, which brings its own; OpenSSL would be a tenth of this process's memory.
+    Nothing here speaks TLS but libpq, which brings its own; Python's would be a tenth of this process's memory.
     """
     if "ssl" in sys.modules:
         return
     sys.modules["ssl"] = None  # type: ignore[assignment]
     try:
         import asyncio  # noqa: F401
+
+        import psycopg  # noqa: F401
     finally:
         del sys.modules["ssl"]

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-
-import psutil
+from typing import TYPE_CHECKING
 
 from pgidle.status import Memory
 
+if TYPE_CHECKING:
+    import psutil
+
 
 class Meter:
-    """Reads /proc through psutil, at most once a second, however often the status is asked for."""
+    """Reads /proc through psutil, at most once a second, however often the status is asked for.
+
+    psutil itself would be 1.5 MB of what there is to tell, so it is imported when somebody asks.
+    """
 
     def __init__(self) -> None:
-        self._self = psutil.Process(os.getpid())
+        self._self: psutil.Process | None = None
         self._read: tuple[float, int | None, Memory] | None = None
 
     def read(self, postmaster_pid: int | None) -> Memory:
         now = time.monotonic()
         if self._read is None or self._read[1] != postmaster_pid or now - self._read[0] >= 1:
+            import psutil
+
+            self._self = self._self or psutil.Process(os.getpid())
             memory = Memory(self._self.memory_info().rss, _postgres(postmaster_pid))
             self._read = (now, postmaster_pid, memory)
         return self._read[2]
@@ -33,6 +41,8 @@ def _postgres(postmaster_pid: int | None) -> int | None:
     """
     if postmaster_pid is None:
         return None
+    import psutil
+
     private, shared = 0, 0
     try:
         postmaster = psutil.Process(postmaster_pid)
