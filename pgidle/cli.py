@@ -183,6 +183,28 @@ def config(options: dict[str, Any], as_json: bool) -> None:
         click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
 
 
+@cli.command(cls=_Command)
+@click.argument("platform", type=click.Choice(["fly", "systemd", "compose", "kubernetes"]))
+@_options("data-dir", "listen-addresses", "port", "idle-timeout", "stop-timeout")
+@click.option("--name", "--app", metavar="NAME", help="of the app, the unit's instance, the service, the StatefulSet")
+@click.option("--image", metavar="IMAGE", help="to run, instead of one that is built  [fly, compose, kubernetes]")
+@click.option("--region", metavar="REGION", help="of the machine and its volume  [fly]")
+@click.option("--memory", metavar="SIZE", help="of the machine or the container  [fly, kubernetes]")
+@click.option("--volume-size", metavar="SIZE", help="of a new volume  [fly, kubernetes]")
+@click.option("--dir", "folder", metavar="PATH", default=".", help="where to write  [default: the working directory]")
+@click.option("--force", is_flag=True, help="replace files that are there")
+@click.option("--print", "is_printed", is_flag=True, help="print the files, and write nothing")
+def init(
+    platform: str, options: dict[str, Any], folder: str, force: bool, is_printed: bool, **own: str | None
+) -> None:
+    """Write the configuration that a PLATFORM needs: fly, systemd, compose or kubernetes."""
+    from pgidle.init.command import make_plan, print_plan, write_plan
+
+    given = {name.replace("_", "-"): value for name, value in own.items() if value is not None}
+    plan = make_plan(platform, options | given)
+    click.echo(print_plan(plan) if is_printed else write_plan(plan, folder, force=force))
+
+
 def _order(options: dict[str, Any], path: str) -> None:
     code, body = request(_state_dir(options), "POST", path)
     if code != 200:

@@ -1,0 +1,42 @@
+"""What `pgidle init` does: choose, fill in, write, and say what comes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgidle.init import compose, fly, kubernetes, systemd
+from pgidle.init.choices import Platform, choose
+from pgidle.init.write import write
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgidle.init.plan import Plan
+
+PLANNERS = {
+    Platform.FLY: fly.plan,
+    Platform.SYSTEMD: systemd.plan,
+    Platform.COMPOSE: compose.plan,
+    Platform.KUBERNETES: kubernetes.plan,
+}
+
+
+def make_plan(platform: str, given: Mapping[str, str]) -> Plan:
+    """The files and steps for a platform; `given` holds options by name. Raises SettingsError."""
+    known = Platform(platform)
+    return PLANNERS[known](choose(known, given))
+
+
+def write_plan(plan: Plan, folder: str, *, force: bool) -> str:
+    """Write the files; the answer says which, and what comes next. Raises PgidleError."""
+    outcomes = write(plan.files, Path(folder), force=force)
+    lines = [f"{outcome.value} {path}" for path, outcome in outcomes]
+    return "\n".join([*lines, "", "Next, in this order:", "", plan.steps.rstrip()])
+
+
+def print_plan(plan: Plan) -> str:
+    """The files themselves; where there are several, each under a comment with its path."""
+    if len(plan.files) == 1:
+        return plan.files[0].text.rstrip()
+    return "\n\n".join(f"# {file.path}\n{file.text.rstrip()}" for file in plan.files)

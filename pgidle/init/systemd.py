@@ -1,0 +1,63 @@
+"""systemd: a socket unit that wakes a service unit; with a name, templates for any number of databases."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgidle.init.plan import File, Plan, render
+
+if TYPE_CHECKING:
+    from pgidle.init.choices import Choices
+
+INSTALLED = "/opt/pgidle/bin/pgidle"
+ADDRESSES = {"*": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}
+
+
+def plan(choices: Choices) -> Plan:
+    instance = f"@{choices.name}" if choices.name else ""
+    values = {
+        "name": choices.name or "main",
+        "port": choices.port,
+        "listen": "\n".join(_listen_lines(choices)),
+        "data_dir": choices.data_dir,
+        "idle_timeout": choices.idle_timeout,
+        "stop_timeout": choices.stop_timeout,
+        "kill_timeout": choices.kill_timeout,
+        "program": _program(),
+        "socket": f"pgidle{instance}.socket",
+        "service": f"pgidle{instance}.service",
+        "env": choices.name or "pgidle",
+    }
+    # Where a unit is written, and the template it is made of.
+    units = {"pgidle.socket": "pgidle.socket", "pgidle.service": "pgidle.service"}
+    if choices.name:
+        units = {
+            "pgidle@.socket": "pgidle@.socket",
+            "pgidle@.service": "pgidle@.service",
+            f"pgidle@{choices.name}.socket.d/listen.conf": "listen.conf",
+            f"pgidle@{choices.name}.service.d/settings.conf": "settings.conf",
+        }
+    files = tuple(File(path, render(f"systemd/{template}", values)) for path, template in units.items())
+    values["units"] = " ".join(dict.fromkeys(path.partition("/")[0] for path in units))
+    return Plan(files, render("systemd/steps.txt", values))
+
+
+def _listen_lines(choices: Choices) -> list[str]:
+    """One socket for each address. Names other than localhost stand as they are, and systemd refuses them."""
+    hosts = [
+        address
+        for host in choices.listen_addresses.split(",")
+        for address in ADDRESSES.get(host, (host,))
+    ]
+    return [
+        f"ListenStream=[{host}]:{choices.port}" if ":" in host else f"ListenStream={host}:{choices.port}"
+        for host in hosts
+    ]
+
+
+def _program() -> str:
+    """The command that is running now, where it is: units are for this machine, more often than not."""
+    beside = Path(sys.executable).with_name("pgidle")
+    return str(beside) if beside.exists() else INSTALLED
