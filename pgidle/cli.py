@@ -185,10 +185,14 @@ def config(options: dict[str, Any], as_json: bool) -> None:
 
 @cli.command(cls=_Command)
 @click.argument("platform", type=click.Choice(["fly", "systemd", "compose", "kubernetes"]))
-@click.option("--name", "--app", metavar="NAME", help="of the app, the unit's instance, the service, the StatefulSet")
+@click.option(
+    "--name", "--app", metavar="NAME", help="of the app, the unit's instance, the service, the StatefulSet"
+)
 @click.option("--port", "-p", metavar="PORT", help="that clients connect to  [default: 5432]")
 @click.option("--idle-timeout", metavar="DURATION", help="quiet time before sleep, or off  [default: 5min]")
-@click.option("--stop-timeout", metavar="DURATION", help="for a fast shutdown; kill timeouts follow  [default: 30s]")
+@click.option(
+    "--stop-timeout", metavar="DURATION", help="for a fast shutdown; kill timeouts follow  [default: 30s]"
+)
 @click.option("--memory", metavar="SIZE", help="[fly, kubernetes; default: 512MB]")
 @click.option("--volume-size", metavar="SIZE", help="[fly, kubernetes; default: 1GB]")
 @click.option("--region", metavar="REGION", help="[fly; default: iad]")

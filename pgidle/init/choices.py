@@ -148,19 +148,25 @@ def _listen_addresses(text: str) -> str:
 def _name(text: str) -> str:
     # What Fly, DNS and Kubernetes agree on. 52: a StatefulSet's pods get a label of its name and ten characters more.
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?", text):
-        raise SettingsError(f"{text!r} is not a name", "write a letter, then letters, digits and -, all lower case")
+        raise SettingsError(
+            f"{text!r} is not a name", "write a letter, then letters, digits and -, all lower case"
+        )
     return text
 
 
 def _image(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][\w./:@-]*\w", text, re.ASCII):
-        raise SettingsError(f"{text!r} is not an image", "write it as in docker pull: registry.example.com/pgidle:18")
+        raise SettingsError(
+            f"{text!r} is not an image", "write it as in docker pull: registry.example.com/pgidle:18"
+        )
     return text
 
 
 def _region(text: str) -> str:
     if not re.fullmatch(r"[a-z]{3}", text):
-        raise SettingsError(f"{text!r} is not a region", "write three letters; `fly platform regions` lists them")
+        raise SettingsError(
+            f"{text!r} is not a region", "write three letters; `fly platform regions` lists them"
+        )
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from pgidle.init import compose, fly, kubernetes, systemd
@@ -32,7 +33,8 @@ def write_plan(plan: Plan, folder: str, *, force: bool) -> str:
     """Write the files; the answer says which, and what comes next. Raises PgidleError."""
     outcomes = write(plan.files, Path(folder), force=force)
     lines = [f"{outcome.value} {path}" for path, outcome in outcomes]
-    return "\n".join([*lines, "", "Next, in this order:", "", plan.steps.rstrip()])
+    where = [] if folder == "." else [f"cd {quote(folder)}"]
+    return "\n".join([*lines, "", "Next, in this order:", "", *where, plan.steps])
 
 
 def print_plan(plan: Plan) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgidle.init.plan import File, Plan, commented, render
+from pgidle.init.plan import render, with_steps
 
 if TYPE_CHECKING:
     from pgidle.init.choices import Choices
+    from pgidle.init.plan import Plan
 
 
 def plan(choices: Choices) -> Plan:
@@ -17,9 +18,11 @@ def plan(choices: Choices) -> Plan:
         "idle_timeout": choices.idle_timeout,
         "stop_timeout": choices.stop_timeout,
         "kill_timeout": choices.kill_timeout,
-        "source": render("compose/image.yaml" if choices.image else "compose/build.yaml", {"image": choices.image}),
+        "checkout": ""
+        if choices.image
+        else "# All of this in a checkout of pgidle, whose Dockerfile is built.\n",
+        "source": render(
+            "compose/image.yaml" if choices.image else "compose/build.yaml", {"image": choices.image}
+        ),
     }
-    values["source"] = values["source"].rstrip()
-    steps = render("compose/steps.txt", values)
-    text = render("compose/compose.yaml", values | {"steps": commented(steps)})
-    return Plan((File("compose.yaml", text),), steps)
+    return with_steps("compose/compose.yaml", "compose.yaml", values, "compose/steps.txt")

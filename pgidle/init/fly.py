@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgidle.init.plan import File, Plan, commented, render
+from pgidle.init.plan import render, with_steps
 
 if TYPE_CHECKING:
     from pgidle.init.choices import Choices
+    from pgidle.init.plan import Plan
 
 
 def plan(choices: Choices) -> Plan:
@@ -21,8 +22,11 @@ def plan(choices: Choices) -> Plan:
         "memory": f"{choices.memory}mb",
         "shared_buffers": f"{choices.memory // 4}MB",
         "volume_size": f"{choices.volume_size}gb",
-        "build": render("fly/image.toml" if choices.image else "fly/dockerfile.toml", {"image": choices.image}),
+        "checkout": ""
+        if choices.image
+        else "# All of this in a checkout of pgidle, whose Dockerfile is built.\n",
+        "build": render(
+            "fly/image.toml" if choices.image else "fly/dockerfile.toml", {"image": choices.image}
+        ),
     }
-    values["build"] = values["build"].rstrip()
-    steps = render("fly/steps.txt", values)
-    return Plan((File("fly.toml", render("fly/fly.toml", values | {"steps": commented(steps)})),), steps)
+    return with_steps("fly/fly.toml", "fly.toml", values, "fly/steps.txt")

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgidle.init.plan import File, Plan, commented, render
+from pgidle.init.plan import with_steps
 
 if TYPE_CHECKING:
     from pgidle.init.choices import Choices
+    from pgidle.init.plan import Plan
 
 
 def plan(choices: Choices) -> Plan:
+    # A name without a registry is a test cluster's.
+    deliver = (
+        f"docker push {choices.image}"
+        if "/" in choices.image
+        else f"kind load docker-image {choices.image}   # minikube: minikube image load {choices.image}"
+    )
     values = {
         "name": choices.name,
         "image": choices.image,
+        "deliver": deliver,
         "port": choices.port,
         "idle_timeout": choices.idle_timeout,
         "stop_timeout": choices.stop_timeout,
@@ -22,6 +30,4 @@ def plan(choices: Choices) -> Plan:
         "shared_buffers": f"{choices.memory // 4}MB",
         "volume_size": f"{choices.volume_size}Gi",
     }
-    steps = render("kubernetes/steps.txt", values)
-    text = render("kubernetes/kubernetes.yaml", values | {"steps": commented(steps)})
-    return Plan((File("kubernetes.yaml", text),), steps)
+    return with_steps("kubernetes/kubernetes.yaml", "kubernetes.yaml", values, "kubernetes/steps.txt")

@@ -28,11 +28,13 @@ class Plan:
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
-    """A file of `templates/`, `$name` replaced by its value."""
+    """A file of `templates/`, `$name` replaced by its value; without the line break at its end."""
     text = files("pgidle.init").joinpath("templates", template).read_text(encoding="utf-8")
-    return Template(text).substitute(values)
+    return Template(text).substitute(values).rstrip("\n")
 
 
-def commented(text: str) -> str:
-    """The same as comment lines of TOML, YAML and systemd."""
-    return "\n".join(f"#   {line}".rstrip() for line in text.splitlines())
+def with_steps(template: str, path: str, values: Mapping[str, object], steps: str) -> Plan:
+    """One file that has the steps in its head, as comment lines of TOML and YAML."""
+    rendered = render(steps, values)
+    head = "\n".join(f"#   {line}".rstrip() for line in rendered.splitlines())
+    return Plan((File(path, render(template, {**values, "steps": head}) + "\n"),), rendered)

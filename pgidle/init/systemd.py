@@ -39,7 +39,9 @@ def plan(choices: Choices) -> Plan:
             f"pgidle@{choices.name}.socket.d/listen.conf": "listen.conf",
             f"pgidle@{choices.name}.service.d/settings.conf": "settings.conf",
         }
-    files = tuple(File(path, render(f"systemd/{template}", values)) for path, template in units.items())
+    files = tuple(
+        File(path, render(f"systemd/{template}", values) + "\n") for path, template in units.items()
+    )
     values["units"] = " ".join(dict.fromkeys(path.partition("/")[0] for path in units))
     return Plan(files, render("systemd/steps.txt", values))
 
@@ -47,9 +49,7 @@ def plan(choices: Choices) -> Plan:
 def _listen_lines(choices: Choices) -> list[str]:
     """One socket for each address. Names other than localhost stand as they are, and systemd refuses them."""
     hosts = [
-        address
-        for host in choices.listen_addresses.split(",")
-        for address in ADDRESSES.get(host, (host,))
+        address for host in choices.listen_addresses.split(",") for address in ADDRESSES.get(host, (host,))
     ]
     return [
         f"ListenStream=[{host}]:{choices.port}" if ":" in host else f"ListenStream={host}:{choices.port}"

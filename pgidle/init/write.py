@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.errors import PgidleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pgidle.init.plan import File
 
@@ -52,7 +52,9 @@ def write(files: Sequence[File], folder: Path, *, force: bool = False) -> list[t
             # Not empty any more: then something is of use there.
             with suppress(OSError):
                 parent.rmdir()
-        raise PgidleError(f"cannot write {error.filename}: {error.strerror}", "set --dir, or --print") from None
+        raise PgidleError(
+            f"cannot write {error.filename}: {error.strerror}", "set --dir, or --print"
+        ) from None
     return outcomes
 
 
