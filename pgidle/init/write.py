@@ -35,26 +35,26 @@ def write(files: Sequence[File], folder: Path, *, force: bool = False) -> list[t
         raise PgidleError(f"{named} {verb} there already", "pass --force to replace, or --print to compare")
     staged: dict[Path, Path] = {}
     made: list[Path] = []
+    path = folder
     try:
         for (path, outcome), file in zip(outcomes, files, strict=True):
             if outcome is not Outcome.UNCHANGED:
                 made += _make_folders(path.parent)
-                staged[path] = path.with_name(f".{path.name}.{os.getpid()}.new")
-                with staged[path].open("x", encoding="utf-8") as stream:
+                beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+                with beside.open("x", encoding="utf-8") as stream:
+                    staged[path] = beside
                     stream.write(file.text)
         for path in list(staged):
             staged[path].replace(path)
             del staged[path]
     except OSError as error:
-        for path in staged.values():
-            path.unlink(missing_ok=True)
+        for beside in staged.values():
+            beside.unlink(missing_ok=True)
         for parent in reversed(made):
             # Not empty any more: then something is of use there.
             with suppress(OSError):
                 parent.rmdir()
-        raise PgidleError(
-            f"cannot write {error.filename}: {error.strerror}", "set --dir, or --print"
-        ) from None
+        raise PgidleError(f"cannot write {path}: {error.strerror}", "set --dir, or --print") from None
     return outcomes
 
 
@@ -72,7 +72,7 @@ def _compare(path: Path, text: str) -> Outcome:
 
 def _make_folders(path: Path) -> list[Path]:
     """The folders that were made, the outermost first."""
-    if path.exists():
+    if path.is_dir():
         return []
     made = _make_folders(path.parent)
     path.mkdir()
