@@ -31,7 +31,7 @@ HEAVY = {
 
 def imports(module: str, *, at_run_time: bool) -> set[str]:
     """What a module of the package imports, by top-level name, or `pgidle.x` for our own."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
@@ -52,7 +52,11 @@ def imports(module: str, *, at_run_time: bool) -> set[str]:
     return {name if name.startswith("pgidle.") else name.partition(".")[0] for name in found}
 
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+)
 
 
 @pytest.mark.parametrize("module", sorted(CORE))
