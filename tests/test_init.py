@@ -58,7 +58,7 @@ def test_files_are_written_and_said_and_the_steps_come_after(
     done = init(platform.value)
     assert (done.status, done.stderr) == (0, "")
     files, _, steps = done.stdout.partition("\n\nNext, in this order:\n\n")
-    assert files.splitlines() == [f"written {name}" for name in sorted(contents(tmp_path), reverse=True)]
+    assert sorted(files.splitlines()) == [f"written {name}" for name in sorted(contents(tmp_path))]
     assert steps
     # In the head of the file, too: it is what is found again later.
     if platform is not Platform.SYSTEMD:
