@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -197,3 +198,9 @@ def test_the_wheel_carries_every_template_and_package() -> None:
     assert templates
     for template in templates:
         assert any(fnmatch(template, pattern) for pattern in built["package-data"]["pgidle.init"]), template
+
+
+def test_no_other_command_pays_for_it() -> None:
+    look = "import sys, pgidle.cli; print(*(name for name in sys.modules if name.startswith('pgidle.init.')))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
