@@ -119,8 +119,8 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     from pgidle.inbox import Inbox
     from pgidle.inherited import take_sockets
     from pgidle.log import Log
-    from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
-    from pgidle.statedir import StateDir
+    from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories, read_hidden
+    from pgidle.statedir import SHIM, StateDir
 
     # Kept, for `become` may have to leave it.
     cwd = _working_directory()
@@ -147,9 +147,13 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     if is_first_start or not os.path.isdir(settings.state_dir):
         prepare_directories(settings.data_dir, settings.state_dir, identity)
     shim = find_shim()
+    hidden = read_hidden(shim, identity)
     if identity is not None:
         _change_user(identity, inherited, log)
     state_dir = StateDir(settings.state_dir)
+    if hidden is not None:
+        # Where Python itself is root's alone: Postgres, too, must be able to read what it preloads.
+        shim = state_dir.keep(SHIM, hidden)
     gate, gate_why = _make_gate(settings, state_dir, shim, inherited)
     if gate.mode is Mode.SYNHOLD and migration is not None:
         gate_why = migration

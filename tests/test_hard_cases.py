@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import time
+from pathlib import Path
 from signal import SIGTERM
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,13 @@ import psycopg
 import pytest
 from installations import conninfo, free_port, server_user
 
+import pgidle
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Launch
-    from installations import Installation
+    from installations import Installation, Place
     from supervised import Supervised
 
 STAY = {"when_idle": "stay", "idle_timeout": "off"}
@@ -151,3 +155,20 @@ def test_a_neighbour_on_another_address_keeps_nothing_awake(
     one = launch(newest, when_idle="exit", idle_timeout="500ms", port=neighbour.getsockname()[1])
     assert one.wait() == 0
     assert "asleep" in one.states
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root: a Python that only root can read")
+def test_a_package_that_only_root_can_read(newest: Installation, place: Place, launch) -> None:
+    """As under root's home. The user of Postgres cannot read the shim there either."""
+    closed = place.folder()
+    shutil.copytree(Path(pgidle.__file__).parent, closed / "pgidle")
+    os.chown(closed, 0, 0)
+    closed.chmod(0o700)
+    env = {"PYTHONPATH": str(closed), "PYTHONDONTWRITEBYTECODE": "1"}
+    one = launch(newest, when_idle="stay", idle_timeout="500ms", env=env)
+    one.wait_log(f"cannot read {closed}")
+    assert one.wait_for_state("starting", since=0).data["gate"] == "handoff"
+    one.wait_for_state("asleep")
+    with psycopg.connect(one.conninfo()) as connection:
+        connection.execute("SELECT 1")
+    assert one.stop() == 0
