@@ -1,0 +1,65 @@
+"""`pgidle run` that stands still at a named point of its way, for as long as a test wants it to.
+
+    python stopping.py 'before STOP_FAST' DOOR run -D ...
+
+A point is `before` or `after`, and an effect of the lifecycle or one of STEPS. There the program connects to the Unix
+socket DOOR and waits for its other end to be closed. Nothing of this is in the product: its methods are wrapped here.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+STEPS = {
+    "Door.to_postgres": ("pgidle.gate", "Door", "to_postgres"),
+    "Door.migrate": ("pgidle.gate", "Door", "migrate"),
+    "Gate.postgres_gone": ("pgidle.gate", "Gate", "postgres_gone"),
+    "Judge.looked": ("pgidle.judge", "Judge", "looked"),
+    "Judge.checkpointed": ("pgidle.judge", "Judge", "checkpointed"),
+    "Server.spawn": ("pgidle.server", "Server", "_spawn"),
+    "Server.on_exit": ("pgidle.server", "Server", "_on_exit"),
+    "Porter.last_look": ("pgidle.porter", "Porter", "look_for_the_last_time"),
+    "socket.shutdown": ("socket", "socket", "shutdown"),
+    "os._exit": ("os", "", "_exit"),
+}
+
+
+def main(point: str, door: str, *arguments: str) -> None:
+    when, name = point.split()
+
+    def stand_still() -> None:
+        with socket.socket(socket.AF_UNIX) as told:
+            told.connect(door)
+            told.recv(1)
+
+    def wrapped(function: Any) -> Any:
+        def stepping(*given: Any, **named: Any) -> Any:
+            if when == "before":
+                stand_still()
+            result = function(*given, **named)
+            if when == "after":
+                stand_still()
+            return result
+
+        return stepping
+
+    if name in STEPS:
+        module, owner, attribute = STEPS[name]
+        __import__(module)
+        place = getattr(sys.modules[module], owner) if owner else sys.modules[module]
+        setattr(place, attribute, wrapped(getattr(place, attribute)))
+    else:
+        from pgidle import supervisor
+        from pgidle.lifecycle import Effect
+
+        supervisor._EFFECTS[Effect[name]] = wrapped(supervisor._EFFECTS[Effect[name]])
+    sys.argv[1:] = arguments
+    from pgidle.__main__ import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,226 @@
+"""A client at every step of a sleep and of a wake: the supervisor stands still there, and somebody connects, queries,
+disconnects, cancels, or kills. Nobody may fail, and no acknowledged commit may be missing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import psycopg
+import pytest
+from clients import Ledger
+from stopped import Stopped
+from supervised import PATIENCE
+
+from pgidle.client import request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from installations import Installation, Place
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+
+SLEEPING = (
+    *("before CLOSE_GATE", "after CLOSE_GATE", "before CONFIRM_IDLE", "after CONFIRM_IDLE"),
+    *("before Judge.looked", "before Judge.checkpointed", "before STOP_FAST", "after STOP_FAST"),
+    *("before Server.on_exit", "before Gate.postgres_gone", "after Gate.postgres_gone"),
+    *("before RECORD_SLEEP", "before LOOK_AT_QUEUE", "after LOOK_AT_QUEUE"),
+)
+WAKING = (
+    *("before START_POSTMASTER", "before Server.spawn", "after Server.spawn"),
+    *("before OPEN_GATE", "before Door.migrate", "after Door.to_postgres", "before socket.shutdown"),
+    *("after socket.shutdown", "after Door.migrate", "after OPEN_GATE"),
+)
+NOTICED = SLEEPING[: SLEEPING.index("after CONFIRM_IDLE")]
+"""Steps after which Postgres is looked at once more: a session that is used there is not cut."""
+HANDED = WAKING[WAKING.index("after Door.to_postgres") :]
+"""Steps at which a client may be with Postgres already, and dies with it."""
+STILL_RUNNING = SLEEPING[: SLEEPING.index("after STOP_FAST")]
+"""Steps at which Postgres has not been told to stop: a statement succeeds."""
+
+
+class Scene:
+    """One supervisor, its clients, and what they were promised."""
+
+    def __init__(self, one: Stopped) -> None:
+        self.one = one
+        self.ledger = Ledger()
+        self.clients = ThreadPoolExecutor()
+        self._order: Future[Any] | None = None
+
+    def _post(self, path: str) -> None:
+        request(str(self.one.data_dir / "pgidle"), "POST", path, PATIENCE)
+
+    def insert(self, connection: psycopg.Connection[Any]) -> None:
+        row = self.ledger.send(1)
+        connection.execute("INSERT INTO ledger VALUES (%s, %s)", row)
+        self.ledger.acknowledge(row)
+
+    def _masters(self) -> list[int]:
+        masters = []
+        for process in self.one.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.ppid() == self.one.pid:
+                    masters.append(process.pid)
+        return masters
+
+    def come(self) -> Future[None]:
+        """A client that connects, commits, and leaves."""
+
+        def visit() -> None:
+            with psycopg.connect(self.one.conninfo(), autocommit=True, connect_timeout=30) as connection:
+                self.insert(connection)
+
+        return self.clients.submit(visit)
+
+    def sleep(self) -> None:
+        self._order = self.clients.submit(self._post, "/sleep")
+
+    def settle(self) -> None:
+        """Everything still works, and everything is there."""
+        if self._order is not None:
+            self._order.exception(PATIENCE)
+        self.come().result(PATIENCE)
+        self._post("/wake")
+        self.one.wait_for_state("awake")
+        assert self.ledger.missing(self.one.conninfo()) == []
+        assert "failed" not in self.one.states
+        assert self._masters() == [self.one.postmaster_pid]
+
+
+@pytest.fixture
+def scene(newest: Installation, place: Place, point: str) -> Iterator[Scene]:
+    one = Stopped(newest, place, point, when_idle="stay", idle_timeout="off")
+    made = Scene(one)
+    try:
+        one.start()
+        one.wait_for_state("awake")
+        made.ledger.create(one.conninfo())
+        yield made
+    finally:
+        one.clean()
+        made.clients.shutdown(wait=False, cancel_futures=True)
+
+
+def cancel(port: int) -> None:
+    """A cancel request for nobody: a client of the gate that never says more."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(struct.pack("!IIII", 16, 80877102, 2**31 - 2, 0))
+        assert client.recv(1) == b""
+
+
+def kill_postmaster(scene: Scene) -> None:
+    if (pid := scene.one.postmaster_pid) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def start_again(scene: Scene) -> None:
+    """Nobody has the port until it listens again."""
+    mark = scene.one.mark()
+    scene.one.start()
+    scene.one.wait_for_state("awake", since=mark)
+
+
+def at(scene: Scene, begin: Callable[[], object], act: Callable[[], Any]) -> Any:
+    """Let it come to the point, act there, and let it go on; what the act gave."""
+    scene.one.arm()
+    begin()
+    scene.one.reached()
+    try:
+        return act()
+    finally:
+        scene.one.release()
+
+
+def asleep(scene: Scene) -> None:
+    mark = scene.one.mark()
+    scene.sleep()
+    scene.one.wait_for_state("asleep", since=mark)
+
+
+@pytest.mark.parametrize("point", SLEEPING)
+def test_falling_asleep(scene: Scene, point: str) -> None:
+    one = scene.one
+    coming = at(scene, scene.sleep, scene.come)
+    coming.result(PATIENCE)
+    scene.settle()
+
+    with psycopg.connect(one.conninfo(), autocommit=True) as idle:
+        querying = at(scene, scene.sleep, lambda: scene.clients.submit(scene.insert, idle))
+        try:
+            querying.result(PATIENCE)
+            if point in NOTICED:
+                scene.insert(idle)
+        except psycopg.OperationalError:
+            # Told to stop, Postgres cuts sessions that were idle, also one that speaks in that instant.
+            assert point not in STILL_RUNNING
+    scene.settle()
+
+    idle = psycopg.connect(one.conninfo(), autocommit=True)
+    at(scene, scene.sleep, idle.close)
+    scene.settle()
+
+    cancelling = at(scene, scene.sleep, lambda: scene.clients.submit(cancel, one.port))
+    cancelling.result(PATIENCE)
+    scene.settle()
+
+    at(scene, scene.sleep, lambda: kill_postmaster(scene))
+    scene.settle()
+
+    at(scene, scene.sleep, one.kill)
+    start_again(scene)
+    scene.settle()
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("point", WAKING)
+def test_waking(scene: Scene, point: str) -> None:
+    one = scene.one
+    for act in (
+        scene.come,
+        lambda: scene.clients.submit(cancel, one.port),
+        lambda: kill_postmaster(scene),
+    ):
+        asleep(scene)
+        visits: list[Future[None]] = []
+        acted = at(scene, lambda: visits.append(scene.come()), act)  # noqa: B023 - called at once
+        if acted is not None:
+            acted.result(PATIENCE)
+        if acted is not None or point not in HANDED:
+            visits[0].result(PATIENCE)
+        scene.settle()
+
+    asleep(scene)
+    at(scene, scene.come, one.kill)
+    start_again(scene)
+    scene.settle()
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look"])
+def test_a_client_who_comes_before_the_last_look_is_served(
+    newest: Installation, place: Place, point: str
+) -> None:
+    """In exit mode, without any proxy: nobody else would start it again."""
+    one = Stopped(newest, place, point, when_idle="exit", idle_timeout="off")
+    scene = Scene(one)
+    with one:
+        one.wait_for_state("awake")
+        scene.ledger.create(one.conninfo())
+        coming = at(scene, scene.sleep, scene.come)
+        if point != "before PLUG_GATE":
+            # Its SYN was dropped, so it had no handshake, and meets nobody after the exit.
+            assert one.wait() == 0
+            one.start()
+        coming.result(PATIENCE)
+        scene.settle()
+        assert one.stop() == 0
