@@ -3,8 +3,9 @@
 The gate listens on Postgres's public address in the same reuseport group as Postgres and never accepts. While
 Postgres is not ready, new connections are steered to the gate and *park* in its accept queue, their handshake done.
 When Postgres is ready they are steered to Postgres, and the gate stops listening for an instant: the kernel moves
-those parked into Postgres's queue. Then the gate listens again, behind Postgres's back: if the postmaster dies, its
-number in the group falls to the gate, and with it every new and every waiting connection, with no instant between.
+those parked into Postgres's queue. Then the gate listens again, behind Postgres's back. The gate also holds a copy of
+Postgres's own socket: when a postmaster dies, even in the middle of this, who waits in its queue waits on, until the
+copy is given up and the kernel moves them to the gate.
 
 Where the kernel does not move connections (`synhold`), nobody may park: the gate is *plugged* from before it listens
 to anybody else, one connection of our own filling a queue of one, so that SYNs are dropped and sent again by the
@@ -72,6 +73,8 @@ class Door:
         self.inherited = inherited is not None
         self.number = 0
         self.plug: socket.socket | None = None
+        self.copy: socket.socket | None = None
+        """Of Postgres's listener: the same socket, which ends only when this is shut down, too."""
         self.listener = inherited or _bound(address)
         self.claim: socket.socket | None = None
         if inherited is None:
@@ -102,6 +105,13 @@ class Door:
         with contextlib.suppress(OSError), make_socket(self.address[0]) as nudge:
             nudge.settimeout(0.5)
             nudge.connect(near(self.address))
+
+    def drop_copy(self) -> None:
+        """Postgres is gone: its socket leaves the group, and who waits in its queue moves to the gate."""
+        if self.copy is not None:
+            with contextlib.suppress(OSError), self.copy:
+                self.copy.shutdown(socket.SHUT_RD)
+            self.copy = None
 
     def plug_first(self) -> None:
         """Plug the queue before anybody else is in it.
@@ -176,6 +186,15 @@ class Gate:
                 door.listen(WIDE)
             door.to_gate()
 
+    def keep_copies(self, listeners: Sequence[socket.socket]) -> None:
+        """Sockets that Postgres has bound, to be kept from ending with it."""
+        for one in listeners:
+            door = next((door for door in self._doors if door.address == _where(one)), None)
+            if door is None or self.mode is not Mode.HANDOFF:
+                one.close()
+            else:
+                door.copy = one
+
     def open(self) -> None:
         """Postgres is ready: hand it those who are parked, and everybody who comes."""
         self._open = True
@@ -196,6 +215,8 @@ class Gate:
         self._open = False
         for door in self._doors:
             if self.mode is not Mode.NONE:
+                # First: its number in the group is given to the gate.
+                door.drop_copy()
                 door.number = 0
                 door.to_gate()
 
@@ -247,7 +268,7 @@ class Gate:
     def shut(self) -> None:
         """Close everything: who is parked is refused. Inherited sockets go on listening with whoever keeps them."""
         for door in self._doors:
-            for one in (door.listener, door.plug, door.claim):
+            for one in (door.listener, door.plug, door.claim, door.copy):
                 if one is not None:
                     one.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import struct
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _STATE_OFFSET = 16
 """Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
+_ONCE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SHUT_DOWN = (1, 2)
 """DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby's, or a crash recovery's that was stopped in good order."""
 
@@ -35,10 +37,23 @@ def is_shut_down(data_dir: str) -> bool:
 class Postmaster:
     """One running postmaster. `pidfd` becomes readable when it has exited (pidfd_open(2))."""
 
-    def __init__(self, pid: int, data_dir: str) -> None:
+    def __init__(self, pid: int, data_dir: str, channel: socket.socket | None = None) -> None:
         self.pid = pid
         self.data_dir = data_dir
         self.pidfd = os.pidfd_open(pid)
+        self._channel = channel
+
+    def take_listeners(self) -> list[socket.socket]:
+        """Copies of the sockets that it has bound since the last time, as the shim gives them."""
+        taken = []
+        # Where there is no more, or no shim that gives any.
+        with contextlib.suppress(OSError):
+            while self._channel is not None:
+                _, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1, _ONCE)
+                if not descriptors:
+                    break
+                taken.append(socket.socket(fileno=descriptors[0]))
+        return taken
 
     def fast_shutdown(self) -> None:
         """Disconnect everybody, checkpoint, exit 0."""
@@ -86,6 +101,9 @@ class Postmaster:
         if pid == 0:
             return None
         os.close(self.pidfd)
+        if self._channel is not None:
+            # And with it copies that nobody has taken.
+            self._channel.close()
         return os.waitstatus_to_exitcode(status)
 
     def _send(self, number: int) -> None:
@@ -117,16 +135,20 @@ def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: s
         environment["PGIDLE_LD_PRELOAD"] = inherited
     environment["LD_PRELOAD"] = f"{shim}:{inherited}" if inherited else shim
     environment["PGIDLE_SUPERVISOR"] = str(os.getpid())
-    pid = os.posix_spawn(
-        command[0],
-        command,
-        environment,
-        file_actions=[quiet_stdin],
-        setpgroup=0,
-        setsigdef=defaults,
-        setsigmask=(),
-    )
-    return Postmaster(pid, data_dir)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment["PGIDLE_CHANNEL"] = str(theirs.fileno())
+    with theirs:
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            environment,
+            # Onto itself, which leaves it open at exec (posix_spawn_file_actions_adddup2(3)).
+            file_actions=[quiet_stdin, (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno())],
+            setpgroup=0,
+            setsigdef=defaults,
+            setsigmask=(),
+        )
+    return Postmaster(pid, data_dir, ours)
 
 
 def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence[int]) -> int:

@@ -18,6 +18,7 @@ from pgidle.privileges import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from pgidle.activity import Watcher
@@ -120,6 +121,10 @@ class Server:
         ours = self._gate.inodes()
         listeners = scan(self._settings.port, self._addresses).listeners
         return any(queue.inode not in ours for queue in listeners)
+
+    def take_listeners(self) -> list[socket.socket]:
+        """Copies of the sockets that Postgres has bound since this was last asked."""
+        return self._postmaster.take_listeners() if self._postmaster else []
 
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""

@@ -270,6 +270,7 @@ class Supervisor:
         # A dying Postgres's clients park here before its end is told: with nobody to hand them to they would be cut.
         if self.server.pid in (None, self._opened) and not self.server.listens():
             return
+        self._gate.keep_copies(self.server.take_listeners())
         self._gate.open()
         self._opened = self.server.pid
         self._loop.after(0.0, "mind", self.server.mind)
