@@ -1,4 +1,4 @@
-"""What is measured, each on one data directory, with bare Postgres and pgidle taking turns."""
+"""What is measured of pgidle, each on one data directory, with bare Postgres and pgidle taking turns."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import wire
 from installations import debian
+from peers import Bare, Peer, Pgidle, Setting
 from processes import cpu_percent, cpu_seconds, memory
 from report import Row
-from servers import SETTINGS, Bare, Installed
+from servers import SETTINGS, Installed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from installations import Installation, Place
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
 MS = 1000.0
 CROWD = 500
 CROWDED = tuple("max_connections=600" if one.startswith("max_conn") else one for one in SETTINGS)
+FILL = """
+CREATE UNLOGGED TABLE copied AS
+    SELECT repeat('nobody there ', 76) || lpad(one::text, 11, '0') AS line FROM generate_series(1, {rows}) AS one;
+SELECT 1
+"""
+"""Rows of a thousand bytes each, end of line included."""
+
+Pairs = tuple[list[float], list[float]]
+"""Run by run: the one that is measured, and bare Postgres right before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,106 +45,147 @@ class Effort:
     load_starts: int = 4
     loads: int = 5
     load_seconds: int = 1
+    """Of pgbench, whole ones; 0: no pgbench."""
     wakes: int = 20
     crowds: int = 5
     awake_seconds: float = 10.0
     idle_seconds: float = 20.0
     scale: int = 5
+    copied: int = 300_000
+    cycles: int = 100
+    """Stops and starts of each peer's Postgres under load."""
+    visits: int = 10_000
+    pool_seconds: float = 90.0
+    pgbench_seconds: int = 180
 
 
-QUICK = Effort(load_starts=1, loads=4, wakes=5, crowds=1, awake_seconds=3.0, idle_seconds=5.0, scale=1)
+QUICK = Effort(
+    load_starts=1, loads=2, wakes=3, crowds=1, awake_seconds=1.0, idle_seconds=1.0, scale=1, copied=30_000,
+    cycles=5, visits=1000, pool_seconds=15.0, pgbench_seconds=10,
+)  # fmt: skip
 
 
 class Bench:
-    """The measurements of one PostgreSQL installation. `gate` is the mode that pgidle found, once `stay` has run."""
+    """The measurements of one PostgreSQL installation. What peers are compared by too is measured once."""
 
-    def __init__(self, installation: Installation, place: Place, program: Path, effort: Effort) -> None:
-        self.gate = ""
-        self._installation = installation
-        self._place = place
-        self._program = program
-        self._effort = effort
+    def __init__(
+        self,
+        installation: Installation,
+        place: Place,
+        program: Path,
+        effort: Effort,
+        say: Callable[[str], None],
+        settings: tuple[str, ...] = SETTINGS,
+    ) -> None:
+        self.installation, self.place, self.effort, self.say = installation, place, effort, say
+        self._program, self._settings = program, settings
         self._data_dir = place.data_dir(installation)
+        with (self._data_dir / "pg_hba.conf").open("a") as rules:
+            # Every loopback address: clients of an address of their own show whether it is kept.
+            rules.write("host all all 127.0.0.0/8 trust\n")
+        self._rates: dict[type[Peer], dict[str, Pairs]] = {}
+        self._colds: dict[type[Peer], Pairs] = {}
+        self._wakes: dict[tuple[type[Peer], bool], Pairs] = {}
+
+    def setting(self, data_dir: Path | None = None, settings: tuple[str, ...] | None = None) -> Setting:
+        return Setting(
+            self.installation,
+            self.place,
+            self._program,
+            data_dir or self._data_dir,
+            settings or self._settings,
+        )
 
     def throughput(self) -> Iterator[Row]:
-        """pgbench -S through the public port; without pgbench no rows.
+        """Reads by pgbench (without it none), and a COPY."""
+        for name, (mine, theirs) in self.rates(Pgidle).items():
+            unit = "MB/s" if name.startswith("COPY") else "tps"
+            yield Row(name, unit, mine, theirs, 0.97, floor=True)
+
+    def rates(self, kind: type[Peer]) -> dict[str, Pairs]:
+        """Through the port that clients connect to.
 
         Both run, on copies of one data directory, and have their turns of a second or so right after each other:
         other load on the machine changes from one second to the next. Each start swaps the copies.
         """
-        pgbench = self._pgbench()
-        if pgbench is None:
-            return
-        with self._bare() as bare:
-            bare.first_row()
-            self._run(pgbench, bare.port, "-i", "-q", "-s", str(self._effort.scale))
-        copies = [self._data_dir, self._place.folder()]
-        subprocess.run(["cp", "-a", f"{copies[0]}/.", copies[1]], check=True)
-        for clients in (1, 8):
-            load = ("-S", "-c", str(clients), "-j", str(min(clients, os.cpu_count() or 1)))
-            theirs, mine = [], []
-            for start in range(self._effort.load_starts):
-                with (
-                    Bare(self._installation, copies[start % 2]) as bare,
-                    Installed(
-                        self._program,
-                        self._installation,
-                        self._place,
-                        copies[1 - start % 2],
-                        when_idle="stay",
-                    ) as pgidle,
-                ):
-                    for server in (bare, pgidle):
-                        server.settle()
-                        wire.ask(server.port, "SELECT count(*) FROM pgbench_accounts")
-                    for _ in range(self._effort.loads):
-                        theirs.append(self._tps(pgbench, bare.port, load))
-                        mine.append(self._tps(pgbench, pgidle.port, load))
-            name = f"pgbench -S, {clients} client{'s' * (clients > 1)}"
-            yield Row(name, "tps", mine, theirs, 0.97, floor=True)
+        found = self._rates.setdefault(kind, {})
+        if found:
+            return found
+        loads = dict(self._loads())
+        for start in range(self.effort.load_starts):
+            there = self._filled[start % 2], self._filled[1 - start % 2]
+            with Bare(self.setting(there[0])) as bare, kind(self.setting(there[1])) as peer:
+                for one in (bare, peer):
+                    one.settle()
+                    wire.copy_out(one.port, "copied")
+                    if self.pgbench:
+                        wire.ask(one.port, "SELECT count(*) FROM pgbench_accounts")
+                for name, rate in loads.items():
+                    mine, theirs = found.setdefault(name, ([], []))
+                    for _ in range(self.effort.loads):
+                        theirs.append(rate(bare.port))
+                        mine.append(rate(peer.port))
+        return found
 
     def cold_wake(self) -> Iterator[Row]:
+        yield Row("cold wake, exec to first row", "ms", *self.colds(Pgidle), 2.5)
+
+    def colds(self, kind: type[Peer]) -> Pairs:
         """From exec to the first row that a client gets, which tries to connect all the while."""
-        theirs, mine = [], []
+        found = self._colds.setdefault(kind, ([], []))
+        if found[0]:
+            return found
+        mine, theirs = found
         # The first of each only warms the caches.
-        for _ in range(self._effort.wakes + 1):
-            began = time.perf_counter()
-            with self._bare() as bare:
-                bare.first_row()
-                theirs.append((time.perf_counter() - began) * MS)
-            began = time.perf_counter()
-            with self._pgidle(log_format="text") as pgidle:
-                pgidle.first_row()
-                mine.append((time.perf_counter() - began) * MS)
-                pgidle.stop()
-        yield Row("cold wake, exec to first row", "ms", mine[1:], theirs[1:], 2.5)
+        for _ in range(self.effort.wakes + 1):
+            for values, one in ((theirs, Bare(self.setting())), (mine, kind.cold(self.setting()))):
+                began = time.perf_counter()
+                with one:
+                    one.first_row()
+                    values.append((time.perf_counter() - began) * MS)
+        del mine[0], theirs[0]
+        return found
+
+    def wakes(self, kind: type[Peer], *, told: bool = False) -> Pairs:
+        """From connect to the first row, of a client that tries again when it fails; bare Postgres starts for it."""
+        found = self._wakes.setdefault((kind, told), ([], []))
+        if found[0]:
+            return found
+        mine, theirs = found
+        with kind(self.setting(), told=told) as peer:
+            peer.settle()
+            for _ in range(self.effort.wakes + 1):
+                peer.sleep()
+                # The data directory is free while the peer is asleep.
+                began = time.perf_counter()
+                with Bare(self.setting()) as bare:
+                    bare.first_row()
+                    theirs.append((time.perf_counter() - began) * MS)
+                began = time.perf_counter()
+                with peer.being_woken():
+                    peer.first_row()
+                    mine.append((time.perf_counter() - began) * MS)
+        del mine[0], theirs[0]
+        return found
 
     def stay(self) -> Iterator[Row]:
         """One supervisor that stays: what it takes awake and asleep, how it wakes and sleeps, what it grows to."""
-        effort = self._effort
-        with self._pgidle(when_idle="stay") as pgidle:
+        effort = self.effort
+        yield Row("wake of one that stays, connect to first row", "ms", *self.wakes(Pgidle), 1.2)
+        with self.staying() as pgidle:
             watching = pgidle.settle()
-            self.gate = pgidle.wait_for_state("starting", since=0).data["gate"]
             started = cpu_seconds(pgidle.pid)
             time.sleep(effort.awake_seconds)
             awake = cpu_percent((pgidle.pid, watching), effort.idle_seconds)
             young = memory(pgidle.pid)
             pgidle.sleep()
             asleep = cpu_percent((pgidle.pid,), effort.idle_seconds)
-            theirs, mine, sleeps = [], [], []
+            sleeps = []
             for _ in range(effort.wakes):
-                # The data directory is free while pgidle is asleep.
-                began = time.perf_counter()
-                with self._bare() as bare:
-                    bare.first_row()
-                    theirs.append((time.perf_counter() - began) * MS)
-                began = time.perf_counter()
                 pgidle.first_row()
-                mine.append((time.perf_counter() - began) * MS)
                 sleeps.append(pgidle.sleep())
             pgidle.first_row()
             old = memory(pgidle.pid)
-        yield Row("wake of one that stays, connect to first row", "ms", mine, theirs, 1.2)
         yield Row("sleep, drowsy to asleep", "ms", [by_log for by_log, _ in sleeps])
         yield Row("sleep, order to asleep", "ms", [whole for _, whole in sleeps])
         seconds = effort.awake_seconds + effort.idle_seconds
@@ -149,43 +201,80 @@ class Bench:
     def crowds(self) -> Iterator[Row]:
         """Many clients at once: on a sleeping pgidle, that wakes for them, and on a bare Postgres that runs."""
         theirs, mine, failed = [], [], 0
-        with self._pgidle(CROWDED, when_idle="stay") as pgidle:
+        with self.staying(CROWDED) as pgidle:
             pgidle.first_row()
-            for _ in range(self._effort.crowds):
+            for _ in range(self.effort.crowds):
                 pgidle.sleep()
-                with self._bare(CROWDED) as bare:
+                with Bare(self.setting(settings=CROWDED)) as bare:
                     bare.first_row()
                     theirs.append(wire.crowd(bare.port, CROWD)[0] * MS)
                 served, unserved = wire.crowd(pgidle.port, CROWD)
                 mine.append(served * MS)
                 failed += unserved
         yield Row(f"{CROWD} clients served: asleep, bare running", "ms", mine, theirs)
-        yield Row(f"  of {CROWD * self._effort.crowds} not served", "", [float(failed)], (), 0)
+        yield Row(f"  of {CROWD * self.effort.crowds} not served", "", [float(failed)], (), 0)
 
-    def _bare(self, settings: tuple[str, ...] = SETTINGS) -> Bare:
-        return Bare(self._installation, self._data_dir, settings)
+    def staying(self, settings: tuple[str, ...] | None = None, **options: str) -> Installed:
+        return Pgidle(self.setting(settings=settings), **options).server
 
-    def _pgidle(self, settings: tuple[str, ...] = SETTINGS, **options: str) -> Installed:
-        return Installed(self._program, self._installation, self._place, self._data_dir, settings, **options)
+    @cached_property
+    def gate(self) -> str:
+        """The mode that pgidle finds."""
+        with self.staying() as pgidle:
+            mode: str = pgidle.wait_for_state("starting", since=0).data["gate"]
+            pgidle.first_row()
+        return mode
 
-    def _pgbench(self) -> str | None:
-        places = [one.bin_dir for one in (self._installation, debian()) if one is not None]
+    @cached_property
+    def pgbench(self) -> str | None:
+        places = [one.bin_dir for one in (self.installation, debian()) if one is not None]
         path = os.pathsep.join([*map(str, places), os.environ.get("PATH", "")])
         return shutil.which("pgbench", path=path)
 
-    def _tps(self, pgbench: str, port: int, load: tuple[str, ...]) -> float:
-        says = self._run(pgbench, port, "-n", "-T", str(self._effort.load_seconds), *load)
+    @cached_property
+    def _filled(self) -> tuple[Path, Path]:
+        """Two equal data directories with something to read in them."""
+        first, second = self.place.folder(), self.place.folder()
+        subprocess.run(["cp", "-a", f"{self._data_dir}/.", first], check=True)
+        with Bare(self.setting(first)) as bare:
+            bare.first_row()
+            if self.pgbench:
+                self.run_pgbench(bare.port, "-i", "-q", "-s", str(self.effort.scale))
+            wire.ask(bare.port, FILL.format(rows=self.effort.copied))
+        subprocess.run(["cp", "-a", f"{first}/.", second], check=True)
+        return first, second
+
+    def _loads(self) -> Iterator[tuple[str, Callable[[int], float]]]:
+        for clients in (1, 8) if self.pgbench and self.effort.load_seconds else ():
+            yield (
+                f"pgbench -S, {clients} client{'s' * (clients > 1)}",
+                lambda port, n=clients: self._tps(port, n),
+            )
+        yield f"COPY of {self.effort.copied // 1000} MB to the client", _copied
+
+    def _tps(self, port: int, clients: int) -> float:
+        threads = str(min(clients, os.cpu_count() or 1))
+        seconds = str(self.effort.load_seconds)
+        says = self.run_pgbench(port, "-n", "-T", seconds, "-S", "-c", str(clients), "-j", threads)
         found = re.search(r"tps = ([\d.]+) \(without", says)
         if found is None:
             raise SystemExit(f"bench: pgbench says no rate: {says}")
         return float(found[1])
 
-    def _run(self, pgbench: str, port: int, *options: str) -> str:
+    def run_pgbench(self, port: int, *options: str) -> str:
+        """What it prints; SystemExit if it fails."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        assert self.pgbench
         done = subprocess.run(
-            [pgbench, "-h", wire.HOST, "-p", str(port), "-U", "postgres", *options, "postgres"],
+            [self.pgbench, "-h", wire.HOST, "-p", str(port), "-U", "postgres", *options, "postgres"],
             capture_output=True, text=True, cwd="/", env=env, check=False,
         )  # fmt: skip
         if done.returncode:
             raise SystemExit(f"bench: pgbench: {done.stderr.strip()}")
         return done.stdout
+
+
+def _copied(port: int) -> float:
+    """MB/s of one COPY."""
+    began = time.perf_counter()
+    return wire.copy_out(port, "copied") / 1e6 / (time.perf_counter() - began)

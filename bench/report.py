@@ -7,12 +7,12 @@ import platform
 import re
 import statistics
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from installations import Installation
 
@@ -63,7 +63,81 @@ class Row:
         return {"name": self.name, "unit": self.unit} | figures | ratio | target
 
 
-def machine(installation: Installation, gate: str) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What was measured of one peer, run by run; with `bare` as pairs, as in Row. `text` is for what is no number."""
+
+    values: Sequence[float]
+    bare: Sequence[float] = ()
+    text: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What happened how often, where `values` is made of that."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def ratio(self) -> float | None:
+        pairs = [mine / theirs for mine, theirs in zip(self.values, self.bare, strict=False)]
+        return statistics.median(pairs) if pairs else None
+
+    def as_dict(self) -> dict[str, object]:
+        found: dict[str, object] = {"text": self.text} if self.text else {}
+        if self.values:
+            found |= {"median": self.median, "runs": list(self.values)}
+        if self.ratio is not None:
+            found |= {"ratio": self.ratio, "bare": list(self.bare)}
+        return found | ({"counts": dict(self.counts)} if self.counts else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One measurement of all peers. `unit` is "ratio" where the cells' ratios to bare are the figure."""
+
+    name: str
+    unit: str
+    cells: dict[str, Cell]
+
+    def as_dict(self) -> dict[str, object]:
+        cells = {name: cell.as_dict() for name, cell in self.cells.items()}
+        return {"name": self.name, "unit": self.unit, "cells": cells}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one run: the machine, what was measured of pgidle, and of the peers; `skipped` says why some are not there."""
+
+    about: Mapping[str, object]
+    rows: Sequence[Row]
+    lines: Sequence[Line]
+    skipped: Mapping[str, str]
+
+    @property
+    def peers(self) -> list[str]:
+        return list(dict.fromkeys(name for line in self.lines for name in line.cells))
+
+    @property
+    def notes(self) -> list[str]:
+        """Who is not there, and what those met that failed, for each peer."""
+        notes = [f"{name}: skipped, {why}" for name, why in self.skipped.items()]
+        for line in self.lines:
+            for name, cell in line.cells.items():
+                met = [f"{count} {why}" for why, count in cell.counts.items() if why != "connections"]
+                if met:
+                    notes.append(f"{name}, {line.name}: {'; '.join(met)}")
+        return notes
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "about": dict(self.about),
+            "rows": [row.as_dict() for row in self.rows],
+            "peers": [line.as_dict() for line in self.lines],
+            "skipped": dict(self.skipped),
+        }
+
+
+def machine(installation: Installation, gate: str, versions: Mapping[str, str]) -> dict[str, object]:
     """What the figures hold for; nothing that says whose machine it is."""
     model = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     postgres = subprocess.run(
@@ -76,25 +150,49 @@ def machine(installation: Installation, gate: str) -> dict[str, object]:
         "python": platform.python_version(),
         "postgresql": postgres.stdout.removeprefix("postgres (PostgreSQL)").strip(),
         "gate": gate,
+        "peers": ", ".join(one for one in versions.values() if one),
     }
 
 
 HEADS = ("", "unit", "bare", "best", "pgidle", "best", "ratio", "quartiles", "of", "target", "")
 
 
-def table(about: dict[str, object], rows: Sequence[Row]) -> str:
+def table(result: Result) -> str:
     """Medians, the best run, the median and the quartiles of the ratios of so many pairs, and what was aimed at."""
-    lines = [HEADS, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
-    head = [f"{name}: {value}" for name, value in about.items() if value]
-    body = [
+    head = [f"{name}: {value}" for name, value in result.about.items() if value]
+    return "\n".join([*head, "", *_aligned([HEADS, *(_cells(row) for row in result.rows)], 2)]) + "\n"
+
+
+def peers_table(result: Result) -> str:
+    """A column for each peer: medians, with the median of the ratios to bare behind those that are timed."""
+    body = [(line.name, line.unit, *(shown(line, name) for name in result.peers)) for line in result.lines]
+    return "\n".join([*_aligned([("", "unit", *result.peers), *body], 2), "", *result.notes]) + "\n"
+
+
+def shown(line: Line, name: str) -> str:
+    cell = line.cells.get(name)
+    if cell is None:
+        return ""
+    if not cell.values:
+        return cell.text
+    if line.unit == "ratio":
+        return f"{cell.ratio:.2f}"
+    if cell.counts:
+        failed = sum(cell.counts.values()) - cell.counts["connections"]
+        return f"{cell.median:.1f} ({failed} of {cell.counts['connections']})" if failed else "0"
+    return _number(cell.median) + (f" ({cell.ratio:.2f}x)" if cell.ratio is not None else "")
+
+
+def _aligned(lines: Sequence[tuple[str, ...]], left: int) -> list[str]:
+    """Columns of one width each, the first so many to the left."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
         "  ".join(
-            cell.ljust(width) if column in (0, 1) else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([*head, "", *body, ""])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -123,4 +221,12 @@ def _quartiles(ratios: Sequence[float]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+    return (
+        "0"
+        if not value
+        else f"{value:.0f}"
+        if value >= 1000
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.3f}"
+    )

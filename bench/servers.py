@@ -68,27 +68,22 @@ def arguments(settings: Sequence[str]) -> list[str]:
     return [word for setting in settings for word in ("-c", setting)]
 
 
-class Bare:
+class BarePostgres:
     """`postgres` itself. `with` starts it without waiting for it, and ends it by a fast shutdown."""
 
     def __init__(
         self, installation: Installation, data_dir: Path, settings: Sequence[str] = SETTINGS
     ) -> None:
         self.port = free_port()
+        self._data_dir = data_dir
         program, where = installation.program("postgres"), f"listen_addresses={wire.HOST}"
         self._command = [
-            program,
-            "-D",
-            str(data_dir),
-            "-p",
-            str(self.port),
-            "-c",
-            where,
+            *(program, "-D", str(data_dir), "-p", str(self.port), "-c", where),
             *arguments(settings),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Bare:
+    def start(self) -> None:
         user = server_user()
         who: dict[str, Any] = {}
         if os.getuid() == 0:
@@ -101,23 +96,47 @@ class Bare:
             start_new_session=True,
             **who,
         )
-        return self
 
-    def first_row(self) -> None:
-        process = self._process
-        assert process
-        wire.first_row(self.port, lambda: process.poll() is None)
+    def stop(self) -> None:
+        """A fast shutdown, if it runs, to its end."""
+        if self.is_running():
+            assert self._process
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(PATIENCE)
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def first_row(self) -> int:
+        return wire.first_row(self.port, self.is_running)
 
     def settle(self) -> None:
         """Wait until it does nothing but serve."""
         self.first_row()
 
+    def wait_until_ready(self) -> None:
+        """Wait until the last line of postmaster.pid says so, without connecting."""
+        deadline = time.monotonic() + PATIENCE
+        while not self._says_ready():
+            if not self.is_running() or time.monotonic() > deadline:
+                raise SystemExit("bench: a bare Postgres does not start")
+            time.sleep(0.001)
+
+    def _says_ready(self) -> bool:
+        try:
+            lines = (self._data_dir / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[7].strip() == "ready"
+
+    def __enter__(self) -> BarePostgres:
+        self.start()
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(PATIENCE)
+        self.stop()
 
 
 class Installed(Supervised):
@@ -147,9 +166,9 @@ class Installed(Supervised):
         self.start()
         return self
 
-    def first_row(self) -> None:
+    def first_row(self) -> int:
         try:
-            wire.first_row(self.port, lambda: self.running)
+            return wire.first_row(self.port, lambda: self.running)
         except (OSError, wire.RefusedError) as error:
             raise SystemExit(f"bench: {error}\n{self._tail()}") from error
 
@@ -166,7 +185,7 @@ class Installed(Supervised):
         """Put it to sleep; milliseconds from drowsy to asleep, by its own clock, and from the order, by ours."""
         mark, began = self.mark(), time.perf_counter()
         deadline = time.monotonic() + PATIENCE
-        while not self._order_sleep():
+        while not self.order_sleep():
             # The last client's backend may still be on its way out.
             assert time.monotonic() < deadline, "it does not sleep"
             time.sleep(0.02)
@@ -176,7 +195,8 @@ class Installed(Supervised):
         by_log = datetime.fromisoformat(asleep.data["time"]) - datetime.fromisoformat(drowsy.data["time"])
         return by_log.total_seconds() * 1000, lasted * 1000
 
-    def _order_sleep(self) -> bool:
+    def order_sleep(self) -> bool:
+        """Whether it sleeps now, as asked."""
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(PATIENCE)
             control.connect(str(self.data_dir / "pgidle/control.sock"))

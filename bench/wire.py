@@ -26,21 +26,37 @@ _PROTOCOL = 196608
 _numbers = itertools.count(1)
 
 
+TERMINATE = b"X\0\0\0\4"
+READY = b"Z\0\0\0\5I"
+"""Ready for the next query, outside of a transaction."""
+
+
 class RefusedError(Exception):
     """The server answered with an error, or hung up."""
+
+
+def refusal(body: bytes) -> RefusedError:
+    """SQLSTATE and message of an ErrorResponse."""
+    fields = {one[:1]: one[1:].decode(errors="replace") for one in body.split(b"\0") if one}
+    return RefusedError(f"{fields.get(b'C', '')} {fields.get(b'M', '')}".strip())
+
+
+def query(statement: str) -> bytes:
+    """A simple query."""
+    return b"Q" + struct.pack("!I", len(statement) + 5) + statement.encode() + b"\0"
 
 
 class Conversation:
     """What to send next, and the first column of the first row, of a session with one statement."""
 
-    def __init__(self, statement: str) -> None:
+    def __init__(self, statement: str, application: str = "") -> None:
         # One application that comes back after each sleep is flapping, and sleep is put off for it.
-        name = f"bench {next(_numbers)}"
+        name = application or f"bench {next(_numbers)}"
         fields = ("user", "postgres", "database", "postgres", "application_name", name)
         body = struct.pack("!I", _PROTOCOL) + b"".join(f"{one}\0".encode() for one in fields) + b"\0"
         self.first = struct.pack("!I", len(body) + 4) + body
         self.value: str | None = None
-        self._query = b"Q" + struct.pack("!I", len(statement) + 5) + statement.encode() + b"\0"
+        self._query = query(statement)
         self._asked = False
         self._data = b""
 
@@ -56,7 +72,7 @@ class Conversation:
                 break
             body, self._data = self._data[5 : length + 1], self._data[length + 1 :]
             if kind == b"E":
-                raise RefusedError(body.replace(b"\0", b" ").decode(errors="replace"))
+                raise refusal(body)
             if kind == b"D":
                 (size,) = struct.unpack_from("!i", body, 2)
                 self.value = body[6 : 6 + size].decode()
@@ -65,18 +81,45 @@ class Conversation:
         return answer
 
 
-def ask(port: int, statement: str = "SELECT 1") -> str:
-    """Connect once, and return the first value. Raises OSError or RefusedError."""
+def ask(port: int, statement: str = "SELECT 1", source: str = HOST) -> str:
+    """Connect once, from a loopback address, and return the first value. Raises OSError or RefusedError."""
     conversation = Conversation(statement)
-    with socket.create_connection((HOST, port), PATIENCE) as server:
+    with socket.create_connection((HOST, port), PATIENCE, (source, 0)) as server:
         server.sendall(conversation.first)
         while conversation.value is None:
             server.sendall(conversation.received(server.recv(65536)))
+        server.sendall(TERMINATE)
         return conversation.value
 
 
-def first_row(port: int, is_running: Callable[[], bool]) -> None:
-    """Connect until it works, as somebody who waits for a server does; an error when the server is no more."""
+def copy_out(port: int, table: str) -> int:
+    """COPY a table's rows, text without a zero byte, here and forget them; bytes that came.
+
+    Raises OSError or RefusedError.
+    """
+    conversation, statement = Conversation(f"COPY {table} TO STDOUT"), b""
+    buffer, size, last = bytearray(1 << 20), 0, b""
+    with socket.create_connection((HOST, port), PATIENCE) as server:
+        server.sendall(conversation.first)
+        while not statement:
+            server.sendall(statement := conversation.received(server.recv(65536)))
+        while not last.endswith(READY):
+            if not (count := server.recv_into(buffer)):
+                raise RefusedError("the server hung up")
+            size += count
+            last = (last + buffer[max(0, count - 64) : count])[-64:]
+        server.sendall(TERMINATE)
+    if b"COPY " not in last:
+        raise RefusedError(f"no rows of {table}")
+    return size
+
+
+def first_row(port: int, is_running: Callable[[], bool]) -> int:
+    """Connect until it works, as somebody who waits for a server does; how many attempts failed before.
+
+    Raises OSError or RefusedError when the server is no more.
+    """
+    failed = 0
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -84,9 +127,10 @@ def first_row(port: int, is_running: Callable[[], bool]) -> None:
         except (OSError, RefusedError):
             if time.monotonic() > deadline or not is_running():
                 raise
+            failed += 1
             time.sleep(RETRY)
         else:
-            return
+            return failed
 
 
 def crowd(port: int, count: int) -> tuple[float, int]:

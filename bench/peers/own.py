@@ -1,0 +1,52 @@
+"""pgidle itself, staying: installed as an image does it, put to sleep by its own control socket."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from servers import Installed
+
+from peers.common import Peer, Setting
+
+
+class Pgidle(Peer):
+    name = "pgidle"
+    by: ClassVar[str] = "itself"
+
+    def __init__(self, setting: Setting, *, told: bool = False, **options: str) -> None:
+        super().__init__(setting, told=told)
+        self.server = Installed(
+            setting.program, setting.installation, setting.place, setting.data_dir, setting.settings,
+            **({"when_idle": "stay"} | options),
+        )  # fmt: skip
+        self.port = self.server.port
+        self._watching: tuple[int, ...] = ()
+
+    @classmethod
+    def cold(cls, setting: Setting) -> Peer:
+        return cls(setting, when_idle="exit", log_format="text")
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.clean()
+
+    def sleep(self) -> None:
+        self._watching = ()
+        self.server.sleep()
+
+    def pids(self) -> tuple[int, ...]:
+        return (self.server.pid,)
+
+    def watching(self) -> tuple[int, ...]:
+        return self._watching
+
+    def first_row(self) -> int:
+        return self.server.first_row()
+
+    def settle(self) -> None:
+        self._watching = (self.server.settle(),)
+
+    def is_running(self) -> bool:
+        return self.server.running

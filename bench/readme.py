@@ -1,0 +1,59 @@
+"""README's part that the benchmark writes, between two marks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from report import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from report import Line, Result
+
+BEGIN, END = "<!-- scripts/bench --readme writes from here -->", "<!-- to here -->"
+
+
+def markdown(result: Result, chart: str | None) -> str:
+    """The chart, the table of the peers, the machine, and what is to be said about single figures."""
+    about, peers = result.about, result.peers
+    rows = [(_named(line), *(shown(line, name) or "-" for name in peers)) for line in result.lines]
+    words = [
+        f"{about['cores']} cores of {about['cpu']}",
+        f"{about['kernel']}",
+        f"PostgreSQL {about['postgresql']}",
+    ]
+    words += [f"Python {about['python']}", f"gate mode {about['gate']}", f"{about['peers']}"]
+    return "\n".join(
+        [
+            *([f"![pgidle and its peers]({chart})", ""] if chart else []),
+            f"| | {' | '.join(peers)} |",
+            f"|---|{'---:|' * len(peers)}",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            f"Measured on {', '.join(words)}.",
+            *(["", *(f"- {note}" for note in result.notes)] if result.notes else []),
+        ]
+    )
+
+
+def _named(line: Line) -> str:
+    return f"{line.name} ({line.unit})" if line.unit not in ("", "ratio") else line.name
+
+
+def write(path: Path, text: str) -> None:
+    """Replace what stands between the marks. SystemExit if they are not there, each once and in order."""
+    page = path.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"bench: {path} has no place for the figures: {BEGIN} ... {END}")
+    replace(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file so that it is never there in half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
