@@ -54,7 +54,7 @@ def svg(result: Result) -> str:
     body: list[str] = []
     top = MARGIN
     for begins, title, hint in PANELS:
-        bars = list(_bars(result.lines, begins))
+        bars = list(_bars(result.lines, result.peers, begins))
         if not bars:
             continue
         first = next(line.name for line in result.lines if line.name.startswith(begins))
@@ -76,12 +76,14 @@ def svg(result: Result) -> str:
     return "\n".join([head, f"<style>{STYLE}</style>", *body, "</svg>", ""])
 
 
-def _bars(lines: Sequence[Line], begins: str) -> Iterator[Bar]:
+def _bars(lines: Sequence[Line], peers: Sequence[str], begins: str) -> Iterator[Bar]:
     for line in lines:
         if not line.name.startswith(begins):
             continue
         told = ", told" if line.name.endswith(TOLD) else ""
-        for name, cell in line.cells.items():
+        for name in peers:
+            if (cell := line.cells.get(name)) is None:
+                continue
             value = cell.ratio if line.unit == "ratio" else cell.median
             assert value is not None
             figure = (
@@ -106,4 +108,5 @@ def _panel(bars: Sequence[Bar], top: int) -> Iterator[str]:
 
 def _caption(about: Mapping[str, object]) -> Iterator[str]:
     yield f"{about['cores']} cores of {about['cpu']}, {about['kernel']}, PostgreSQL {about['postgresql']}"
-    yield f"{about['peers']}; gate mode {about['gate']}; told: the proxy is told of each stop and start"
+    yield str(about["peers"])
+    yield f"gate mode {about['gate']}; told: the harness tells the proxy of each stop and start"

@@ -146,7 +146,7 @@ def machine(installation: Installation, gate: str, versions: Mapping[str, str]) 
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": model[1] if model else platform.machine(),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "postgresql": postgres.stdout.removeprefix("postgres (PostgreSQL)").strip(),
         "gate": gate,
@@ -221,12 +221,4 @@ def _quartiles(ratios: Sequence[float]) -> str:
 
 
 def _number(value: float) -> str:
-    return (
-        "0"
-        if not value
-        else f"{value:.0f}"
-        if value >= 1000
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.3f}"
-    )
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
