@@ -112,12 +112,11 @@ def main(
     try:
         say("installing pgidle" if program is None else f"measuring {program}")
         bench = Bench(installation, place, program or install(place), effort, say)
-        rows = [
-            row
+        rows = {
+            name: list(_said(say, name, measure(bench)))
             for name, measure in measures.items()
             if name in parts
-            for row in _said(say, name, measure(bench))
-        ]
+        }
         comparison = Comparison(bench)
         lines = comparison.lines() if COMPARED in parts else []
         versions = {one.name: one.version() for one in PEERS if lines and not one.missing()}

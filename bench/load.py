@@ -165,8 +165,10 @@ def cycles(bench: Bench, count: int) -> Iterator[Row]:
                 bench.say(
                     f"cycle {cycle}: RSS {taken.rss:.2f} MB, anonymous {taken.anonymous:.2f}, {files} files"
                 )
-    before, after = grown[0], grown[-1]
     for place, (name, unit, most) in enumerate(
-        (("memory: RSS", "MB", 1.05), ("memory: anonymous", "MB", 1.10), ("open files", "", 1.0))
+        (("memory: RSS", "MB", 1.05), ("memory: anonymous", "MB", 1.1), ("open files", "", 1.0))
     ):
-        yield Row(f"{name}, after {count} sleeps, of {FEW}", unit, [after[place]], [before[place]], most)
+        before, after = grown[0][place], grown[-1][place]
+        yield Row(f"{name}, after {FEW} sleeps", unit, [before])
+        yield Row(f"{name}, after {count} sleeps", unit, [after])
+        yield Row(f"  {count} to {FEW} sleeps", "ratio", [after / before], (), most)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
-from report import shown
+from report import number, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from report import Line, Result
 
+LOADS = ("crowd", "visits", "pool", "pgbench", "cycles")
+"""Parts of pgidle's own figures that are shown, too."""
 BEGIN, END = "<!-- scripts/bench --readme writes from here -->", "<!-- to here -->"
 
 
@@ -33,8 +37,21 @@ def markdown(result: Result, chart: str | None) -> str:
             "",
             f"Measured on {', '.join(words)}.",
             *(["", *(f"- {note}" for note in result.notes)] if result.notes else []),
+            *_under_load(result),
         ]
     )
+
+
+def _under_load(result: Result) -> Iterator[str]:
+    rows = [row for part in LOADS for row in result.parts.get(part, ())]
+    if rows:
+        yield from ("", "| under load | | bare | pgidle | ratio |", "|---|---|---:|---:|---:|")
+    for row in rows:
+        bare = number(statistics.median(row.bare)) if row.bare else ""
+        ratio = f"{row.judged:.2f}" if row.bare else ""
+        # What starts with spaces belongs to the row before.
+        name = f"&nbsp;&nbsp;{row.name.strip()}" if row.name.startswith(" ") else row.name
+        yield f"| {name} | {row.unit} | {bare} | {number(statistics.median(row.pgidle))} | {ratio} |"
 
 
 def _named(line: Line) -> str:

@@ -109,9 +109,13 @@ class Result:
     """Of one run: the machine, what was measured of pgidle, and of the peers; `skipped` says why some are not there."""
 
     about: Mapping[str, object]
-    rows: Sequence[Row]
+    parts: Mapping[str, Sequence[Row]]
     lines: Sequence[Line]
     skipped: Mapping[str, str]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for rows in self.parts.values() for row in rows]
 
     @property
     def peers(self) -> list[str]:
@@ -131,7 +135,7 @@ class Result:
     def as_dict(self) -> dict[str, object]:
         return {
             "about": dict(self.about),
-            "rows": [row.as_dict() for row in self.rows],
+            "rows": [{"part": part} | row.as_dict() for part, rows in self.parts.items() for row in rows],
             "peers": [line.as_dict() for line in self.lines],
             "skipped": dict(self.skipped),
         }
@@ -180,7 +184,7 @@ def shown(line: Line, name: str) -> str:
     if cell.counts:
         failed = sum(cell.counts.values()) - cell.counts["connections"]
         return f"{cell.median:.1f} ({failed} of {cell.counts['connections']})" if failed else "0"
-    return _number(cell.median) + (f" ({cell.ratio:.2f}x)" if cell.ratio is not None else "")
+    return number(cell.median) + (f" ({cell.ratio:.2f}x)" if cell.ratio is not None else "")
 
 
 def _aligned(lines: Sequence[tuple[str, ...]], left: int) -> list[str]:
@@ -196,14 +200,14 @@ def _aligned(lines: Sequence[tuple[str, ...]], left: int) -> list[str]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    bare = (_number(statistics.median(row.bare)), _number(row.best(row.bare))) if row.bare else ("", "")
+    bare = (number(statistics.median(row.bare)), number(row.best(row.bare))) if row.bare else ("", "")
     target = f"{'>=' if row.floor else '<='} {row.target:g}" if row.target is not None else ""
     return (
         row.name,
         row.unit,
         *bare,
-        _number(statistics.median(row.pgidle)),
-        _number(row.best(row.pgidle)),
+        number(statistics.median(row.pgidle)),
+        number(row.best(row.pgidle)),
         f"{row.judged:.3f}" if row.bare else "",
         _quartiles(row.ratios),
         str(len(row.pgidle)),
@@ -220,5 +224,5 @@ def _quartiles(ratios: Sequence[float]) -> str:
     return f"{low:.2f}-{high:.2f}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"

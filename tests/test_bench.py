@@ -14,7 +14,7 @@ from compared import Comparison
 from installations import Place, debian, embedded
 from measures import Bench, Effort
 from peers import PEERS, Peer
-from report import Cell, Line, Result, peers_table
+from report import Cell, Line, Result, Row, peers_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def test_a_peer_that_is_not_there_is_named(bench: Bench, monkeypatch: pytest.Mon
 
 RESULT = Result(
     dict.fromkeys(("cores", "cpu", "kernel", "postgresql", "python", "gate", "peers"), "<&>"),
-    [],
+    {"pool": [Row("failed to reconnect", "", [3.0], (), 0)]},
     [
         Line("memory awake: RSS", "MB", {"pgidle": Cell([40.0]), "PgBouncer": Cell([8.0])}),
         Line("failed of 1000 connections", "", {
@@ -99,6 +99,7 @@ def test_the_page_is_written_between_the_marks_only(tmp_path: Path) -> None:
     text = page.read_text()
     assert text.startswith(f"before\n{readme.BEGIN}\n\n![")
     assert text.endswith(f"{readme.END}\nafter\n")
+    assert "| failed to reconnect |  |  | 3 |  |" in text
     assert "old" not in text
 
 
