@@ -84,13 +84,14 @@ class Comparison:
             self._put("client_addr", "", kind, Cell((), text="kept" if kept else "lost"))
             # With one client that does nothing: without any, some are asleep.
             with contextlib.closing(psycopg.connect(conninfo(peer.port))):
-                time.sleep(self._effort.awake_seconds)
                 self._footprint("awake", kind, peer)
             peer.sleep()
             self._footprint("asleep", kind, peer)
 
     def _footprint(self, when: str, kind: type[Peer], peer: Peer) -> None:
         """Of the processes that are there besides Postgres; PSS and CPU with their backends in Postgres."""
+        # What it does because of the change, the start of a process even, is not what it takes at rest.
+        time.sleep(self._effort.awake_seconds)
         own, all_of_it = peer.pids(), (*peer.pids(), *peer.watching())
         rss, pss = sum(memory(pid).rss for pid in own), sum(memory(pid).pss for pid in all_of_it)
         self._put(f"memory {when}: RSS", "MB", kind, Cell([rss]))

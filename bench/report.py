@@ -225,4 +225,5 @@ def _quartiles(ratios: Sequence[float]) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+    whole = value >= 1000 or value == int(value)
+    return f"{value:.0f}" if whole else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
