@@ -26,6 +26,7 @@ __attribute__((constructor)) static void begin(void)
 	const char *supervisor = getenv("PGIDLE_SUPERVISOR");
 	const char *others = getenv("PGIDLE_LD_PRELOAD");
 	const char *given = getenv("PGIDLE_CHANNEL");
+	const char *self = getenv("PGIDLE_SHIM");
 
 	/* PDEATHSIG outlives exec but no fork: backends do not get it. SIGINT is Postgres's fast shutdown. */
 	if (supervisor != NULL && (prctl(PR_SET_PDEATHSIG, SIGINT) != 0 || getppid() != atoi(supervisor)))
@@ -33,6 +34,9 @@ __attribute__((constructor)) static void begin(void)
 
 	if (given != NULL)
 		(void)fcntl(channel = atoi(given), F_SETFD, FD_CLOEXEC);
+
+	if (self != NULL)
+		(void)close(atoi(self)); /* this file: it is loaded */
 
 	/* What Postgres starts (archive_command, COPY PROGRAM) must not inherit any of this. */
 	if (others != NULL && *others != '\0')
@@ -42,6 +46,7 @@ __attribute__((constructor)) static void begin(void)
 	unsetenv("PGIDLE_LD_PRELOAD");
 	unsetenv("PGIDLE_SUPERVISOR");
 	unsetenv("PGIDLE_CHANNEL");
+	unsetenv("PGIDLE_SHIM");
 }
 
 static void give_copy(int fd)

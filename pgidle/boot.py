@@ -114,13 +114,13 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
     from pgidle.binaries import find_bin_dir
     from pgidle.cluster import DataDirState, inspect_data_dir
-    from pgidle.gate import Mode, find_shim
+    from pgidle.gate import Mode, open_shim
     from pgidle.house import Doors, Files, House
     from pgidle.inbox import Inbox
     from pgidle.inherited import take_sockets
     from pgidle.log import Log
-    from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories, read_hidden
-    from pgidle.statedir import SHIM, StateDir
+    from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
+    from pgidle.statedir import StateDir
 
     # Kept, for `become` may have to leave it.
     cwd = _working_directory()
@@ -146,14 +146,10 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     migration = enable_migration()
     if is_first_start or not os.path.isdir(settings.state_dir):
         prepare_directories(settings.data_dir, settings.state_dir, identity)
-    shim = find_shim()
-    hidden = read_hidden(shim, identity)
+    shim = open_shim()
     if identity is not None:
         _change_user(identity, inherited, log)
     state_dir = StateDir(settings.state_dir)
-    if hidden is not None:
-        # Where Python itself is root's alone: Postgres, too, must be able to read what it preloads.
-        shim = state_dir.keep(SHIM, hidden)
     gate, gate_why = _make_gate(settings, state_dir, shim, inherited)
     if gate.mode is Mode.SYNHOLD and migration is not None:
         gate_why = migration
@@ -217,7 +213,7 @@ def _change_user(identity: Identity, inherited: Sequence[socket.socket], log: Lo
 
 
 def _make_gate(
-    settings: Settings, state_dir: StateDir, shim: str | None, inherited: Sequence[socket.socket]
+    settings: Settings, state_dir: StateDir, shim: int | None, inherited: Sequence[socket.socket]
 ) -> tuple[Gate, str]:
     """A gate that holds clients from now on, and why it is no better one. Raises PgidleError."""
     from pgidle.cluster import living_postmaster, read_pidfile

@@ -38,21 +38,26 @@ class Mode(enum.Enum):
     NONE = "none"
 
 
-def find_shim() -> str | None:
-    """The compiled shim in the package, if it was compiled when the package was installed."""
+def open_shim() -> int | None:
+    """The compiled shim in the package, if it was compiled when the package was installed: a descriptor of it.
+
+    By its descriptor it can be preloaded also where Postgres's user cannot reach it (under root's home), and after
+    the package was replaced by another version while this one runs.
+    """
     folder = os.path.dirname(os.path.abspath(__file__))
     named = (name for name in os.listdir(folder) if name.startswith("_reuseport.") and name.endswith(".so"))
-    return next((os.path.join(folder, name) for name in named), None)
+    name = next(named, None)
+    return None if name is None else os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def try_mode(family: socket.AddressFamily, shim: str | None) -> tuple[Mode, str]:
+def try_mode(family: socket.AddressFamily, shim: int | None) -> tuple[Mode, str]:
     """What this kernel, container and user allow, and why not more. Tried, never guessed; run as Postgres's user."""
     if shim is None:
         return Mode.NONE, "the preload shim was not compiled: install a C compiler and then pgidle again"
     if not shim_works(shim):
         return (
             Mode.NONE,
-            f"user {os.geteuid()} cannot preload {shim}: install pgidle where that user can read it",
+            f"user {os.geteuid()} cannot preload {os.readlink(f'/proc/self/fd/{shim}')}: install pgidle where it can",
         )
     try:
         if can_migrate(family):

@@ -69,6 +69,4 @@ def save(state_dir: StateDir, history: History) -> None:
         for one in history.sleeps
     ]
     at = history.sleeps[-1].asleep_at if history.sleeps else 0.0
-    state_dir.keep(
-        LAST_SLEEP, json.dumps({"why": history.why, "at": at, "sleeps": sleeps}, indent=1).encode() + b"\n"
-    )
+    state_dir.keep(LAST_SLEEP, json.dumps({"why": history.why, "at": at, "sleeps": sleeps}, indent=1) + "\n")

@@ -50,13 +50,15 @@ class Files:
 
 @record
 class House:
-    """Made by `boot`, lent to everybody. `first` is there when the data directory has yet to be made."""
+    """Made by `boot`, lent to everybody. `first` is there when the data directory has yet to be made.
+
+    `shim` is the open file that Postgres preloads; None where the gate does without."""
 
     settings: Settings
     environ: Mapping[str, str]
     binaries: Binaries
     first: FirstStart | None
-    shim: str | None
+    shim: int | None
     gate: Gate
     gate_why: str
     state_dir: StateDir

@@ -118,7 +118,7 @@ def _title(pid: str) -> bytes:
         return b""
 
 
-def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: str | None) -> Postmaster:
+def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: int | None) -> Postmaster:
     """Start a postmaster in a process group of its own, so that a terminal's Ctrl-C reaches us alone.
 
     It gets SIGINT, a fast shutdown, when this process dies (PR_SET_PDEATHSIG, set by the shim where there is one).
@@ -133,17 +133,23 @@ def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: s
     # Last in the environment, as they leave it: Postgres shows its title where arguments and environment were.
     if inherited := environment.pop("LD_PRELOAD", ""):
         environment["PGIDLE_LD_PRELOAD"] = inherited
-    environment["LD_PRELOAD"] = f"{shim}:{inherited}" if inherited else shim
+    preloaded = f"/proc/self/fd/{shim}"
+    environment["LD_PRELOAD"] = f"{preloaded}:{inherited}" if inherited else preloaded
     environment["PGIDLE_SUPERVISOR"] = str(os.getpid())
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment["PGIDLE_CHANNEL"] = str(theirs.fileno())
+    environment["PGIDLE_SHIM"] = str(shim)
     with theirs:
         pid = os.posix_spawn(
             command[0],
             command,
             environment,
             # Onto itself, which leaves it open at exec (posix_spawn_file_actions_adddup2(3)).
-            file_actions=[quiet_stdin, (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno())],
+            file_actions=[
+                quiet_stdin,
+                (os.POSIX_SPAWN_DUP2, shim, shim),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
+            ],
             setpgroup=0,
             setsigdef=defaults,
             setsigmask=(),

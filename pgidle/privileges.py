@@ -264,17 +264,3 @@ def python_unreadable(identity: Identity | None) -> str | None:
     ]
     with acting_as(identity):
         return next((place for place, mode in needed if not os.access(place, mode, effective_ids=True)), None)
-
-
-def read_hidden(path: str | None, identity: Identity | None) -> bytes | None:
-    """What is in a file that root can read and the identity cannot; None where it can, or where nobody can."""
-    if path is None or identity is None:
-        return None
-    with acting_as(identity):
-        if os.access(path, os.R_OK, effective_ids=True):
-            return None
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return None

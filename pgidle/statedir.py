@@ -15,7 +15,6 @@ from pgidle.errors import PgidleError
 
 LAST_SLEEP = "last.json"
 CONTROL_SOCKET = "control.sock"
-SHIM = "_reuseport.so"
 RECORD_BYTES = 48
 """Size of `lock`, always: what is written later takes no room that a full disk might not have."""
 FORK_PATIENCE = 1.0
@@ -46,13 +45,12 @@ class StateDir:
         text = f"{os.getpid()}\n{pid or ''}\n".encode()
         os.pwrite(self._lock, text.ljust(RECORD_BYTES), 0)
 
-    def keep(self, name: str, content: bytes) -> str:
-        """Write a file as a whole or not at all; its path. Raises OSError."""
+    def keep(self, name: str, content: str) -> None:
+        """Write a file as a whole or not at all. Raises OSError."""
         target = f"{self.path}/{name}"
-        with open(f"{target}.new", "wb") as file:
+        with open(f"{target}.new", "w", encoding="utf-8") as file:
             file.write(content)
         os.replace(f"{target}.new", target)
-        return target
 
     def find(self, name: str) -> str | None:
         """What was kept under a name, or None."""

@@ -150,13 +150,14 @@ def can_migrate(family: socket.AddressFamily) -> bool:
                 return (queue_length(first), queue_length(second)) == (0, 2)
 
 
-def shim_works(shim: str) -> bool:
+def shim_works(shim: int) -> bool:
     """Whether a program that this user starts can preload the shim: it ends with 1 where the parent is not the
     promised one, so a `true` that fails has loaded it."""
     true = next((path for path in ("/bin/true", "/usr/bin/true") if os.access(path, os.X_OK)), None)
     if true is None:
-        return os.access(shim, os.R_OK)
+        return os.access(f"/proc/self/fd/{shim}", os.R_OK)
     quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-    pid = os.posix_spawn(true, [true], {"LD_PRELOAD": shim, "PGIDLE_SUPERVISOR": "0"}, file_actions=quiet)
+    environment = {"LD_PRELOAD": f"/proc/self/fd/{shim}", "PGIDLE_SUPERVISOR": "0"}
+    pid = os.posix_spawn(true, [true], environment, file_actions=[*quiet, (os.POSIX_SPAWN_DUP2, shim, shim)])
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status) == 1

@@ -16,7 +16,7 @@ import pytest
 from namespaces import own_network, set_migration
 
 from pgidle.errors import PgidleError
-from pgidle.gate import Gate, Mode, find_shim, refuse_taken, try_mode
+from pgidle.gate import Gate, Mode, open_shim, refuse_taken, try_mode
 from pgidle.steering import can_migrate, make_socket, queue_length, resolve
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def test_the_mode_is_tried_not_guessed(migrates: bool) -> None:
     set_migration(migrates)
     assert can_migrate(socket.AF_INET) is migrates
     assert can_migrate(socket.AF_INET6) is migrates
-    shim = find_shim()
+    shim = open_shim()
     if shim is None:
         pytest.skip("the shim is not compiled")
     mode, why = try_mode(socket.AF_INET, shim)
@@ -212,7 +212,8 @@ def test_without_a_shim_that_can_be_preloaded_there_is_no_gate(tmp_path) -> None
     assert try_mode(socket.AF_INET, None)[0] is Mode.NONE
     broken = tmp_path / "_reuseport.so"
     broken.write_bytes(b"not a library")
-    mode, why = try_mode(socket.AF_INET, str(broken))
+    with broken.open() as file:
+        mode, why = try_mode(socket.AF_INET, file.fileno())
     assert mode is Mode.NONE
     assert str(broken) in why
 

@@ -172,3 +172,18 @@ def test_a_package_that_only_root_can_read(newest: Installation, place: Place, l
     with psycopg.connect(one.conninfo()) as connection:
         connection.execute("SELECT 1")
     assert one.stop() == 0
+
+
+def test_a_package_that_is_replaced_while_postgres_sleeps(newest: Installation, place: Place, launch) -> None:
+    """An upgrade takes the shim away, and for a moment there is none."""
+    folder = place.folder()
+    shutil.copytree(Path(pgidle.__file__).parent, folder / "pgidle")
+    folder.chmod(0o755)
+    env = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    one = launch(newest, when_idle="stay", idle_timeout="500ms", env=env)
+    one.wait_for_state("asleep")
+    for shim in folder.glob("pgidle/*.so"):
+        shim.unlink()
+    with psycopg.connect(one.conninfo()) as connection:
+        connection.execute("SELECT 1")
+    assert one.stop() == 0
