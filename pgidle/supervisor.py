@@ -49,7 +49,8 @@ EXIT_PATIENCE = 0.5
 """Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
 
 STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
-"""Seconds that Postgres gets to accept whom it has before it is told to stop, and between two looks at that."""
+"""Of the stop timeout, what Postgres gets at most to accept whom it has before it is told to stop; and seconds between
+two looks at that."""
 
 IMMEDIATE_PATIENCE = 1.0
 """Seconds that an immediate shutdown gets before what is left is killed."""
@@ -327,13 +328,14 @@ class Supervisor:
         """Let Postgres take whom it has not accepted yet: after the signal it would not end them, and wait for them."""
         from pgidle.drain import on_their_way
 
-        if on_their_way(self._gate) and time.monotonic() - self._stop_since < STOP_DRAIN:
+        limit = STOP_DRAIN * self.settings.stop_timeout
+        if on_their_way(self._gate) and time.monotonic() - self._stop_since < limit:
             self._loop.after(STOP_DRAIN_POLL, "drain", self._drain_and_stop)
         else:
             self._stop_now()
 
     def _stop_now(self) -> None:
-        if self.state is State.TERMINATING:
+        if self.state is State.TERMINATING and not self._loop.is_set("stop"):
             self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
         self.server.stop_fast()
         if self._backstage is not None:
