@@ -113,7 +113,7 @@ def _complain(error: PgidleError) -> None:
 def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> House:
     """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
     from pgidle.binaries import find_bin_dir
-    from pgidle.cluster import DataDirState, inspect_data_dir
+    from pgidle.cluster import DataDirState, inspect_data_dir, refuse_closed
     from pgidle.gate import Mode, open_shim
     from pgidle.house import Doors, Files, House
     from pgidle.inbox import Inbox
@@ -141,6 +141,9 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         if not is_first_start:
             # What root may do does not count.
             inspect_data_dir(settings.data_dir, os.geteuid())
+        # Where none is set it is Postgres's own, which only Postgres could tell.
+        if settings.socket_dir and not (is_first_start and settings.socket_dir.startswith(settings.data_dir)):
+            refuse_closed(settings.socket_dir)
         binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""))
     http = _listen_http(settings)
     migration = enable_migration()

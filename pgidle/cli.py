@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -14,10 +15,10 @@ import click
 from pgidle import boot
 from pgidle.client import NotRunning, request
 from pgidle.errors import PgidleError, SettingsError
+from pgidle.history import last_sleep
 from pgidle.options import OPTIONS, Kind, parse_duration
 from pgidle.settings import config_path, describe, parse_file, resolve
-from pgidle.statedir import LAST_SLEEP
-from pgidle.status import as_table, moment_text
+from pgidle.status import as_table, sleep_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,12 +108,12 @@ def status(options: dict[str, Any], as_json: bool) -> None:
     try:
         _, body = request(state_dir, "GET", "/status")
     except NotRunning as error:
-        last = _last_sleep(state_dir)
+        found = last_sleep(state_dir)
+        last = asdict(found) if found is not None else None
         if as_json:
             click.echo(json.dumps({"state": "not running", "last_sleep": last}))
         else:
-            slept = f"{moment_text(last['at'])}: {last['why']}" if last else "none is on record"
-            click.echo(f"{error.message}\nlast sleep: {slept}")
+            click.echo(f"{error.message}\nlast sleep: {sleep_text(last) if last else 'none is on record'}")
         sys.exit(NOT_RUNNING)
     if as_json:
         click.echo(json.dumps(body))
@@ -211,6 +212,28 @@ def init(platform: str, folder: str, force: bool, is_printed: bool, **given: str
     click.echo(print_plan(plan) if is_printed else write_plan(plan, folder, force=force))
 
 
+@cli.command(cls=_RunCommand, options_metavar="[OPTIONS] [FILE]... [-- POSTGRES_ARGUMENTS]")
+@_options()
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+@click.argument("files", nargs=-1, metavar="")
+def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> None:
+    """Say what is wrong with the machine that `run` would start on with the same options, with the
+    configuration of Postgres, and with each FILE: a fly.toml, a systemd unit, a Compose file, a Kubernetes
+    manifest. Exit status 1 if anything is.
+    """
+    # Nobody else needs them, and they are many.
+    from pgidle.doctor import printed, rounds
+    from pgidle.doctor.finding import Severity
+
+    charts = rounds.examine(options, click.get_current_context().meta["postgres_args"], files)
+    if as_json:
+        click.echo(json.dumps(printed.as_dict(charts)))
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        click.echo(printed.as_text(charts, colour=colour), nl=False)
+    sys.exit(1 if any(chart.count(Severity.WRONG) for chart in charts) else 0)
+
+
 def _order(options: dict[str, Any], path: str) -> None:
     code, body = request(_state_dir(options), "POST", path)
     if code != 200:
@@ -236,11 +259,3 @@ def _state_dir(options: dict[str, Any]) -> str:
         click.echo(f"pgidle: {said} (not read)", err=True)
     relevant = {key: value for key, value in content.items() if key.replace("_", "-") in WHERE}
     return resolve(options, environ, relevant, path, cwd).settings.state_dir
-
-
-def _last_sleep(state_dir: str) -> dict[str, Any] | None:
-    try:
-        kept = json.loads(Path(state_dir, LAST_SLEEP).read_bytes())
-        return {"why": str(kept["why"]), "at": float(kept["at"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -9,7 +9,7 @@ import os
 import stat
 from enum import Enum
 
-from pgidle.errors import PgidleError
+from pgidle.errors import PgidleError, SettingsError
 from pgidle.privileges import user_name
 from pgidle.record import record
 
@@ -82,6 +82,17 @@ def inspect_data_dir(path: str, uid: int) -> DataDir:
             f"data directory {path} has permissions {mode}, Postgres wants 0700 or 0750", f"chmod 0700 {path}"
         )
     return contents
+
+
+def refuse_closed(socket_dir: str) -> None:
+    """Raise SettingsError for a folder that Postgres, as the effective user, could not make its Unix socket in."""
+    if os.access(socket_dir, os.W_OK | os.X_OK, effective_ids=True):
+        return
+    why = "cannot be written by" if os.path.isdir(socket_dir) else "is not there for"
+    raise SettingsError(
+        f"--socket-dir {socket_dir} {why} user {user_name(os.geteuid())}",
+        "make it and chown it, or name another",
+    )
 
 
 def _inaccessible(path: str, uid: int) -> PgidleError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgidle.flapping import Sleep
 from pgidle.statedir import LAST_SLEEP
+from pgidle.status import LastSleep
 
 if TYPE_CHECKING:
     from pgidle.statedir import StateDir
@@ -18,25 +20,32 @@ KEPT = 12
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Oldest first. The last one's `woken_at` is 0 while it has not been woken from."""
+    """Oldest first. The last one's `woken_at` is 0 while it has not been woken from; `seconds` is how long its
+    shutdown took, None where that is not known."""
 
     why: str = ""
     sleeps: tuple[Sleep, ...] = ()
+    seconds: float | None = None
 
-    def slept(self, why: str, now: float, cut: frozenset[str]) -> History:
-        return History(why, (*self.sleeps, Sleep(asleep_at=now, woken_at=0.0, cut=cut))[-KEPT:])
+    def slept(self, why: str, now: float, cut: frozenset[str], seconds: float) -> History:
+        return History(why, (*self.sleeps, Sleep(asleep_at=now, woken_at=0.0, cut=cut))[-KEPT:], seconds)
 
     def woke(self, now: float) -> History:
         """The last sleep has ended now, unless its end is known."""
         if not self.sleeps or self.sleeps[-1].woken_at:
             return self
-        return History(self.why, (*self.sleeps[:-1], replace(self.sleeps[-1], woken_at=now)))
+        return replace(self, sleeps=(*self.sleeps[:-1], replace(self.sleeps[-1], woken_at=now)))
 
     def woken_by(self, who: str) -> History:
         """Who came first after the last sleep, unless that is known."""
         if not self.sleeps or self.sleeps[-1].woken_by is not None:
             return self
-        return History(self.why, (*self.sleeps[:-1], replace(self.sleeps[-1], woken_by=who)))
+        return replace(self, sleeps=(*self.sleeps[:-1], replace(self.sleeps[-1], woken_by=who)))
+
+    @property
+    def last(self) -> LastSleep | None:
+        """The last sleep that began, if any did."""
+        return LastSleep(self.why, self.sleeps[-1].asleep_at, self.seconds) if self.sleeps else None
 
 
 def load(state_dir: StateDir) -> History:
@@ -52,7 +61,7 @@ def load(state_dir: StateDir) -> History:
             )
             for one in kept.get("sleeps", ())
         )
-        return History(str(kept.get("why", "")), sleeps)
+        return History(str(kept.get("why", "")), sleeps, _seconds(kept))
     except (ValueError, KeyError, TypeError, AttributeError):
         return History()
 
@@ -69,4 +78,19 @@ def save(state_dir: StateDir, history: History) -> None:
         for one in history.sleeps
     ]
     at = history.sleeps[-1].asleep_at if history.sleeps else 0.0
-    state_dir.keep(LAST_SLEEP, json.dumps({"why": history.why, "at": at, "sleeps": sleeps}, indent=1) + "\n")
+    kept = {"why": history.why, "at": at, "seconds": history.seconds, "sleeps": sleeps}
+    state_dir.keep(LAST_SLEEP, json.dumps(kept, indent=1) + "\n")
+
+
+def last_sleep(state_dir: str) -> LastSleep | None:
+    """What was kept of the last sleep, for who is not the supervisor; None where there is nothing that can be read."""
+    try:
+        kept: dict[str, Any] = json.loads(Path(state_dir, LAST_SLEEP).read_bytes())
+        return LastSleep(str(kept["why"]), float(kept["at"]), _seconds(kept))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _seconds(kept: dict[str, Any]) -> float | None:
+    """None in what was kept before shutdowns were measured."""
+    return None if kept.get("seconds") is None else float(kept["seconds"])

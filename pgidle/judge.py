@@ -19,7 +19,6 @@ from pgidle.policy import Lease
 from pgidle.reasons import ReasonKind
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
-from pgidle.status import LastSleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from pgidle.reasons import Verdict
     from pgidle.settings import Settings
     from pgidle.statedir import StateDir
+    from pgidle.status import LastSleep
 
 LOOK_DEADLINE = 5.0
 """Seconds after which a look has failed."""
@@ -200,12 +200,11 @@ class Judge:
     @property
     def last_sleep(self) -> LastSleep | None:
         """The last sleep that began, if any did."""
-        sleeps = self._history.sleeps
-        return LastSleep(self._history.why, sleeps[-1].asleep_at) if sleeps else None
+        return self._history.last
 
-    def record_sleep(self, why: str) -> None:
-        """Postgres sleeps: remember why, and whom that cut off."""
-        self._history = self._history.slept(why, time.time(), self._connected)
+    def record_sleep(self, why: str, seconds: float) -> None:
+        """Postgres sleeps: remember why, whom that cut off, and how many seconds the shutdown took."""
+        self._history = self._history.slept(why, time.time(), self._connected, seconds)
         try:
             save(self._state_dir, self._history)
         except OSError as error:

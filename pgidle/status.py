@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgidle.lifecycle import State
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LastSleep:
-    """The sleep that ended last: why Postgres was put to sleep, and when (Unix time, seconds)."""
+    """The sleep that began last: why Postgres was put to sleep, when (Unix time, seconds), and how many seconds the
+    shutdown took, where that is known."""
 
     why: str
     at: float
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
         "crashes": report.crashes,
         "looks": report.looks,
         "looks_failed": report.looks_failed,
-        "last_sleep": report.last_sleep and {"why": report.last_sleep.why, "at": report.last_sleep.at},
+        "last_sleep": asdict(report.last_sleep) if report.last_sleep is not None else None,
         "memory": {"supervisor": memory.supervisor, "postgres": memory.postgres},
     }
 
@@ -144,7 +146,13 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     counts = ("wakes", "sleeps", "crashes", "looks", "looks_failed")
     yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
     if last := status["last_sleep"]:
-        yield "last sleep", f"{moment_text(last['at'])}: {last['why']}"
+        yield "last sleep", sleep_text(last)
+
+
+def sleep_text(last: Mapping[str, Any]) -> str:
+    """The last sleep, as `as_dict` has it."""
+    took = f"; the shutdown took {last['seconds'] * 1000:.0f} ms" if last["seconds"] is not None else ""
+    return f"{moment_text(last['at'])}: {last['why']}{took}"
 
 
 def moment_text(moment: float) -> str:

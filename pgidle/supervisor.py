@@ -93,7 +93,7 @@ class Supervisor:
         self._attended: int | None = None
         self._delay = 0.0
         self._stop_since = 0.0
-        self._slept_because = ""
+        self._slept_because, self._sleep_since = "", 0.0
         server.belong_to(self._happen)
 
     @property
@@ -147,7 +147,7 @@ class Supervisor:
                 self.moment = Moment(after, time.monotonic(), why)
                 self._log.line(after, why, **{"from": before.state})
                 if after is State.STOPPING:
-                    self._slept_because = why
+                    self._slept_because, self._sleep_since = why, self.moment.since
                 if before.state in SERVING and after not in SERVING and self.judge is not None:
                     self.judge.pause(why, granted=after is State.STOPPING)
             for effect in effects:
@@ -355,7 +355,7 @@ class Supervisor:
     def _record_sleep(self) -> None:
         self.sleeps += 1
         if self.judge is not None:
-            self.judge.record_sleep(self._slept_because)
+            self.judge.record_sleep(self._slept_because, time.monotonic() - self._sleep_since)
 
     def _look_at_queue(self) -> None:
         self._loop.cancel("stop")

@@ -1,0 +1,115 @@
+"""postgresql.conf as Postgres reads it (src/backend/utils/misc/guc-file.l), with the place of every setting.
+
+Postgres itself is asked whether it accepts the whole (see `probe`); this reader is for the places, and for a
+machine on which Postgres cannot be asked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_LINE = re.compile(
+    r"""\s*([A-Za-z_][A-Za-z0-9_$.]*)\s*(?:=\s*|\s+)('(?:[^'\\\n]|\\.|'')*'|[^\s#']+)\s*(?:\#.*)?"""
+)
+_ESCAPE = re.compile(r"''|\\(.)")
+DEPTH = 10
+"""So deep may files include one another (CONF_FILE_MAX_DEPTH)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    value: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What is set, by lower-case name, and which files could not be read, and why."""
+
+    values: dict[str, Parameter]
+    unread: tuple[tuple[str, str], ...]
+
+    def value(self, name: str, default: str = "") -> str:
+        found = self.values.get(name)
+        return found.value if found is not None else default
+
+    def where(self, name: str) -> str:
+        found = self.values.get(name)
+        return found.where if found is not None else "postgresql.conf"
+
+    def is_on(self, name: str, *, default: bool) -> bool:
+        """As Postgres reads a truth value: any beginning of a word that is not ambiguous."""
+        word = self.value(name).lower()
+        if not word:
+            return default
+        return any(yes.startswith(word) for yes in ("true", "yes", "1")) or word == "on"
+
+
+def read_lines(text: str) -> Iterator[tuple[int, str, str]]:
+    """Line, name and value of each setting and include; a line that is neither is Postgres's to complain of."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if (found := _LINE.fullmatch(line)) is not None:
+            value = found[2]
+            if value.startswith("'"):
+                value = _ESCAPE.sub(lambda one: one[1] or "'", value[1:-1])
+            yield number, found[1].lower(), value
+
+
+def read_parameters(data_dir: str, postgres_args: Sequence[str]) -> Parameters:
+    """All that holds for a start: the file and what it includes, then postgresql.auto.conf, then the command line."""
+    values: dict[str, Parameter] = {}
+    unread: list[tuple[str, str]] = []
+    given = dict(_arguments(postgres_args))
+    start = Path(given.get("config_file") or f"{data_dir}/postgresql.conf")
+    _read(start, values, unread, 0)
+    auto = Path(data_dir, "postgresql.auto.conf")
+    if auto.exists():
+        _read(auto, values, unread, 0)
+    values.update({name: Parameter(value, "after --") for name, value in given.items()})
+    return Parameters(values, tuple(unread))
+
+
+def _read(path: Path, values: dict[str, Parameter], unread: list[tuple[str, str]], depth: int) -> None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        unread.append((str(path), error.strerror or "unreadable"))
+        return
+    if depth > DEPTH:
+        unread.append((str(path), "files include one another too deeply"))
+        return
+    for line, name, value in read_lines(text):
+        target = path.parent / value
+        if name == "include" or (name == "include_if_exists" and target.exists()):
+            _read(target, values, unread, depth + 1)
+        elif name == "include_dir":
+            try:
+                found = sorted(target.iterdir())
+            except OSError as error:
+                unread.append((str(target), error.strerror or "unreadable"))
+                continue
+            for each in found:
+                if each.suffix == ".conf" and not each.name.startswith("."):
+                    _read(each, values, unread, depth + 1)
+        elif name != "include_if_exists":
+            values[name] = Parameter(value, f"{path}:{line}")
+
+
+def _arguments(postgres_args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Settings among postgres's arguments: -c name=value, --name=value."""
+    rest = iter(postgres_args)
+    for word in rest:
+        said = ""
+        if word == "-c":
+            said = next(rest, "")
+        elif word.startswith(("-c", "--")):
+            said = word[2:]
+        name, equals, value = said.partition("=")
+        if equals:
+            yield name.strip().replace("-", "_").lower(), value

@@ -1,0 +1,114 @@
+"""postgresql.conf: settings that fight with pgidle, or that sleep changes the meaning of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgidle.options import absolute
+
+if TYPE_CHECKING:
+    from pgidle.doctor.conf_file import Parameters
+    from pgidle.doctor.finding import Chart
+    from pgidle.settings import Settings
+
+TIMED = ("pg_cron", "pg_partman_bgw", "timescaledb", "pg_timetable", "pgagent", "pg_task")
+"""Libraries whose background workers do something at a time of day."""
+
+
+def check_parameters(chart: Chart, parameters: Parameters, settings: Settings) -> None:
+    """What is set, against what pgidle needs and sets itself."""
+    for path, why in parameters.unread:
+        chart.unknown(f"what {path} says", path, f"it cannot be read: {why}", "run pgidle doctor as root")
+    _check_overridden(chart, parameters, settings)
+    _check_data_directory(chart, parameters, settings)
+    _check_visibility(chart, parameters)
+    _check_timed(chart, parameters)
+    _check_archiving(chart, parameters)
+
+
+def _check_overridden(chart: Chart, parameters: Parameters, settings: Settings) -> None:
+    """Said in the file, and said otherwise by pgidle, whose word counts."""
+    for name, value, option in (
+        ("listen_addresses", settings.listen_addresses, "--listen-addresses"),
+        ("port", str(settings.port), "--port"),
+        ("unix_socket_directories", settings.socket_dir, "--socket-dir"),
+    ):
+        written = parameters.values.get(name)
+        if written is None or value is None:
+            continue
+        hosts = [{one.strip() for one in text.split(",")} for text in (written.value, value)]
+        if hosts[0] != hosts[1]:
+            chart.note(
+                f"{name} is {written.value!r} here, and pgidle starts Postgres with {value!r}",
+                written.where,
+                "the gate and Postgres share their addresses, so pgidle's own setting counts",
+                f"pgidle run {option} {written.value}, if that is what is meant",
+            )
+    if not {"listen_addresses", "port"} & {
+        name for name in parameters.values if _same(parameters, name, settings)
+    }:
+        chart.fine("addresses and port are pgidle's")
+
+
+def _same(parameters: Parameters, name: str, settings: Settings) -> bool:
+    return parameters.value(name) != str(getattr(settings, name))
+
+
+def _check_data_directory(chart: Chart, parameters: Parameters, settings: Settings) -> None:
+    said = parameters.value("data_directory")
+    if said and absolute("/", said) != settings.data_dir:
+        chart.wrong(
+            f"data_directory is {said}, and pgidle was told {settings.data_dir}",
+            parameters.where("data_directory"),
+            "Postgres would run on the one while pgidle watches the other, and never be seen to get ready",
+            f"pgidle run -D {said}",
+        )
+
+
+def _check_visibility(chart: Chart, parameters: Parameters) -> None:
+    for name, why in (
+        ("track_activities", "no session can be seen to be idle, so Postgres never sleeps"),
+        ("track_counts", "sessions that came and went between two looks cannot be seen"),
+    ):
+        if parameters.is_on(name, default=True):
+            chart.fine(f"{name} is on")
+        else:
+            chart.wrong(f"{name} is off", parameters.where(name), why, f"{name} = on")
+
+
+def _check_timed(chart: Chart, parameters: Parameters) -> None:
+    preloaded = [one.strip() for one in parameters.value("shared_preload_libraries").split(",")]
+    for library in preloaded:
+        if library.rpartition("/")[2] in TIMED:
+            chart.note(
+                f"{library} is loaded",
+                parameters.where("shared_preload_libraries"),
+                "what it has to do while Postgres sleeps is not done, and it wakes nothing",
+                "pgidle wake from cron or a timer before the job is due; pgidle hold for its duration",
+            )
+
+
+def _check_archiving(chart: Chart, parameters: Parameters) -> None:
+    if parameters.value("archive_mode", "off").lower() not in ("off", "false", "no", "0"):
+        chart.note(
+            "archive_mode is on",
+            parameters.where("archive_mode"),
+            "a shutdown waits until the last WAL segment is archived, however long the command takes; while asleep"
+            " nothing is archived, whatever archive_timeout says",
+            "a stop-timeout that is longer than archive_command ever takes, and a kill timeout above it",
+        )
+
+
+def check_ssl(chart: Chart, parameters: Parameters, unusable: dict[str, str]) -> None:
+    """With ssl on Postgres does not start without its certificate and its key; `unusable` says why of each file."""
+    if not parameters.is_on("ssl", default=False):
+        return
+    for name, why in unusable.items():
+        chart.wrong(
+            f"ssl is on, and {name} cannot be used: {why}",
+            parameters.where(name) if name in parameters.values else parameters.where("ssl"),
+            "Postgres does not start",
+            f"put the file there, readable by the user of Postgres alone (chmod 0600), or {name} = '...'",
+        )
+    if not unusable:
+        chart.fine("ssl is on, with certificate and key")

@@ -1,0 +1,55 @@
+"""What an examination says: each finding with its place and its cure, and what was looked at and found right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Severity(Enum):
+    """WRONG is for repair and makes the exit status 1. A NOTE may be meant so; what is UNKNOWN was not checked."""
+
+    WRONG = "wrong"
+    NOTE = "note"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`where` is file:line or a place; `change` is the line to write or the command to run."""
+
+    severity: Severity
+    what: str
+    where: str
+    why: str
+    change: str
+
+
+@dataclass(slots=True)
+class Chart:
+    """All that is said about one subject, a file or the machine, in the order in which it was noticed."""
+
+    subject: str
+    findings: list[Finding] = field(default_factory=list)
+    right: list[str] = field(default_factory=list)
+
+    def wrong(self, what: str, where: str, why: str, change: str) -> None:
+        self._add(Severity.WRONG, what, where, why, change)
+
+    def note(self, what: str, where: str, why: str, change: str) -> None:
+        self._add(Severity.NOTE, what, where, why, change)
+
+    def unknown(self, what: str, where: str, why: str, change: str) -> None:
+        self._add(Severity.UNKNOWN, what, where, why, change)
+
+    def fine(self, what: str) -> None:
+        """Looked at, and right."""
+        self.right.append(what)
+
+    def count(self, severity: Severity) -> int:
+        return sum(finding.severity is severity for finding in self.findings)
+
+    def _add(self, severity: Severity, what: str, where: str, why: str, change: str) -> None:
+        finding = Finding(severity, what, where, why, change)
+        if finding not in self.findings:
+            self.findings.append(finding)

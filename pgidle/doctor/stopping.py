@@ -1,0 +1,56 @@
+"""The time that a platform leaves to a shutdown, against what pgidle allows itself, and what one took."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgidle.doctor.durations import written
+
+if TYPE_CHECKING:
+    from pgidle.doctor.finding import Chart
+    from pgidle.doctor.told import Context
+    from pgidle.settings import Settings
+
+HARMLESS_SIGNALS = ("SIGINT", "SIGTERM")
+
+
+def check_kill_timeout(
+    chart: Chart, name: str, seconds: float, where: str, settings: Settings, context: Context, change: str
+) -> None:
+    """`name` is the platform's word for the seconds after which it kills; `change` gives it more."""
+    stop, took = settings.stop_timeout, context.shutdown
+    if stop >= seconds:
+        chart.wrong(
+            f"{name} is {written(seconds)}, and pgidle gives a fast shutdown {written(stop)} (stop-timeout)",
+            where,
+            "the platform kills Postgres before pgidle ends it in its own way, and the next start recovers",
+            f"{change}, or a shorter stop-timeout",
+        )
+    elif took is not None and took >= seconds:
+        chart.wrong(
+            f"{name} is {written(seconds)}, and the last shutdown took {written(took)}",
+            where,
+            "the platform kills Postgres while it shuts down, and the next start recovers",
+            change,
+        )
+    else:
+        measured = f", the last shutdown took {written(took)}" if took is not None else ""
+        chart.fine(f"{name} {written(seconds)} is above stop-timeout {written(stop)}{measured}")
+
+
+def check_signal(chart: Chart, name: str, signal: str, where: str) -> None:
+    """A stop signal other than the two that shut Postgres down in good order."""
+    signal = signal.upper()
+    signal = signal if signal.startswith("SIG") or signal.isdecimal() else f"SIG{signal}"
+    if signal in (*HARMLESS_SIGNALS, "2", "15"):
+        chart.fine(f"{name} {signal}")
+    elif signal in ("SIGQUIT", "3"):
+        chart.wrong(
+            f"{name} is SIGQUIT", where, "it makes an immediate shutdown: the next start recovers",
+            f"{name}: SIGINT",
+        )  # fmt: skip
+    else:
+        chart.wrong(
+            f"{name} is {signal}", where, "pgidle shuts Postgres down on SIGINT and SIGTERM only",
+            f"{name}: SIGINT",
+        )  # fmt: skip
