@@ -44,14 +44,6 @@ def _check_overridden(chart: Chart, parameters: Parameters, settings: Settings) 
                 "the gate and Postgres share their addresses, so pgidle's own setting counts",
                 f"pgidle run {option} {written.value}, if that is what is meant",
             )
-    if not {"listen_addresses", "port"} & {
-        name for name in parameters.values if _same(parameters, name, settings)
-    }:
-        chart.fine("addresses and port are pgidle's")
-
-
-def _same(parameters: Parameters, name: str, settings: Settings) -> bool:
-    return parameters.value(name) != str(getattr(settings, name))
 
 
 def _check_data_directory(chart: Chart, parameters: Parameters, settings: Settings) -> None:

@@ -168,7 +168,7 @@ def _check_trust(chart: Chart, file: str, records: Sequence[Record], *, is_publi
     loopback = [one for one in trusted if _is_loopback(one)]
     if loopback:
         chart.note(
-            f"trust for {', '.join(one.address for one in loopback)}",
+            f"trust for {', '.join(dict.fromkeys(one.address for one in loopback))}",
             f"{file}:{loopback[0].line}",
             "every program on this machine is any user without a password, and so is who comes through a proxy, a"
             " pooler or a tunnel on it; pgidle is none of these, Postgres sees the client's own address",

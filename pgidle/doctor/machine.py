@@ -258,7 +258,8 @@ def _check_socket_dirs(chart: Chart, answer: Answer, uid: int) -> None:
             f"Postgres's Unix socket cannot be made in {folder}: {why}",
             folder,
             f"Postgres, as {user_name(uid)}, does not start without it",
-            f"install -d -o {user_name(uid)} {folder}, or pgidle run --socket-dir with a folder of that user's",
+            f"pgidle run --socket-dir with a folder of {user_name(uid)}'s own"
+            + ("" if Path(folder).exists() else f", or install -d -o {user_name(uid)} {folder}"),
         )
     if answer.socket_dirs and not answer.closed_dirs:
         chart.fine(f"Unix socket in {answer.socket_dirs}")
