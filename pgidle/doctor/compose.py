@@ -72,7 +72,7 @@ def _examine_service(chart: Chart, key: str, service: Node, context: Context) ->
     _check_stop(chart, service, told, context)
     _check_kernel(chart, service)
     _check_ports(chart, service, environ, told)
-    targets = [_target(each) for each in (*service.list("volumes"), *service.list("tmpfs"))]
+    targets = [_target(each) for each in service.list("volumes")]
     line = (service.at("volumes") or service).line
     cure = f"volumes: [pgdata:{told.data_dir or '/var/lib/postgresql'}]"
     check_volumes(chart, [one for one in targets if one[0]], told, line, cure)

@@ -40,7 +40,7 @@ HEADINGS = {
     **dict.fromkeys(("policy", "retries"), "[[restart]]"),
 }
 """Keys that mean something under a heading only."""
-_INTERNAL = re.compile(r"(?<![\w.-])(?!_api\.internal)[\w.{}$-]+\.internal\b")
+_INTERNAL = re.compile(r"(?<![\w.{}$-])(?!_api\.internal)[\w.{}$-]+\.internal\b")
 _URL = re.compile(r"postgres(?:ql)?://[^\s\"'#]+")
 KILL_TIMEOUT, LONGEST_KILL_TIMEOUT = 5.0, 300.0
 """Seconds: Fly's default, and the most that it grants."""

@@ -87,6 +87,8 @@ def _fields(line: str) -> list[list[str]]:
         if token.startswith("#"):
             break
         if token == ",":
+            if found[0] != ",":
+                return [["a comma that follows a space"]]  # Postgres ends the field before it.
             joins = True
             continue
         word = token.strip('"') if token.startswith('"') else token

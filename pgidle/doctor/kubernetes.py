@@ -78,7 +78,12 @@ def _examine_container(chart: Chart, document: Node, spec: Node, container: Node
     )
     for probe in ("livenessProbe", "startupProbe"):
         _check_probe(chart, probe, container, told)
-    mounts = [(each.word("mountPath") or "", each.line) for each in container.list("volumeMounts")]
+    passing = {each.word("name") for each in spec.list("volumes") if each.at("emptyDir") is not None}
+    mounts = [
+        (each.word("mountPath") or "", each.line)
+        for each in container.list("volumeMounts")
+        if each.word("name") not in passing
+    ]
     cure = f"volumeMounts: [{{name: pgdata, mountPath: {told.data_dir or '/var/lib/postgresql'}}}]"
     check_volumes(chart, mounts, told, (container.at("volumeMounts") or container).line, cure)
 

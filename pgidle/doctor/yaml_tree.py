@@ -8,6 +8,8 @@ import yaml
 
 from pgidle.doctor.tree import BadFile, Node
 
+DEEPEST = 100
+"""Brackets that may be open at once."""
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
@@ -16,6 +18,7 @@ def read_yaml(text: str) -> list[Node]:
 
     An anchor's node is read once, however often it is named, so that the tree is never larger than the file.
     """
+    _refuse_depth(text)
     try:
         documents = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
         reader = _Reader()
@@ -27,6 +30,15 @@ def read_yaml(text: str) -> list[Node]:
         raise BadFile(1, str(error).replace("\n", " ")) from None
     except RecursionError:
         raise BadFile(1, "nested too deeply") from None
+
+
+def _refuse_depth(text: str) -> None:
+    """PyYAML takes seconds over brackets that only open."""
+    depth = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        depth = max(0, depth + line.count("[") + line.count("{") - line.count("]") - line.count("}"))
+        if depth > DEEPEST:
+            raise BadFile(number, "nested too deeply")
 
 
 class _Reader:
