@@ -47,4 +47,8 @@ def _sum(text: str, units: dict[str, float]) -> float | None:
 
 def written(seconds: float) -> str:
     """A duration for people; pgidle's own settings read it too."""
-    return "for ever" if seconds == float("inf") else format_duration(round(seconds, 3))
+    if seconds == float("inf"):
+        return "for ever"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    return format_duration(seconds) if seconds.is_integer() else f"{seconds:.1f}s"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LARGEST = 256 * 1024
 """Bytes: no such file is longer, and the YAML reader takes a second for as much."""
 KNOWN = "a fly.toml, a systemd unit, a Compose file or a Kubernetes manifest"
+_HEADING = re.compile(r"^\s*\[+\s*(\w+)", re.MULTILINE)
 _UNIT = re.compile(r"^\s*\[(Unit|Service|Socket|Install)\]\s*$", re.MULTILINE)
 
 
@@ -67,7 +68,7 @@ def read(path: str) -> Given:
 def _recognise(path: str, text: str) -> Given:
     if _UNIT.search(text) is not None:
         return Given(path, text, Kind.UNIT)
-    keys = {(one.section or (one.key,))[0] for one in statements(text)}
+    keys = {one.key for one in statements(text) if not one.section} | set(_HEADING.findall(text))
     if len(keys & fly.MARKS) >= 2 or (keys & fly.MARKS and path.endswith(".toml")):
         return Given(path, text, Kind.FLY)
     broken: BadFile | None = None
