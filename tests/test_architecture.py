@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,24 @@ import pgidle
 
 PACKAGE = Path(pgidle.__file__).parent
 
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+)
+
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
     *("blockers", "changes", "flapping", "policy", "status"),
 }
-TOP = {"supervisor", "judge", "boot", "cli", "__main__"}
+PURE_DOCTOR = {
+    f"doctor.{name}"
+    for name in (
+        *("finding", "tree", "toml_tree", "yaml_tree", "unit_file", "durations", "told", "stopping", "printed"),
+        *("fly", "fly_services", "units", "containers", "compose", "kubernetes", "configuration", "hba"),
+    )
+}
+TOP = {"supervisor", "judge", "boot", "cli", "__main__", "doctor.rounds"}
 IMPURE = {
     *("asyncio", "select", "socket", "subprocess", "threading", "signal", "psycopg", "psutil", "h11"),
     *("click", "watchfiles", "random", "shutil", "logging"),
@@ -44,19 +58,11 @@ def imports(module: str, *, at_run_time: bool) -> set[str]:
         if at_run_time and id(node) in typing_only:
             continue
         if isinstance(node, ast.ImportFrom) and node.module:
-            found |= (
-                {f"pgidle.{alias.name}" for alias in node.names} if node.module == "pgidle" else {node.module}
-            )
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {one for one in named if one.removeprefix("pgidle.") in MODULES} or {node.module}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return {name if name.startswith("pgidle.") else name.partition(".")[0] for name in found}
-
-
-MODULES = sorted(
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    for path in PACKAGE.rglob("*.py")
-    if path.name != "__init__.py"
-)
 
 
 @pytest.mark.parametrize("module", sorted(CORE))
@@ -101,6 +107,28 @@ def test_imports_have_no_cycle() -> None:
         free = {module for module in waiting if not (graph[module] & waiting - {module})}
         assert free, f"a cycle among {sorted(waiting)}"
         done |= free
+
+
+@pytest.mark.parametrize("module", sorted(PURE_DOCTOR))
+def test_the_doctor_judges_text_and_reads_nothing(module: str) -> None:
+    imported = imports(module, at_run_time=True)
+    assert not imported & (IMPURE | {"os"})
+    ours = {name.removeprefix("pgidle.") for name in imported if name.startswith("pgidle.")}
+    assert ours <= CORE | PURE_DOCTOR
+
+
+def test_only_the_command_knows_the_doctor() -> None:
+    for module in MODULES:
+        if not module.startswith("doctor.") and module != "cli":
+            found = imports(module, at_run_time=False)
+            assert not any(name.startswith("pgidle.doctor") for name in found), module
+
+
+def test_every_folder_of_the_package_is_installed() -> None:
+    checkout = Path(__file__).parent.parent
+    listed = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
+    found = {".".join(path.parent.relative_to(checkout).parts) for path in checkout.glob("pgidle/**/*.py")}
+    assert set(listed["tool"]["setuptools"]["packages"]) == found
 
 
 SPAWN = """

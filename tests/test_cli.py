@@ -143,7 +143,11 @@ def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stdout.endswith("\nlast sleep: 2026-11-22 23:40:01 UTC: idle for 5min\n")
     done = pgidle("status", "--json", "--state-dir", tmp_path)
-    assert json.loads(done.stdout)["last_sleep"] == {"why": "idle for 5min", "at": 1795390801.5}
+    assert json.loads(done.stdout)["last_sleep"] == {
+        "why": "idle for 5min",
+        "at": 1795390801.5,
+        "seconds": None,
+    }
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,19 @@ def test_a_data_directory_that_is_not_writable(newest: Installation, place: Plac
 
 
 @needs_root
+@pytest.mark.parametrize("make", [True, False])
+def test_a_socket_folder_that_is_closed(newest: Installation, place: Place, launch, make: bool):
+    data_dir, folder = place.data_dir(newest), place.path / f"closed-{make}"
+    if make:
+        folder.mkdir(0o755)
+    before = contents(data_dir)
+    line = complaint(launch(newest, data_dir=data_dir, socket_dir=str(folder)), 2)
+    why = "cannot be written by" if make else "is not there for"
+    assert f"--socket-dir {folder} {why} user {server_user().pw_name}: make it and chown it" in line
+    assert contents(data_dir) == before
+
+
+@needs_root
 def test_a_data_directory_of_another_users(newest: Installation, place: Place, launch):
     data_dir = place.data_dir(newest)
     os.chown(data_dir, 1, 1)

@@ -41,7 +41,7 @@ def test_programs_get_everything() -> None:
         leases=(Lease(NOW + 60, "backup"),),
         postmaster_pid=42,
         sessions=3,
-        last_sleep=LastSleep("idle for 5min", WALL - 3600),
+        last_sleep=LastSleep("idle for 5min", WALL - 3600, 0.0146),
     )
     said = json.loads(json.dumps(as_dict(report, NOW, WALL, MEMORY)))
     assert said["state"] == "awake"
@@ -57,7 +57,8 @@ def test_programs_get_everything() -> None:
         {"kind": "blocker", "signal": "lease", "text": "held", "ends": ""},
     ]
     assert said["leases"] == [{"ends_in": 60, "why": "backup"}]
-    assert said["last_sleep"] == {"why": "idle for 5min", "at": WALL - 3600}
+    assert said["last_sleep"] == {"why": "idle for 5min", "at": WALL - 3600, "seconds": 0.0146}
+    assert "idle for 5min; the shutdown took 15 ms\n" in as_table(said)
     assert said["memory"] == {"supervisor": 40 * 2**20, "postgres": 96 * 2**20}
 
 
