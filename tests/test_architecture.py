@@ -28,7 +28,17 @@ CORE = {
 PURE_DOCTOR = {
     f"doctor.{name}"
     for name in (
-        *("finding", "tree", "toml_tree", "yaml_tree", "unit_file", "durations", "told", "stopping", "printed"),
+        *(
+            "finding",
+            "tree",
+            "toml_tree",
+            "yaml_tree",
+            "unit_file",
+            "durations",
+            "told",
+            "stopping",
+            "printed",
+        ),
         *("fly", "fly_services", "units", "containers", "compose", "kubernetes", "configuration", "hba"),
     )
 }
