@@ -16,11 +16,13 @@ import pytest
 from installations import free_port, server_user
 
 import pgidle
+from pgidle.cli import cli
 from pgidle.doctor import files
-from pgidle.doctor.finding import Chart
+from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.printed import as_text
 from pgidle.doctor.told import Context
 from pgidle.errors import SettingsError
+from pgidle.init.choices import Platform
 
 if TYPE_CHECKING:
     from installations import Installation, Place
@@ -259,6 +261,19 @@ def test_files_alone_and_several(tmp_path: Path) -> None:
     ):
         assert line in done.stdout.replace("\n           ", " ")
     assert done.stdout.endswith(" not checked\n")
+
+
+@pytest.mark.parametrize("arguments", [*((one.value,) for one in Platform), ("systemd", "--name", "main")])
+def test_what_init_writes_is_right(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit):
+        cli(["init", *arguments, "--dir", str(tmp_path)], prog_name="pgidle")
+    given = [files.read(str(path)) for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    charts = [files.examine(one, Context(), given) for one in given]
+    assert charts
+    found = [one for chart in charts for one in chart.findings]
+    assert [one.what for one in found if one.severity is not Severity.UNKNOWN] == []
+    # A template's socket is told by its drop-in where to listen.
+    assert [one.what for one in found] == ["where the socket listens"] * ("--name" in arguments)
 
 
 def test_usage(tmp_path: Path) -> None:

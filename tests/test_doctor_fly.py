@@ -177,6 +177,12 @@ def test_staying_forgives_what_only_matters_to_who_exits() -> None:
     assert [one.severity for one in fly.examine("fly.toml", text, Context()).findings] == [NOTE]
 
 
+def test_the_default_kill_timeout_is_enough_for_the_default_stop_timeout_and_short() -> None:
+    text = RIGHT.replace('kill_timeout = "30s"\n', "").replace('  PGIDLE_STOP_TIMEOUT = "25s"\n', "")
+    found = fly.examine("fly.toml", text, Context()).findings
+    assert [(one.severity, one.what) for one in found] == [(NOTE, "kill_timeout is not given, so it is 5 s")]
+
+
 def test_a_measured_shutdown_counts() -> None:
     slow = Context(shutdown=42.0)
     found = fly.examine("fly.toml", RIGHT, slow).findings

@@ -125,6 +125,10 @@ def test_who_stays_may_be_restarted_always_and_needs_no_socket() -> None:
     assert examine(text, Beside(environment=BESIDE.environment)).findings == []
 
 
+def test_a_unit_of_another_kind_is_not_known() -> None:
+    assert [one.severity for one in examine("[Unit]\nDescription=x\n").findings] == [UNKNOWN]
+
+
 def test_who_exits_needs_somebody_to_start_it() -> None:
     found = examine(SERVICE, Beside(environment=BESIDE.environment)).findings
     assert [one.severity for one in found] == [UNKNOWN]

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.errors import PgidleError
 from pgidle.gate import Mode, find_shim, try_mode
-from pgidle.privileges import become
+from pgidle.privileges import become, read_hidden
 from pgidle.steering import resolve
 
 if TYPE_CHECKING:
@@ -55,13 +56,20 @@ def ask(identity: Identity | None, question: Question) -> Answer:
 
     Everything that the child needs is imported here: the user may not be able to read Python.
     """
+    shim = find_shim()
+    hidden = read_hidden(shim, identity)
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         try:
             os.close(reader)
             if identity is not None:
                 become(identity)
-            answer = json.dumps(asdict(_answer(question)))
+            with tempfile.TemporaryDirectory() as folder:
+                if hidden is not None:
+                    # As `run` does in the state directory, which may not be there yet.
+                    shim = f"{folder}/shim.so"
+                    Path(shim).write_bytes(hidden)
+                answer = json.dumps(asdict(_answer(question, shim)))
             with os.fdopen(writer, "w", encoding="utf-8") as out:
                 out.write(answer)
             os._exit(0)
@@ -78,13 +86,13 @@ def ask(identity: Identity | None, question: Question) -> Answer:
     return Answer(**json.loads(text))
 
 
-def _answer(question: Question) -> Answer:
+def _answer(question: Question, shim: str | None) -> Answer:
     settings = question.settings
     try:
         family = resolve(settings.listen_addresses, settings.port)[0][0]
     except (OSError, IndexError):
         family = socket.AF_INET
-    mode, why = try_mode(family, find_shim())
+    mode, why = try_mode(family, shim)
     folders, refusal = settings.socket_dir, ""
     if question.postgres is not None:
         said, status = _run(_command(question.postgres, settings))
