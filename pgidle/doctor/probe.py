@@ -6,15 +6,14 @@ import json
 import os
 import socket
 import sys
-import tempfile
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.errors import PgidleError
-from pgidle.gate import Mode, find_shim, try_mode
-from pgidle.privileges import become, read_hidden
+from pgidle.gate import Mode, open_shim, try_mode
+from pgidle.privileges import become
 from pgidle.steering import resolve
 
 if TYPE_CHECKING:
@@ -56,20 +55,14 @@ def ask(identity: Identity | None, question: Question) -> Answer:
 
     Everything that the child needs is imported here: the user may not be able to read Python.
     """
-    shim = find_shim()
-    hidden = read_hidden(shim, identity)
+    shim = open_shim()
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         try:
             os.close(reader)
             if identity is not None:
                 become(identity)
-            with tempfile.TemporaryDirectory() as folder:
-                if hidden is not None:
-                    # As `run` does in the state directory, which may not be there yet.
-                    shim = f"{folder}/shim.so"
-                    Path(shim).write_bytes(hidden)
-                answer = json.dumps(asdict(_answer(question, shim)))
+            answer = json.dumps(asdict(_answer(question, shim)))
             with os.fdopen(writer, "w", encoding="utf-8") as out:
                 out.write(answer)
             os._exit(0)
@@ -77,6 +70,8 @@ def ask(identity: Identity | None, question: Question) -> Answer:
             traceback.print_exc(file=sys.stderr)
         os._exit(1)
     os.close(writer)
+    if shim is not None:
+        os.close(shim)
     with os.fdopen(reader, encoding="utf-8") as said:
         text = said.read()
     os.waitpid(pid, 0)
@@ -86,7 +81,7 @@ def ask(identity: Identity | None, question: Question) -> Answer:
     return Answer(**json.loads(text))
 
 
-def _answer(question: Question, shim: str | None) -> Answer:
+def _answer(question: Question, shim: int | None) -> Answer:
     settings = question.settings
     try:
         family = resolve(settings.listen_addresses, settings.port)[0][0]
