@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 from pgidle.errors import PgidleError
 from pgidle.record import replace
@@ -19,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pgidle.binaries import Binaries
     from pgidle.gate import Gate
     from pgidle.house import House
     from pgidle.log import Log
@@ -119,6 +121,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     from pgidle.inbox import Inbox
     from pgidle.inherited import take_sockets
     from pgidle.log import Log
+    from pgidle.options import Tls
     from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
     from pgidle.statedir import StateDir
 
@@ -153,6 +156,8 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     if identity is not None:
         _change_user(identity, inherited, log)
     state_dir = StateDir(settings.state_dir)
+    if settings.tls is Tls.SELF_SIGNED:
+        _certify(settings, binaries, is_first_start, log)
     gate, gate_why = _make_gate(settings, state_dir, shim, inherited)
     if gate.mode is Mode.SYNHOLD and migration is not None:
         gate_why = migration
@@ -177,6 +182,18 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         inbox=Inbox(),
         log=log,
     )
+
+
+def _certify(settings: Settings, binaries: Binaries, is_first_start: bool, log: Log) -> None:
+    """A certificate that serves, made where there is none. Raises PgidleError."""
+    from pgidle.tls import is_valid
+
+    if is_valid(settings.data_dir, time.time()):
+        return
+    from pgidle.certificate import make, refuse_unfit
+
+    refuse_unfit(binaries, settings.data_dir, settings.postgres_args, is_first_start)
+    log.note("tls", make(settings.data_dir, os.environ))
 
 
 def _served(settings: Settings, inherited: Sequence[socket.socket]) -> Settings:

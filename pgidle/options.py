@@ -41,6 +41,11 @@ class LogFormat(Enum):
     JSON = "json"
 
 
+class Tls(Enum):
+    AS_CONFIGURED = "as-configured"
+    SELF_SIGNED = "self-signed"
+
+
 class IgnoreField(Enum):
     APPLICATION_NAME = "application_name"
     USER = "user"
@@ -103,6 +108,7 @@ OPTIONS = (
     _duration("stop-timeout", "4s", "time that a fast shutdown gets before an immediate one"),
     Option("config", Kind.PATH, None, "settings file", "pgidle.toml beside the data directory"),
     Option("watch", Kind.CONNINFO, None, "connection string of the watching connection", "found"),
+    Option("tls", Kind.CHOICE, "as-configured", "whose certificate Postgres shows", choices=tuple(Tls)),
     Option("log-format", Kind.CHOICE, "text", "how log lines are written", choices=tuple(LogFormat)),
 )
 

@@ -13,8 +13,10 @@ import time
 from pgidle.cluster import living_postmaster, read_pidfile
 from pgidle.errors import PgidleError
 from pgidle.lifecycle import Event
+from pgidle.options import Tls
 from pgidle.postmaster import is_shut_down, spawn
 from pgidle.privileges import user_name
+from pgidle.tls import postgres_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -280,6 +282,8 @@ class Server:
             # A backend's crash ends the postmaster, so that the gate and not Postgres meets clients in recovery.
             *("-c", "restart_after_crash=off"),
         ]
+        if settings.tls is Tls.SELF_SIGNED:
+            command += postgres_arguments(settings.data_dir)
         if settings.socket_dir is not None:
             command += ["-k", settings.socket_dir]
         return command

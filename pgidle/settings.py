@@ -17,6 +17,7 @@ from pgidle.options import (
     Kind,
     LogFormat,
     Option,
+    Tls,
     WhenIdle,
     absolute,
     printable,
@@ -72,6 +73,7 @@ class Settings:
     stop_timeout: float
     config: str | None
     watch: str | None
+    tls: Tls
     log_format: LogFormat
     postgres_args: tuple[str, ...] = ()
 

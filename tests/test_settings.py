@@ -19,6 +19,7 @@ from pgidle.options import (
     IgnoreField,
     LogFormat,
     Option,
+    Tls,
     WhenIdle,
     format_duration,
     parse_duration,
@@ -107,6 +108,7 @@ def test_defaults() -> None:
         stop_timeout=4.0,
         config=FILE,
         watch=None,
+        tls=Tls.AS_CONFIGURED,
         log_format=LogFormat.TEXT,
         postgres_args=(),
     )
