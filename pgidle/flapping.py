@@ -58,6 +58,13 @@ def waker(look: Snapshot, settings: Settings) -> str | None:
     return application(min(clients, key=lambda session: session.backend_start)) if clients else None
 
 
+def ignored_waker(look: Snapshot, settings: Settings) -> str | None:
+    """Who came first over TCP, if `ignore` says that they never count: the gate cannot know that of who waits."""
+    clients = [session for session in look.sessions if session.is_client and session.client_addr is not None]
+    first = min(clients, key=lambda session: session.backend_start, default=None)
+    return application(first) if first is not None and is_ignored(first, settings) else None
+
+
 def _may_wake(session: Session, settings: Settings) -> bool:
     return (session.is_client or session.is_walsender) and not is_ignored(session, settings)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pgidle import policy
 from pgidle.drain import on_their_way
-from pgidle.flapping import SOON, Backoff, applications, flapping, waker
+from pgidle.flapping import SOON, Backoff, applications, flapping, ignored_waker, waker
 from pgidle.gate import Mode
 from pgidle.history import load, save
 from pgidle.lifecycle import Event
@@ -168,6 +168,7 @@ class Judge:
             self.sessions = len(look.clients)
             self._connected = applications(look, self.settings)
             self._learn_waker(waker(look, self.settings))
+            self._tell_ignored(ignored_waker(look, self.settings))
         now = time.monotonic()
         settings, backoff = self.settings, self.backoff
         if self._gate.mode is Mode.SYNHOLD:
@@ -216,6 +217,14 @@ class Judge:
             before, self._history = self._history, self._history.woken_by(who)
             if self._history is not before:
                 self._weigh_history()
+
+    def _tell_ignored(self, who: str | None) -> None:
+        """Who is ignored and wakes Postgres all the same makes sleeping pointless, without being in its way."""
+        if who is not None and time.monotonic() - self._memory.awake_since < SOON:
+            text = (
+                f"{who} is ignored, yet was the first to come: through the Unix socket it would wake nobody"
+            )
+            self._log.once("ignore", text)
 
     def _weigh_history(self) -> None:
         backoff = flapping(self._history.sleeps, self.settings.idle_timeout)

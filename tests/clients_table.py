@@ -1,60 +1,127 @@
-"""`scripts/clients`: every client that is here, asleep and awake, with each sslmode, as README's tables."""
+"""`scripts/clients`: README's tables of clients, each cell as it was seen in this run."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import socket
+import subprocess
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 from installations import Place, debian
-from real_clients import CLIENTS, SSLMODES, Host
+from real_clients import CLIENTS, SSLMODES, Host, clean_environment
+
+if TYPE_CHECKING:
+    from real_clients import RealClient
 
 STATES = ("asleep", "awake")
-POOLED = ("psycopg", "asyncpg", "SQLAlchemy", "Django", "node-postgres", "postgres.js", "JDBC (pgjdbc)")
+LONGEST = 180.0
+"""Seconds after which a client that still waits for an answer is taken to wait for ever."""
 
 
-def main() -> int:
-    installation = debian()
-    if installation is None:
-        print("clients: no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql", file=sys.stderr)  # noqa: T201
-        return 1
-    place, failures = Place(), 0
-    try:
-        with Host(installation, place) as host:
-            print(
-                "| client | "
-                + " | ".join(f"`{mode}` {state}" for mode in SSLMODES for state in STATES)
-                + " |"
-            )  # noqa: T201
-            print("|---" * (1 + len(SSLMODES) * len(STATES)) + "|")  # noqa: T201
-            for client in CLIENTS:
-                cells = []
-                for sslmode in SSLMODES if client.is_there() else ():
-                    host.sleep()
-                    for state in STATES:
-                        began = time.monotonic()
-                        wrong = host.seen(client, sslmode)
-                        failures += wrong is not None
-                        cells.append(
-                            f"{time.monotonic() - began:.2f} s" if wrong is None else f"fails: {wrong}"
-                        )
-                print(f"| {client.name} | {' | '.join(cells) or f'not here: {client.install}'} |", flush=True)  # noqa: T201
-            print("\n| client | as it is | checked |\n|---|---|---|")  # noqa: T201
-            for client in (one for one in CLIENTS if one.name in POOLED and one.is_there()):
-                print(
-                    f"| {client.name} | {' | '.join(_cut(host, client, how) for how in ('pool', 'checked'))} |"
-                )  # noqa: T201
-    finally:
-        place.clean()
-    return min(failures, 1)
+@dataclass(slots=True)
+class Seen:
+    failures: list[str] = field(default_factory=list)
+
+    def cell(self, host: Host, client: RealClient, sslmode: str) -> str:
+        host.sleep()
+        served = []
+        for state in STATES:
+            if (wrong := host.seen(client, sslmode)) is None:
+                served.append(state)
+            else:
+                self.failures.append(f"{client.name}, {sslmode}, {state}: {wrong}")
+        return ", ".join(served) or "fails"
 
 
-def _cut(host: Host, client, action: str) -> str:
+def across_a_sleep(host: Host, client: RealClient, action: str) -> str:
+    """What a pooled connection that sleep has cut means to the program that uses it next."""
     with host.pooled(client, action, "require") as process:
         host.sleep()
-        output, errors = process.communicate("go on\n", timeout=60)
-        said = ", then ".join(output.splitlines()) or " ".join(errors.split())[-200:]
-        return f"{said} (status {process.returncode})"
+        output, _ = process.communicate("go on\n", timeout=60)
+    said = [line.partition(" ")[0] for line in output.splitlines()]
+    if process.returncode or len(said) != 2:
+        return "ends the program"
+    if said == ["ok", "ok"]:
+        return "no error"
+    return "one error" if said[1] == "ok" else "errors until it is opened again"
+
+
+def after_sleep(host: Host, client: RealClient) -> str:
+    if not client.has_pool:
+        return ""
+    plain = across_a_sleep(host, client, "pool")
+    return (
+        f"{plain}; {across_a_sleep(host, client, 'checked')} with {client.checked}"
+        if client.checked
+        else plain
+    )
+
+
+def patience(clients: list[RealClient]) -> dict[str, str]:
+    """How long each client waits, unless told otherwise, for a server that takes connections and says nothing."""
+    waited: dict[str, list[str]] = {client.name: [] for client in clients}
+    with contextlib.ExitStack() as stack:
+        mute = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+        running = {}
+        for client in clients:
+            for sslmode in ("disable", "require"):
+                command = client.command("once", mute.getsockname()[1], sslmode, Path("/dev/null"))
+                process = stack.enter_context(
+                    subprocess.Popen(
+                        command,
+                        env=clean_environment(),
+                        cwd="/",
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    )
+                )
+                stack.callback(process.kill)
+                running[client.name, sslmode] = process
+        began = time.monotonic()
+        while running and time.monotonic() - began < LONGEST:
+            for key in [key for key, process in running.items() if process.poll() is not None]:
+                del running[key]
+                waited[key[0]].append(f"`{key[1]}` {time.monotonic() - began:.0f} s")
+            time.sleep(0.1)
+        for name, sslmode in running:
+            waited[name].append(f"`{sslmode}` no limit")
+    return {name: ", ".join(sorted(each)) for name, each in waited.items()}
+
+
+@click.command()
+@click.option(
+    "--patience", "is_patience", is_flag=True, help="instead: how long each waits for a mute server"
+)
+def main(is_patience: bool) -> None:
+    """README's table of clients: asleep and awake, with each sslmode."""
+    clients = [client for client in CLIENTS if client.is_there()]
+    for missing in (client for client in CLIENTS if client not in clients):
+        click.echo(f"clients: {missing.name} is not here: {missing.install}", err=True)
+    if is_patience:
+        for name, waited in patience(clients).items():
+            click.echo(f"{name}: {waited}")
+        return
+    installation = debian()
+    if installation is None:
+        raise click.ClickException("no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql")
+    place, seen = Place(), Seen()
+    try:
+        with Host(installation, place) as host:
+            modes = " | ".join(f"`{mode}`" for mode in SSLMODES)
+            click.echo(f"| client | {modes} | next query on a connection that sleep cut |")
+            click.echo("|---" * (2 + len(SSLMODES)) + "|")
+            for client in clients:
+                cells = [client.name, *(seen.cell(host, client, sslmode) for sslmode in SSLMODES)]
+                click.echo(f"| {' | '.join([*cells, after_sleep(host, client)])} |")
+    finally:
+        place.clean()
+    if seen.failures:
+        raise click.ClickException("\n".join(seen.failures))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -38,7 +38,8 @@ NPM = "scripts/clients --install, with Node.js"
 class RealClient:
     """`command` gets what to do (`once`, `pool`, `checked`), the port, sslmode and the root certificate.
 
-    `expected` is what `once` prints, `install` what to do where `is_there` is false.
+    `expected` is what `once` prints, `install` what to do where `is_there` is false. `checked` is what that
+    action sets beyond the defaults, None where there is nothing to set.
     """
 
     name: str
@@ -46,6 +47,8 @@ class RealClient:
     is_there: Callable[[], bool]
     install: str
     expected: str = "42"
+    has_pool: bool = False
+    checked: str | None = None
 
 
 def _python(program: str) -> Callable[[str, int, str, Path], list[str]]:
@@ -118,17 +121,47 @@ CLIENTS = (
         "apt-get install postgresql-contrib",
         "number of failed transactions: 0 (0.000%)",
     ),
-    RealClient("psycopg", _python("psycopg_client.py"), _is_in_venv("psycopg_pool"), PIP),
-    RealClient("asyncpg", _python("asyncpg_client.py"), _is_in_venv("asyncpg"), PIP),
-    RealClient("SQLAlchemy", _python("sqlalchemy_client.py"), _is_in_venv("sqlalchemy"), PIP),
-    RealClient("Django", _python("django_client.py"), _is_in_venv("django"), PIP),
-    RealClient("node-postgres", _node("pg_client.mjs"), _is_in_node("pg"), NPM),
-    RealClient("postgres.js", _node("postgres_client.mjs"), _is_in_node("postgres"), NPM),
+    RealClient(
+        "psycopg",
+        _python("psycopg_client.py"),
+        _is_in_venv("psycopg_pool"),
+        PIP,
+        has_pool=True,
+        checked="`check=ConnectionPool.check_connection`",
+    ),
+    RealClient("asyncpg", _python("asyncpg_client.py"), _is_in_venv("asyncpg"), PIP, has_pool=True),
+    RealClient(
+        "SQLAlchemy",
+        _python("sqlalchemy_client.py"),
+        _is_in_venv("sqlalchemy"),
+        PIP,
+        has_pool=True,
+        checked="`pool_pre_ping=True`",
+    ),
+    RealClient(
+        "Django",
+        _python("django_client.py"),
+        _is_in_venv("django"),
+        PIP,
+        has_pool=True,
+        checked="`CONN_HEALTH_CHECKS`",
+    ),
+    RealClient(
+        "node-postgres",
+        _node("pg_client.mjs"),
+        _is_in_node("pg"),
+        NPM,
+        has_pool=True,
+        checked='`pool.on("error", …)`',
+    ),
+    RealClient("postgres.js", _node("postgres_client.mjs"), _is_in_node("postgres"), NPM, has_pool=True),
     RealClient(
         "JDBC (pgjdbc)",
         _jdbc,
         lambda: JDBC.exists() and (TOOLS / "java/Jdbc.class").exists(),
         "apt-get install default-jdk-headless libpostgresql-jdbc-java, then scripts/clients --install",
+        has_pool=True,
+        checked="`Connection.isValid`, as pools do",
     ),
     RealClient("PHP PDO", _php, _has_php, "apt-get install php-cli php-pgsql"),
 )
@@ -188,7 +221,13 @@ class Host:
         """A client that has used its connection and now waits, with it open, for a line of input."""
         command = client.command(action, self.one.port, sslmode, self.root)
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env=clean_environment(),
         ) as process:
             try:
                 assert process.stdout
@@ -203,12 +242,16 @@ class Host:
         run_as_server(self._installation.program(name), *where, *arguments)
 
 
+def clean_environment() -> dict[str, str]:
+    """Without what libpq would take from it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     try:
         return subprocess.run(
             command,
-            env=environment,
+            env=clean_environment(),
             capture_output=True,
             text=True,
             timeout=2 * PATIENCE,

@@ -1,0 +1,131 @@
+"""Programs that live beside a database: a metrics exporter that scrapes all the time, jobs in pg_cron."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from installations import debian, free_port
+from postgres_fixture import wait_until
+from supervised import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Launch
+    from installations import Installation, Place
+    from supervised import Supervised
+
+SCRAPE_INTERVAL = 0.2  # seconds
+EXPORTER = "prometheus-postgres-exporter"
+IGNORED = {"when_idle": "stay", "idle_timeout": "1s", "ignore": "application_name=postgres_exporter"}
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    port: int
+
+    def scrape(self) -> bool:
+        """Whether it reached Postgres."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
+            return "\npg_up 1\n" in answer.read().decode()
+
+
+@contextlib.contextmanager
+def exporter(host: str, port: int) -> Iterator[Exporter]:
+    if not shutil.which(EXPORTER):
+        pytest.skip(f"no {EXPORTER} (apt-get install {EXPORTER})")
+    own = free_port()
+    name = f"host={host} port={port} user=postgres dbname=postgres sslmode=disable"
+    with subprocess.Popen(
+        [EXPORTER, f"--web.listen-address=127.0.0.1:{own}"],
+        env={"DATA_SOURCE_NAME": f"{name} application_name=postgres_exporter"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            one = Exporter(own)
+            wait_until(lambda: _listens(own))
+            yield one
+        finally:
+            process.kill()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+        return True
+    return False
+
+
+def has_slept(one: Supervised, mark: int) -> bool:
+    return any(line.data.get("state") == "asleep" for line in one.lines[mark:])
+
+
+def scrape_until_asleep(one: Supervised, scraped: Exporter, mark: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not has_slept(one, mark):
+        assert time.monotonic() < deadline, "it never slept while it was scraped"
+        scraped.scrape()
+        time.sleep(SCRAPE_INTERVAL)
+
+
+def test_an_ignored_exporter_at_the_unix_socket_neither_keeps_awake_nor_wakes(
+    newest: Installation, launch: Launch, place: Place
+) -> None:
+    sockets = place.folder()
+    sockets.chmod(0o755)
+    one = launch(newest, **IGNORED, socket_dir=str(sockets))
+    one.wait_for_state("awake")
+    with exporter(str(sockets), one.port) as scraped:
+        assert scraped.scrape()
+        mark = 0
+        for _ in range(2):
+            scrape_until_asleep(one, scraped, mark)
+            mark = one.mark()
+            for _ in range(5):
+                assert not scraped.scrape()
+            assert not any("state" in line.data for line in one.lines[mark:]), "a scrape woke it"
+            with psycopg.connect(one.conninfo()):
+                wait_until(scraped.scrape)
+
+
+def test_an_ignored_exporter_on_tcp_does_not_keep_awake_but_wakes(
+    newest: Installation, launch: Launch
+) -> None:
+    """The gate cannot tell who waits there."""
+    one = launch(newest, **IGNORED)
+    one.wait_for_state("awake")
+    with exporter("127.0.0.1", one.port) as scraped:
+        assert scraped.scrape()
+        mark = one.mark()
+        # The scrape in whose instant it is cut may fail, as any session's statement then.
+        scrape_until_asleep(one, scraped, mark)
+        wait_until(scraped.scrape)
+        one.wait_for_state("awake", since=mark)
+        said = one.wait_log("is ignored, yet was the first to come", since=mark)
+    assert 'app "postgres_exporter", user postgres, 127.0.0.1' in said.data["reason"]
+
+
+def test_the_launcher_of_pg_cron_does_not_keep_awake(launch: Launch) -> None:
+    """Its jobs come once a minute at most; as sessions or working processes they are known to test_activity."""
+    found = debian()
+    library = f"/usr/lib/postgresql/{found.major}/lib/pg_cron.so" if found else ""
+    if found is None or not Path(library).exists():
+        pytest.skip("no pg_cron (apt-get install postgresql-15-cron)")
+    preload = ("-c", "shared_preload_libraries=pg_cron", "-c", "cron.database_name=postgres")
+    one = launch(found, when_idle="stay", idle_timeout="1s", postgres=preload)
+    one.wait_for_state("awake")
+    with psycopg.connect(one.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")
+        connection.execute("SELECT cron.schedule('yearly', '0 0 1 1 *', 'SELECT 1')")
+        launchers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'"
+        wait_until(lambda: connection.execute(launchers).fetchone() == (1,))
+    one.wait_for_state("asleep")
