@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import subprocess
 import time
@@ -64,32 +65,34 @@ def after_sleep(host: Host, client: RealClient) -> str:
 def patience(clients: list[RealClient]) -> dict[str, str]:
     """How long each client waits, unless told otherwise, for a server that takes connections and says nothing."""
     waited: dict[str, list[str]] = {client.name: [] for client in clients}
-    with contextlib.ExitStack() as stack:
-        mute = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
-        running = {}
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
         for client in clients:
             for sslmode in ("disable", "require"):
-                command = client.command("once", mute.getsockname()[1], sslmode, Path("/dev/null"))
-                process = stack.enter_context(
-                    subprocess.Popen(
-                        command,
-                        env=clean_environment(),
-                        cwd="/",
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                    )
-                )
-                stack.callback(process.kill)
-                running[client.name, sslmode] = process
-        began = time.monotonic()
-        while running and time.monotonic() - began < LONGEST:
-            for key in [key for key, process in running.items() if process.poll() is not None]:
-                del running[key]
-                waited[key[0]].append(f"`{key[1]}` {time.monotonic() - began:.0f} s")
-            time.sleep(0.1)
-        for name, sslmode in running:
-            waited[name].append(f"`{sslmode}` no limit")
+                mute = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+                selector.register(mute, selectors.EVENT_READ, (client.name, sslmode, None))
+                _launch(stack, client.command("once", mute.getsockname()[1], sslmode, Path("/dev/null")))
+        deadline = time.monotonic() + LONGEST
+        while time.monotonic() < deadline:
+            for key, _ in selector.select(1.0):
+                assert isinstance(key.fileobj, socket.socket)
+                name, sslmode, since = key.data
+                if since is None:
+                    taken = stack.enter_context(key.fileobj.accept()[0])
+                    selector.unregister(key.fileobj)
+                    selector.register(taken, selectors.EVENT_READ, (name, sslmode, time.monotonic()))
+                elif not key.fileobj.recv(4096):
+                    selector.unregister(key.fileobj)
+                    waited[name].append(f"`{sslmode}` {time.monotonic() - since:.0f} s")
+        for key in selector.get_map().values():
+            waited[key.data[0]].append(f"`{key.data[1]}` no limit")
     return {name: ", ".join(sorted(each)) for name, each in waited.items()}
+
+
+def _launch(stack: contextlib.ExitStack, command: list[str]) -> None:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=clean_environment(), cwd="/", **quiet)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
 
 
 @click.command()
