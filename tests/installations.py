@@ -40,6 +40,13 @@ class Installation:
     def program(self, name: str) -> str:
         return str(self.bin_dir / name)
 
+    def client_program(self, name: str) -> str:
+        """A program that talks to servers: of another installation if this one has none."""
+        for one in (self, embedded(), debian()):
+            if one and (one.bin_dir / name).exists():
+                return one.program(name)
+        raise FileNotFoundError(name)
+
 
 def _installation(bin_dir: Path) -> Installation:
     says = subprocess.run([bin_dir / "postgres", "--version"], check=True, capture_output=True, text=True)
@@ -62,6 +69,13 @@ def embedded() -> Installation | None:
     if spec is None or spec.origin is None:
         return None
     return _installation(Path(spec.origin).parent / "pginstall/bin")
+
+
+@functools.cache
+def named() -> tuple[Installation, ...]:
+    """Those whose folders of programs the environment variable TEST_POSTGRES names, separated by colons."""
+    folders = os.environ.get("TEST_POSTGRES", "")
+    return tuple(_installation(Path(folder)) for folder in folders.split(":") if folder)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import installations
 import psycopg
-from installations import free_port, server_user
+from installations import Installation, free_port, server_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +99,8 @@ class Cluster:
     def program(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """One of PostgreSQL's client programs, running, with a pipe on its input; ended at the end."""
         where = ["-h", str(self.socket_dir), "-p", str(self.port), "-U", "postgres"]
-        command = [str(self.bin_dir / name), *where, *arguments]
+        program = Installation(self.bin_dir, 0).client_program(name)
+        command = [program, *where, *arguments]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
