@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgidle.arrivals import Arrivals
-from pgidle.snapshot import Counters, LookFailed, Session, Snapshot
+from pgidle.snapshot import Counters, LookFailed, Session, Slot, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -52,7 +52,9 @@ WHERE context <> 'superuser' OR current_setting('is_superuser') = 'on'
 PATIENCE = b"SELECT setting::float8 FROM pg_settings WHERE name = 'authentication_timeout'"
 STATEMENT_LIMIT = b"SELECT set_config('statement_timeout', %s, false)"
 
-# A subquery runs when its value is first wanted: the filter on `counters` makes that come first.
+# A subquery runs when its value is first wanted: the filter on `counters` makes that come first. What a session of
+# a low-level backup waits with, while files are copied, shows only in its last query, as LISTEN does. PostgreSQL 17
+# has slots that a standby copies from its primary (`synced`), which nobody ever uses there.
 LOOK = """
 WITH counters AS MATERIALIZED (
     SELECT {sessions} AS sessions, {active_time} AS active_time FROM pg_stat_database
@@ -64,7 +66,11 @@ WITH counters AS MATERIALIZED (
         coalesce(
             a.state = 'idle' AND a.query ~* '^[[:space:]]*(/[*].*[*]/[[:space:]]*)?listen[[:space:]"]', false
         ) AS listening,
-        coalesce(l.locks, 0) AS advisory_locks, s.subscription, b.pid IS NOT NULL AS base_backup
+        coalesce(l.locks, 0) AS advisory_locks, s.subscription,
+        coalesce(
+            r.state = 'backup' OR a.state = 'idle' AND a.query ~* 'pg_(backup_start|start_backup)[[:space:]]*[(]', false
+        ) AS base_backup,
+        r.state AS walsender_state
     FROM pg_stat_activity a
         LEFT JOIN (
             SELECT pid, count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND granted GROUP BY pid
@@ -72,14 +78,19 @@ WITH counters AS MATERIALIZED (
         LEFT JOIN (
             SELECT pid, min(subname::text) AS subscription FROM pg_stat_subscription GROUP BY pid
         ) s ON s.pid = a.pid
-        LEFT JOIN (SELECT DISTINCT pid FROM {base_backups}) b ON b.pid = a.pid
+        LEFT JOIN pg_stat_replication r ON r.pid = a.pid
     WHERE (SELECT count(*) FROM counters) = 1
+), slots AS (
+    SELECT slot_name::text AS name, slot_type, coalesce(pg_wal_lsn_diff(
+        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn
+    ), 0)::bigint AS held_back
+    FROM pg_replication_slots s
+    WHERE NOT active AND restart_lsn IS NOT NULL AND NOT coalesce((to_jsonb(s) ->> 'synced')::boolean, false)
 )
 SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), current_user::text, pg_backend_pid(),
     (SELECT row_to_json(counters) FROM counters), (SELECT json_agg(sessions) FROM sessions),
-    (SELECT count(*) FROM pg_prepared_xacts)
+    (SELECT count(*) FROM pg_prepared_xacts), pg_is_in_recovery(), (SELECT json_agg(slots) FROM slots)
 """
-BACKUPS_BEFORE_13 = "pg_stat_replication WHERE state = 'backup'"
 
 
 class WatchError(Exception):
@@ -211,7 +222,7 @@ class Watcher:
         row = await (await connection.execute(self._statement, prepare=True)).fetchone()
         if row is None:
             raise WatchError("the look brought no row")
-        sees_all, role, own_pid, counters, rows, prepared = row
+        sees_all, role, own_pid, counters, rows, prepared, in_recovery, slots = row
         if not sees_all:
             raise WatchError(f'role "{role}" may not see other sessions: GRANT pg_monitor TO "{role}"')
         sessions = tuple(Session(**values) for values in rows)
@@ -224,6 +235,8 @@ class Watcher:
             counters=Counters(**counters) if counters["sessions"] is not None else None,
             connecting=arrived,
             prepared_transactions=prepared,
+            in_recovery=in_recovery,
+            slots=tuple(Slot(**values) for values in slots or ()),
         )
 
     async def _checkpoint(self, seconds: float) -> None:
@@ -238,12 +251,11 @@ class Watcher:
 
 
 def _statement(version: int) -> bytes:
-    """The look for a server version: 14 brought the counters, 13 the progress of base backups."""
+    """The look for a server version: 14 brought the counters."""
     others = "FILTER (WHERE datname IS DISTINCT FROM current_database())"
     return LOOK.format(
         sessions="sum(sessions)::bigint" if version >= 140000 else "sum(NULL::bigint)",
         active_time=f"coalesce(sum(active_time) {others}, 0)" if version >= 140000 else "sum(NULL::float8)",
-        base_backups="pg_stat_progress_basebackup" if version >= 130000 else BACKUPS_BEFORE_13,
     ).encode()
 
 

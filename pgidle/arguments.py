@@ -7,7 +7,7 @@ answers, it answers as click does.
 
 from __future__ import annotations
 
-from pgidle.options import OPTIONS, Kind
+from pgidle.options import OPTIONS
 from pgidle.record import record
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def fast(argv: Sequence[str]) -> Arguments | None:
             value = next(rest, "")
         if option is None or not value or value.startswith(("-", "=")):
             return None
-        if option.kind is Kind.MANY:
+        if option.is_repeatable:
             options[option.name] = (*options.get(option.name, ()), value)
         else:
             options[option.name] = value

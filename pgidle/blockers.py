@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.changes import is_ignored
 from pgidle.options import Counts
-from pgidle.reasons import Signal
+from pgidle.reasons import Signal, who
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,22 +16,38 @@ if TYPE_CHECKING:
     from pgidle.snapshot import Key, Session, Snapshot
 
 
+NO_SESSION = (0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """Something that must end first. `state` is what follows its name, as in "holds an advisory lock"."""
+    """Something that must end first. `state` is what follows its name, as in "holds an advisory lock".
+
+    Without a `session` it is about Postgres as a whole.
+    """
 
     signal: Signal
-    session: Session
+    session: Session | None
     state: str
     ends: str
 
     @property
     def key(self) -> tuple[Signal, Key]:
-        return (self.signal, self.session.key)
+        return (self.signal, self.session.key if self.session else NO_SESSION)
+
+    @property
+    def who(self) -> str:
+        return who(self.session) if self.session else "Postgres"
 
 
 def blockers(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
-    """Replication, subscriptions, maintenance, idle sessions that the settings keep; not ignored ones."""
+    """Replication, subscriptions, base backups, maintenance, idle sessions that the settings keep; not ignored ones.
+
+    A standby whose primary is away is kept awake like one that streams: it may be promoted at any moment.
+    """
+    if look.in_recovery and settings.replication is Counts.KEEP and not any(map(_receives, look.sessions)):
+        ends = "when it is promoted, or with --replication ignore"
+        yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
     for session in look.sessions:
         if is_ignored(session, settings):
             continue
@@ -39,13 +55,17 @@ def blockers(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
             if session.state == "idle":
                 yield from _idle_client(session, settings)
         elif _replicates(session):
-            if settings.replication is Counts.KEEP:
+            # Cut, a backup or a copy of tables has failed; what streams goes on where it was.
+            if settings.replication is Counts.KEEP or (session.is_walsender and not session.streams):
                 yield _replication(session)
         elif session.is_autovacuum_worker or session.is_working:
             yield Blocker(Signal.MAINTENANCE, session, "works", "when it is done")
 
 
 def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:
+    if session.base_backup:
+        ends = "with pg_backup_stop(), or when it disconnects"
+        yield Blocker(Signal.BASE_BACKUP, session, "is idle in the middle of a base backup", ends)
     if session.advisory_locks and settings.advisory_locks is Counts.KEEP:
         ends = "when it releases the lock or disconnects"
         yield Blocker(Signal.ADVISORY_LOCK, session, "is idle and holds an advisory lock", ends)
@@ -57,16 +77,29 @@ def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:
 
 
 def _replicates(session: Session) -> bool:
-    return session.is_walsender or session.is_subscription_worker or session.backend_type == "walreceiver"
+    return session.is_walsender or session.is_subscription_worker or _receives(session)
+
+
+def _receives(session: Session) -> bool:
+    return session.backend_type == "walreceiver"
 
 
 def _replication(session: Session) -> Blocker:
     if session.base_backup:
         return Blocker(Signal.BASE_BACKUP, session, "takes a base backup", "when the backup is done")
+    if session.is_walsender and not session.streams:
+        ends = "when it streams or disconnects"
+        return Blocker(Signal.REPLICATION, session, "prepares to replicate", ends)
     if session.is_walsender:
-        return Blocker(Signal.REPLICATION, session, "replicates", "when its receiver disconnects")
-    if session.backend_type == "walreceiver":
-        return Blocker(Signal.REPLICATION, session, "replicates", "when its primary is gone")
+        return Blocker(
+            Signal.REPLICATION,
+            session,
+            "replicates",
+            "when its receiver disconnects, or with --replication ignore",
+        )
+    if _receives(session):
+        ends = "when this standby is promoted, or with --replication ignore"
+        return Blocker(Signal.REPLICATION, session, "replicates", ends)
     of = f" to {session.subscription}" if session.subscription else ""
     return Blocker(
         Signal.SUBSCRIPTION, session, f"is subscribed{of}", "when the subscription is disabled or dropped"

@@ -41,6 +41,7 @@ class Baseline:
     counting: Mapping[Key, tuple[float | None, str]]
     ignored: frozenset[Key]
     excused: Mapping[Key, float]
+    in_recovery: bool = False
 
 
 def counts(session: Session, settings: Settings) -> bool:
@@ -53,6 +54,11 @@ def counts(session: Session, settings: Settings) -> bool:
 def is_ignored(session: Session, settings: Settings) -> bool:
     """Whether the setting `ignore` names it by application_name, role or address."""
     return any(_matches(session, ignore.field, ignore.value) for ignore in settings.ignore)
+
+
+def may_wake(session: Session, settings: Settings) -> bool:
+    """Whether it may have woken Postgres: one that the setting `no-wake` names cannot have."""
+    return not any(_in_network(session.client_addr, network) for network in settings.no_wake)
 
 
 def is_ignored_address(address: str | None, settings: Settings) -> bool:
@@ -87,6 +93,8 @@ def changes(look: Snapshot, settings: Settings, before: Baseline | None) -> Iter
     for key, (_, name) in before.counting.items():
         if key not in present:
             yield Reason(ReasonKind.ACTIVITY, Signal.VANISHED_SESSION, f"{name} has gone")
+    if before.in_recovery and not look.in_recovery:
+        yield Reason(ReasonKind.ACTIVITY, Signal.PROMOTION, "the standby was promoted")
     if text := _counters_moved(look, settings, before):
         yield Reason(ReasonKind.ACTIVITY, Signal.COUNTERS, text)
 
@@ -117,6 +125,7 @@ def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Bas
         counting={s.key: (s.state_change, who(s)) for s in look.sessions if counts(s, settings)},
         ignored=ignored,
         excused=_still_excused(look, settings, before),
+        in_recovery=look.in_recovery,
     )
 
 

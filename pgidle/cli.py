@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # What finds the supervisor. Nothing else that is set may keep a command from talking to it.
 WHERE = ("data-dir", "state-dir", "config")
 NOT_RUNNING = 3
-METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE"}
+METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE", Kind.NETWORKS: "NETWORK"}
 
 
 class _Command(click.Command):
@@ -62,7 +62,7 @@ def _click_option(option: Option) -> Decorator:
         *option.flags,
         option.field,
         metavar=choices or METAVARS.get(option.kind, option.kind.name),
-        multiple=option.kind is Kind.MANY,
+        multiple=option.is_repeatable,
         help=f"{option.help}  [{f'default: {default}; ' if default else ''}{variables}]",
     )
 

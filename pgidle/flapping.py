@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pgidle.changes import is_ignored
+from pgidle.changes import is_ignored, may_wake
 from pgidle.reasons import one_line
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def ignored_waker(look: Snapshot, settings: Settings) -> str | None:
 
 
 def _may_wake(session: Session, settings: Settings) -> bool:
-    return (session.is_client or session.is_walsender) and not is_ignored(session, settings)
+    comes = session.is_client or session.is_walsender
+    return comes and may_wake(session, settings) and not is_ignored(session, settings)
 
 
 def flapping(

@@ -173,6 +173,11 @@ class Gate:
         """Whether a service manager keeps the sockets open when we are gone."""
         return bool(self._doors) and all(door.inherited for door in self._doors)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether newcomers are Postgres's."""
+        return self._open
+
     def plugs(self) -> frozenset[tuple[str, int]]:
         """Addresses and ports of connections to the gate that are our own."""
         ends = [door.plug.getsockname() for door in self._doors if door.plug is not None]

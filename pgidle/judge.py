@@ -16,7 +16,7 @@ from pgidle.gate import Mode
 from pgidle.history import load, save
 from pgidle.lifecycle import Event
 from pgidle.policy import Lease
-from pgidle.reasons import ReasonKind
+from pgidle.reasons import ReasonKind, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
 
@@ -43,6 +43,9 @@ CHECKPOINT_TIMEOUT = 60.0
 SYN_PATIENCE = 3.0
 """Seconds after a wake in which a client whose SYN was dropped once or twice sends it again: it waits 1 s, then 1 or 2
 (net.ipv4.tcp_syn_linear_timeouts)."""
+
+SLOT_WORTH_A_LINE = 16 * 2**20
+"""Bytes of WAL (a segment) that an unused replication slot may hold back before the log says so."""
 
 DRAIN_POLL = 0.005
 """Seconds between two looks at Postgres's own accept queue once newcomers are kept from it."""
@@ -74,6 +77,7 @@ class Judge:
         self._state_dir = state_dir
         self._history = load(state_dir)
         self._connected: frozenset[str] = frozenset()
+        self._slots: dict[str, float] = {}
         self._backstage = backstage
         self._gate = gate
         self._loop = loop
@@ -169,6 +173,7 @@ class Judge:
             self._connected = applications(look, self.settings)
             self._learn_waker(waker(look, self.settings))
             self._tell_ignored(ignored_waker(look, self.settings))
+            self._warn_of_slots(look)
         now = time.monotonic()
         settings, backoff = self.settings, self.backoff
         if self._gate.mode is Mode.SYNHOLD:
@@ -225,6 +230,14 @@ class Judge:
                 f"{who} is ignored, yet was the first to come: through the Unix socket it would wake nobody"
             )
             self._log.once("ignore", text)
+
+    def _warn_of_slots(self, look: Snapshot) -> None:
+        """A slot that nobody uses fills the disk: say so, and again whenever it has doubled."""
+        self._slots = {slot.name: self._slots.get(slot.name, SLOT_WORTH_A_LINE / 2) for slot in look.slots}
+        for slot in look.slots:
+            if slot.held_back >= 2 * self._slots[slot.name]:
+                self._slots[slot.name] = slot.held_back
+                self._log.note("replication", f"{slot_text(slot)}; ends {policy.SLOT_ENDS}")
 
     def _weigh_history(self) -> None:
         backoff = flapping(self._history.sleeps, self.settings.idle_timeout)

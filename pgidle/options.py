@@ -52,7 +52,7 @@ class IgnoreField(Enum):
     ADDRESS = "address"
 
 
-Kind = Enum("Kind", "ADDRESSES CHOICE CONNINFO DURATION ENDPOINT MANY PATH PORT TEXT")
+Kind = Enum("Kind", "ADDRESSES CHOICE CONNINFO DURATION ENDPOINT MANY NETWORKS PATH PORT TEXT")
 
 
 @record
@@ -72,6 +72,10 @@ class Option:
     @property
     def field(self) -> str:
         return self.name.replace("-", "_")
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.kind in (Kind.MANY, Kind.NETWORKS)
 
     @property
     def variable(self) -> str:
@@ -102,6 +106,7 @@ OPTIONS = (
     _counts("listeners", "keep", "sessions that LISTEN"),
     _duration("autovacuum-limit", "30min", "how long maintenance may delay sleep; 0: not at all"),
     Option("ignore", Kind.MANY, None, "who never counts: application_name=, user= or address=", live=True),
+    Option("no-wake", Kind.NETWORKS, None, "addresses whose connections do not wake Postgres", live=True),
     Option("http", Kind.ENDPOINT, "127.0.0.1:8008", "where health and status are served, or off", "off"),
     Option("state-dir", Kind.PATH, None, "control socket and own files", "pgidle in the data directory"),
     Option("user", Kind.TEXT, None, "who to become when started as root", "the data directory's owner"),
@@ -201,6 +206,15 @@ def _ignore(text: str) -> Ignore:
     return Ignore(field, value)
 
 
+def _network(text: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError as error:
+        raise SettingsError(f"{text!r}: {error}", "write an address, or a network: 10.0.0.0/8") from None
+
+
 def absolute(cwd: str, path: str) -> str:
     return normpath(path if path.startswith("/") else f"{cwd.rstrip('/')}/{path}")
 
@@ -223,6 +237,7 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         Kind.DURATION: parse_duration,
         Kind.ENDPOINT: _endpoint,
         Kind.MANY: _ignore,
+        Kind.NETWORKS: _network,
         Kind.PORT: _port,
         Kind.TEXT: str,
     }
@@ -242,6 +257,8 @@ def printable(option: Option, value: Any) -> str:
         return format_duration(value)
     if option.kind is Kind.MANY:
         return ", ".join(f"{entry.field.value}={entry.value}" for entry in value)
+    if option.kind is Kind.NETWORKS:
+        return ", ".join(value)
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
     if option.kind is Kind.CONNINFO:

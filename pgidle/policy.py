@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pgidle.blockers import Blocker, blockers
 from pgidle.changes import Baseline, baseline, changes, is_ignored, is_ignored_address, used
 from pgidle.flapping import Backoff, Sleep, applications, flapping, waker
-from pgidle.reasons import Reason, ReasonKind, Signal, Verdict, duration_text, one_line, who
+from pgidle.reasons import Reason, ReasonKind, Signal, Verdict, duration_text, one_line, slot_text, who
 from pgidle.snapshot import LookFailed, Snapshot
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ LOOK_NEAR = 0.2
 LOOK_FINEST = 0.05
 LOOK_AGAIN = 0.5
 NAMED_PER_SIGNAL = 10
+SLOT_ENDS = "when its receiver is back, or by pg_drop_replication_slot(); max_slot_wal_keep_size sets a limit"
 NO_STATE = "starting, without a state yet"
 ENDS = {
     "active": "when its query ends",
@@ -137,7 +138,7 @@ def evaluate(
         *_grouped(_blocks(blocker, memory, now, settings, spent) for blocker in blocking),
         *held,
         *_clocks(settings, memory, now, backoff),
-        *_notes(look),
+        *_grouped(_notes(look)),
     )
     return Verdict(idle, reasons, sleeps_at, _next_look(settings, sleeps_at, now)), memory
 
@@ -196,7 +197,7 @@ def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:
 
 def _blocks(blocker: Blocker, memory: Memory, now: float, settings: Settings, spent: bool) -> Reason:
     seen = duration_text(now - memory.blocked_since[blocker.key])
-    text = f"{who(blocker.session)} {blocker.state}, seen for {seen}"
+    text = f"{blocker.who} {blocker.state}, seen for {seen}"
     if blocker.signal is not Signal.MAINTENANCE:
         return Reason(ReasonKind.BLOCKER, blocker.signal, text, blocker.ends)
     limit = duration_text(settings.autovacuum_limit)
@@ -257,6 +258,8 @@ def _notes(look: Snapshot) -> Iterator[Reason]:
     if count := look.prepared_transactions:
         text = f"{count} prepared transaction{'s' * (count > 1)}; survive{'s' * (count == 1)} sleep"
         yield Reason(ReasonKind.NOTE, Signal.PREPARED_TRANSACTIONS, text)
+    for slot in look.slots:
+        yield Reason(ReasonKind.NOTE, Signal.REPLICATION_SLOT, slot_text(slot), SLOT_ENDS)
 
 
 def _grouped(reasons: Iterable[Reason]) -> Iterator[Reason]:

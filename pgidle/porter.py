@@ -21,7 +21,11 @@ KNOCK_POLL = 0.2
 class Porter:
     """Stands at one gate. `happen` takes an event and the reason for it."""
 
-    def __init__(self, gate: Gate, loop: Loop, happen: Callable[[Event, str], None]) -> None:
+    def __init__(
+        self, gate: Gate, loop: Loop, happen: Callable[[Event, str], None], no_wake: tuple[str, ...]
+    ) -> None:
+        self.no_wake = no_wake
+        """Networks whose clients wait until somebody else wakes Postgres."""
         self._gate = gate
         self._loop = loop
         self._happen = happen
@@ -42,7 +46,7 @@ class Porter:
 
     def look_at_queue(self, when_idle: WhenIdle) -> None:
         """Postgres sleeps: is somebody waiting already? Else stay and listen, or leave."""
-        if parked := self._gate.parked():
+        if parked := self._callers():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
         elif when_idle is WhenIdle.EXIT:
             self._happen(Event.EXIT_CHOSEN, "nobody is parked, and --when-idle is exit")
@@ -57,21 +61,30 @@ class Porter:
         """Newcomers are shut out; who was in a handshake when the gate was plugged must not be left behind."""
         from pgidle.drain import on_their_way
 
-        if parked := self._gate.parked():
+        if parked := self._callers():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
         elif self._gate.is_inherited:
             reason = "nobody is parked; the socket stays open with the service manager"
             self._happen(Event.NOBODY_PARKED, reason)
         elif coming := on_their_way(self._gate):
             self._happen(Event.CLIENT_PARKED, f"{coming} connections in the middle of their handshake")
-        elif parked := self._gate.parked():
+        elif parked := self._callers():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
         else:
             self._happen(Event.NOBODY_PARKED, "nobody is parked")
 
     def _on_gate(self) -> None:
-        if parked := self._gate.parked():
+        if parked := self._gate.parked() if self._gate.is_open else self._callers():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
+
+    def _callers(self) -> int:
+        """How many are parked and may wake Postgres."""
+        parked = self._gate.parked()
+        if not (parked and self.no_wake):
+            return parked
+        from pgidle.drain import callers
+
+        return callers(self._gate, self.no_wake)
 
     def _on_knock_poll(self) -> None:
         """Who cannot park is known only by the SYN that was dropped; its sender tries again."""

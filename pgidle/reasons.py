@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgidle.snapshot import Session
+    from pgidle.snapshot import Session, Slot
 
 
 class ReasonKind(Enum):
@@ -38,6 +38,8 @@ class Signal(Enum):
     IDLE_SESSION = "idle_session"
     LEASE = "lease"
     PREPARED_TRANSACTIONS = "prepared_transactions"
+    REPLICATION_SLOT = "replication_slot"
+    PROMOTION = "promotion"
     LOOK = "look"
     IDLE_TIMEOUT = "idle_timeout"
     MIN_AWAKE = "min_awake"
@@ -96,6 +98,14 @@ def who(session: Session) -> str:
     ]
     inside = ", ".join(fact for fact in facts if fact)
     return one_line(f"{kind} {session.pid} ({inside})" if inside else f"{kind} {session.pid}")
+
+
+def slot_text(slot: Slot) -> str:
+    """What an inactive replication slot costs."""
+    amount = f"{slot.held_back / 2**20:.1f} MB" if slot.held_back else "none"
+    return one_line(
+        f'{slot.slot_type} replication slot "{slot.name}" is not in use; WAL that it holds back: {amount}'
+    )
 
 
 def one_line(text: str) -> str:

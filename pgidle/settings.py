@@ -67,6 +67,7 @@ class Settings:
     listeners: Counts
     autovacuum_limit: float
     ignore: tuple[Ignore, ...]
+    no_wake: tuple[str, ...]
     http: tuple[str, int] | None
     state_dir: str
     user: str | None
@@ -94,11 +95,12 @@ class Resolved:
 
 def _value(option: Option, source: Source, raw: object, cwd: str) -> Any:
     """Read what one layer says: the environment has strings only, TOML also arrays and numbers."""
-    if option.kind is Kind.MANY:
+    if option.is_repeatable:
         if isinstance(raw, str) and source is Source.ENVIRONMENT:
             raw = [entry for entry in raw.replace(";", ",").split(",") if entry.strip()]
         if not isinstance(raw, (list, tuple)) or not all(isinstance(entry, str) for entry in raw):
-            raise SettingsError("an array of strings is expected", 'write ["user=exporter"]')
+            example = "user=exporter" if option.kind is Kind.MANY else "10.0.0.0/8"
+            raise SettingsError("an array of strings is expected", f'write ["{example}"]')
         return tuple(read_value(option, entry, cwd) for entry in raw)
     numeric = option.kind in (Kind.PORT, Kind.DURATION)
     if numeric and isinstance(raw, (int, float)) and abs(raw) < 2**63:  # all that TOML promises
@@ -166,7 +168,7 @@ def resolve(
     values: dict[str, Any] = {"postgres_args": postgres_args}
     sources: dict[str, Origin] = {}
     for option in OPTIONS:
-        unset = () if option.kind is Kind.MANY else None
+        unset = () if option.is_repeatable else None
         values[option.field] = read_value(option, option.default, cwd) if option.default else unset
         sources[option.name] = Origin(Source.DEFAULT, "default")
         for origin, raw in _said(option, options, environ, file or {}, path):

@@ -42,6 +42,7 @@ class Session:
     advisory_locks: int = 0
     subscription: str | None = None
     base_backup: bool = False
+    walsender_state: str | None = None
 
     @property
     def key(self) -> Key:
@@ -56,6 +57,11 @@ class Session:
     @property
     def is_walsender(self) -> bool:
         return self.backend_type == "walsender"
+
+    @property
+    def streams(self) -> bool:
+        """A walsender whose receiver has begun to receive, and would go on where it was after a cut."""
+        return self.walsender_state in ("catchup", "streaming", "stopping")
 
     @property
     def is_autovacuum_worker(self) -> bool:
@@ -79,6 +85,15 @@ class Session:
         """An extension's background worker that runs a query; a parallel worker's leader speaks for it."""
         busy = self.state is not None and self.state not in ("idle", "disabled")
         return busy and not (self.is_client or self.is_launcher or self.backend_type == "parallel worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A replication slot that nobody uses. `held_back`: bytes of WAL that are kept for it alone."""
+
+    name: str
+    slot_type: str
+    held_back: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +121,10 @@ class Connecting:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One whole look. `epoch` changes when the watcher had to connect again, which moves the counters."""
+    """One whole look. `epoch` changes when the watcher had to connect again, which moves the counters.
+
+    `in_recovery`: it is a standby. `slots` are the inactive ones.
+    """
 
     at: float
     epoch: int
@@ -115,6 +133,8 @@ class Snapshot:
     counters: Counters | None = None
     connecting: Connecting = field(default_factory=Connecting)
     prepared_transactions: int = 0
+    in_recovery: bool = False
+    slots: tuple[Slot, ...] = ()
 
     @property
     def has_arrivals(self) -> bool:

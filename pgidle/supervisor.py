@@ -84,7 +84,7 @@ class Supervisor:
         self.server = server
         self._gate = house.gate
         self._loop = house.loop
-        self._porter = Porter(house.gate, house.loop, self._happen)
+        self._porter = Porter(house.gate, house.loop, self._happen, house.settings.no_wake)
         self._log = house.log
         self._events: deque[tuple[Event, str]] = deque()
         self._backstage: Backstage | None = None
@@ -229,6 +229,7 @@ class Supervisor:
         self._log.forget("settings")
         before = dict(describe(self.settings))
         self.settings, waiting = live_changes(self.settings, message.settings)
+        self._porter.no_wake = self.settings.no_wake
         now = describe(self.settings)
         changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
         changed += [f"{name} changes only with a restart" for name in waiting]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import struct
@@ -25,7 +26,7 @@ from pgidle.settings import resolve
 from pgidle.snapshot import LookFailed, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from installations import Installation, Place
 
@@ -39,9 +40,13 @@ OPTIONS = {
     "autovacuum": "off",
     "wal_level": "logical",
     "max_prepared_transactions": "5",
-    # A client that a test kills must not leave its query running.
-    "client_connection_check_interval": "50ms",
 }
+# A client that a test kills must not leave its query running.
+SINCE_14 = {"client_connection_check_interval": "50ms"}
+END_ALL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 SETTINGS = resolve(
     {"data-dir": "/nowhere", "idle-timeout": "1h", "min-awake": "0s"}, {}, None, None, "/"
 ).settings
@@ -56,6 +61,8 @@ class Watch:
         where = str(cluster.socket_dir), cluster.port, cluster.pid
         self.watcher = Watcher(*where, users or ("postgres",), conninfo)
         self._memory = policy.begin(time.monotonic())
+        # Seconds by which counters may be late.
+        self.lag = 0.0
 
     def close(self) -> None:
         self._runner.run(self.watcher.close())
@@ -94,7 +101,16 @@ class Watch:
 
     def settle(self) -> None:
         """Look until nothing is active, so that what an earlier test left behind is not seen by this one."""
-        wait_until(lambda: not active(self.judge()), lambda: f"still active: {self.judge().reasons}")
+        quiet_since = time.monotonic()
+
+        def is_quiet() -> bool:
+            nonlocal quiet_since
+            verdict = self.judge()
+            if active(verdict):
+                quiet_since = time.monotonic()
+            return time.monotonic() - quiet_since >= self.lag and not active(verdict)
+
+        wait_until(is_quiet, lambda: f"still active: {self.judge().reasons}")
 
 
 def active(verdict: Verdict) -> list[Reason]:
@@ -118,8 +134,17 @@ def cluster(installation: Installation, place: Place, running: dict[Installation
     """One for all tests of this file; a test that stops it uses `own_cluster`."""
     if installation not in running:
         running[installation] = Cluster(installation.bin_dir, place.data_dir(installation))
-        running[installation].start(OPTIONS)
+        running[installation].start(OPTIONS | (SINCE_14 if installation.major >= 14 else {}))
+    if installation.major < 14:
+        with running[installation].connect() as client:
+            client.execute(END_ALL)
     return running[installation]
+
+
+@pytest.fixture
+def _counters(installation: Installation) -> None:
+    if installation.major < 14:
+        pytest.skip("PostgreSQL counts sessions and their time from 14 on")
 
 
 @pytest.fixture
@@ -129,15 +154,17 @@ def own_cluster(installation: Installation, place: Place) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def watch(cluster: Cluster) -> Iterator[Watch]:
+def watch(installation: Installation, cluster: Cluster) -> Iterator[Watch]:
     with contextlib.closing(Watch(cluster)) as watch:
+        watch.lag = 1.5 if installation.major == 14 else 0.0
         watch.settle()
         yield watch
 
 
-def test_a_quiet_server_with_all_its_helpers_shows_nothing(watch: Watch) -> None:
+def test_a_quiet_server_with_all_its_helpers_shows_nothing(installation: Installation, watch: Watch) -> None:
     types = {session.backend_type for session in watch.see().sessions}
-    assert {"logical replication launcher", "archiver", "checkpointer"} <= types
+    assert {"logical replication launcher", "checkpointer"} <= types
+    assert "archiver" in types or installation.major < 14
     for _ in range(20):
         assert not active(watch.judge())
 
@@ -220,13 +247,24 @@ def test_a_new_session_and_a_vanished_one_are_uses(cluster: Cluster, watch: Watc
     assert name in found[0].text
 
 
-def test_a_session_that_came_and_went_between_two_looks_is_a_use(cluster: Cluster, watch: Watch) -> None:
+@pytest.mark.usefixtures("_counters")
+def test_a_session_that_came_and_went_between_two_looks_is_a_use(
+    installation: Installation, cluster: Cluster, watch: Watch
+) -> None:
     for _ in range(10):
         with cluster.connect() as client:
             pid = client.info.backend_pid
         wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))  # type: ignore[misc]  # noqa: PTH110
-        assert watch.find(Signal.COUNTERS, ReasonKind.ACTIVITY)
+        _now(installation, lambda: bool(watch.find(Signal.COUNTERS, ReasonKind.ACTIVITY)))
         watch.settle()
+
+
+def _now(installation: Installation, is_so: Callable[[], bool]) -> None:
+    """At the first look; but what PostgreSQL 14 counts goes through a process of its own, which takes its time."""
+    if installation.major == 14:
+        wait_until(is_so)
+    else:
+        assert is_so()
 
 
 def _own_active_time(watch: Watch) -> object:
@@ -240,6 +278,7 @@ def _own_active_time(watch: Watch) -> object:
     return watch._runner.run(ask())
 
 
+@pytest.mark.usefixtures("_counters")
 def test_time_spent_in_queries_is_counted_without_the_watcher(cluster: Cluster, watch: Watch) -> None:
     before = watch.see().counters
     own = _own_active_time(watch)
@@ -251,6 +290,7 @@ def test_time_spent_in_queries_is_counted_without_the_watcher(cluster: Cluster, 
     wait_until(lambda: (c := watch.see().counters) is not None and c.active_time > before.active_time)
 
 
+@pytest.mark.usefixtures("_counters")
 def test_a_dropped_database_lowers_the_counters_and_is_a_use(cluster: Cluster, watch: Watch) -> None:
     with cluster.connect() as client:
         client.execute("CREATE DATABASE doomed")
@@ -327,7 +367,10 @@ def test_sessions_explain_their_sockets(cluster: Cluster, watch: Watch) -> None:
         assert not active(watch.judge())
 
 
-def test_clients_that_come_and_go_all_the_time_never_slip_between(cluster: Cluster, watch: Watch) -> None:
+@pytest.mark.usefixtures("_counters")
+def test_clients_that_come_and_go_all_the_time_never_slip_between(
+    installation: Installation, cluster: Cluster, watch: Watch
+) -> None:
     count = 0
     stop = threading.Event()
 
@@ -343,7 +386,7 @@ def test_clients_that_come_and_go_all_the_time_never_slip_between(cluster: Clust
         for _ in range(60):
             before = count
             wait_until(lambda before=before: count > before)  # type: ignore[misc]
-            assert active(watch.judge())
+            _now(installation, lambda: bool(active(watch.judge())))
     finally:
         stop.set()
         thread.join()
@@ -351,7 +394,9 @@ def test_clients_that_come_and_go_all_the_time_never_slip_between(cluster: Clust
 
 def test_a_physical_walsender_blocks_by_setting(cluster: Cluster, watch: Watch, place: Place) -> None:
     with cluster.program("pg_receivewal", "-D", str(_client_folder(place))):
-        wait_until(lambda: "pg_receivewal" in watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)
+        # Before it streams it blocks whatever is set.
+        streams = re.compile("pg_receivewal.* replicates")
+        wait_until(lambda: bool(streams.search(watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)))
         watch.settle()
         assert not watch.find(Signal.REPLICATION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
 
@@ -371,21 +416,62 @@ def test_a_logical_walsender_and_a_subscription_block_by_setting(cluster: Cluste
         )
         reason = watch.wait_for(Signal.SUBSCRIPTION, ReasonKind.BLOCKER)
         assert "is subscribed to sub" in reason.text
-        wait_until(lambda: "database upstream" in watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)
+        streams = re.compile("database upstream.* replicates")
+        wait_until(lambda: bool(streams.search(watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)))
         assert not watch.find(Signal.SUBSCRIPTION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
         assert not watch.find(Signal.REPLICATION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
         downstream.execute("DROP SUBSCRIPTION sub")
         downstream.execute("DROP TABLE t")
+        wait_until(lambda: not any(session.is_walsender for session in watch.see().sessions))
     with cluster.connect() as client:
-        client.execute("DROP DATABASE upstream WITH (FORCE)")
+        client.execute("DROP DATABASE upstream")
 
 
-def test_a_base_backup_blocks_by_setting(cluster: Cluster, watch: Watch, place: Place) -> None:
+def test_a_base_backup_blocks_whatever_is_set(cluster: Cluster, watch: Watch, place: Place) -> None:
     slow = ("-D", str(_client_folder(place)), "-X", "none", "-c", "fast", "--max-rate", "32k")
     with cluster.program("pg_basebackup", *slow):
         reason = watch.wait_for(Signal.BASE_BACKUP, ReasonKind.BLOCKER)
         assert "pg_basebackup" in reason.text
-        assert not watch.find(Signal.BASE_BACKUP, ReasonKind.BLOCKER, replication=Counts.IGNORE)
+        assert watch.find(Signal.BASE_BACKUP, ReasonKind.BLOCKER, replication=Counts.IGNORE)
+    with cluster.connect() as client:
+        client.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+    wait_until(lambda: not any(session.is_walsender for session in watch.see().sessions))
+
+
+def test_a_session_that_waits_for_its_files_to_be_copied_blocks(
+    installation: Installation, cluster: Cluster, watch: Watch
+) -> None:
+    start, stop = (
+        ("pg_backup_start('b', true)", "pg_backup_stop()")
+        if installation.major >= 15
+        else ("pg_start_backup('b', true, false)", "pg_stop_backup(false, false)")
+    )
+    with cluster.connect() as client:
+        client.execute(f"SELECT {start}")
+        found = watch.find(Signal.BASE_BACKUP, ReasonKind.BLOCKER, replication=Counts.IGNORE)
+        assert "is idle in the middle of a base backup" in found[0].text
+        client.execute(f"SELECT {stop}")
+        assert not watch.find(Signal.BASE_BACKUP, ReasonKind.BLOCKER)
+
+
+def test_a_slot_that_nobody_uses_is_shown_with_what_it_holds_back(
+    cluster: Cluster, watch: Watch, place: Place
+) -> None:
+    with cluster.connect() as client:
+        client.execute("SELECT pg_create_physical_replication_slot('left', true)")
+        client.execute("SELECT pg_create_physical_replication_slot('empty', false)")
+        client.execute("SELECT pg_logical_emit_message(true, 'x', repeat('x', 2000000))")
+        found = watch.find(Signal.REPLICATION_SLOT, ReasonKind.NOTE)
+        assert len(found) == 1
+        assert re.match(
+            r'physical replication slot "left" is not in use; WAL that it holds back: (1\.9|[2-9]\.\d) MB',
+            found[0].text,
+        )
+        assert watch.judge(idle_timeout=0.0).idle
+        with cluster.program("pg_receivewal", "-S", "left", "-D", str(_client_folder(place))):
+            wait_until(lambda: not watch.find(Signal.REPLICATION_SLOT, ReasonKind.NOTE))
+        wait_until(lambda: not any(session.is_walsender for session in watch.see().sessions))
+        client.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
 
 
 def test_an_autovacuum_worker_blocks_up_to_its_limit(own_cluster: Cluster) -> None:
@@ -460,7 +546,7 @@ def test_a_prepared_transaction_is_only_reported(cluster: Cluster, watch: Watch)
         client.execute("ROLLBACK PREPARED 'x'")
 
 
-def test_ignored_sessions_never_count(cluster: Cluster, watch: Watch) -> None:
+def test_ignored_sessions_never_count(installation: Installation, cluster: Cluster, watch: Watch) -> None:
     """They work, reconnect and hold locks; somebody else among them is still seen."""
     watch.settings = replace(SETTINGS, ignore=(Ignore(IgnoreField.APPLICATION_NAME, "exporter"),))
     watch.settle()
@@ -469,9 +555,10 @@ def test_ignored_sessions_never_count(cluster: Cluster, watch: Watch) -> None:
             exporter.execute("BEGIN")
             exporter.execute("SELECT pg_advisory_lock(1)")
             assert not [r for r in watch.judge().reasons if r.kind is not ReasonKind.CLOCK]
-    cluster.connect(application_name="somebody").close()
-    with cluster.connect(application_name="exporter"):
-        assert active(watch.judge())
+    if watch.see().counters is not None:
+        cluster.connect(application_name="somebody").close()
+        with cluster.connect(application_name="exporter"):
+            _now(installation, lambda: bool(active(watch.judge())))
 
 
 def test_an_ignored_address_may_knock(cluster: Cluster, watch: Watch) -> None:
@@ -585,7 +672,11 @@ def test_a_restart_in_between_is_a_failed_look_and_then_all_is_well(own_cluster:
 
 
 @pytest.mark.parametrize("version", [120000, 130000])
-def test_the_words_for_older_servers_are_understood_too(cluster: Cluster, version: int) -> None:
+def test_the_words_for_older_servers_are_understood_too(
+    installation: Installation, cluster: Cluster, version: int
+) -> None:
+    if version > installation.major * 10000:
+        pytest.skip("the server is older still")
     with cluster.connect() as client:
         row = client.execute(_statement(version)).fetchone()
         assert row

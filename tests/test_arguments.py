@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import pgidle
 from pgidle.arguments import Arguments, fast
-from pgidle.options import OPTIONS, Kind
+from pgidle.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def click_command() -> click.Command:
     """`run` as click reads it: every value a string, judged later by `resolve`."""
     options: list[click.Parameter] = [
-        click.Option([f"--{option.name}", *option.flags], help=option.help, multiple=option.kind is Kind.MANY)
+        click.Option([f"--{option.name}", *option.flags], help=option.help, multiple=option.is_repeatable)
         for option in OPTIONS
     ]
     rest = click.Argument(["postgres_args"], nargs=-1, type=click.UNPROCESSED)

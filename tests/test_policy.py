@@ -15,7 +15,7 @@ from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, ev
 from pgidle.reasons import ReasonKind, Signal, Verdict, duration_text, who
 from pgidle.record import replace as changed
 from pgidle.settings import Settings, resolve
-from pgidle.snapshot import Connecting, Counters, LookFailed, Peer, Session, Snapshot
+from pgidle.snapshot import Connecting, Counters, LookFailed, Peer, Session, Slot, Snapshot
 
 SETTINGS = resolve(
     {"data-dir": "/nowhere", "idle-timeout": "5min", "min-awake": "30s"}, {}, None, None, "/"
@@ -82,6 +82,7 @@ def sessions(draw: st.DrawFn) -> Session:
         listening=draw(st.booleans()),
         advisory_locks=draw(st.integers(0, 1)),
         base_backup=draw(st.booleans()),
+        walsender_state=draw(st.sampled_from([None, "startup", "backup", "streaming"])),
     )
 
 
@@ -99,6 +100,8 @@ def looks(draw: st.DrawFn, at: float) -> Snapshot:
         counters=draw(st.none() | counters),
         connecting=Connecting(draw(peers), draw(st.integers(0, 1))),
         prepared_transactions=draw(st.integers(0, 2)),
+        in_recovery=draw(st.booleans()),
+        slots=draw(st.sampled_from([(), (Slot("s", "physical", 2**24),)])),
     )
 
 
@@ -369,9 +372,8 @@ def test_an_exporter_that_reconnects_for_ever_does_not_keep_it_awake() -> None:
 
 
 BLOCKERS = {
-    "walsender": (client(backend_type="walsender", state="active"), Signal.REPLICATION, "replication"),
-    "base backup": (
-        client(backend_type="walsender", state="active", base_backup=True), Signal.BASE_BACKUP, "replication"
+    "walsender": (
+        client(backend_type="walsender", state="active", walsender_state="streaming"), Signal.REPLICATION, "replication"
     ),
     "subscription": (
         client(backend_type="logical replication apply worker"), Signal.SUBSCRIPTION, "replication"
@@ -395,6 +397,58 @@ def test_a_blocker_only_delays_and_only_if_it_is_kept(name: str) -> None:
     verdict, memory = evaluate(quiet(1720.0, session), keep, memory, 1720.0)
     assert "seen for 12min" in verdict.reasons[0].text
     assert idle_after(begin(0.0), quiet(1000.0, session), ignore).idle
+
+
+@pytest.mark.parametrize(
+    ("session", "wanted"),
+    [
+        (client(backend_type="walsender", base_backup=True, walsender_state="backup"), Signal.BASE_BACKUP),
+        (client(backend_type="walsender", walsender_state="startup"), Signal.REPLICATION),
+        (client(backend_type="walsender"), Signal.REPLICATION),
+        (client(base_backup=True), Signal.BASE_BACKUP),
+    ],
+)
+def test_a_backup_or_a_copy_that_has_begun_blocks_whatever_is_set(session: Session, wanted: Signal) -> None:
+    verdict = idle_after(begin(0.0), quiet(1e6, session), changed(SETTINGS, replication=Counts.IGNORE))
+    assert not verdict.idle
+    assert signals(verdict, ReasonKind.BLOCKER) == {wanted}
+
+
+def test_a_standby_is_kept_awake_and_named_once() -> None:
+    alone = quiet(1e6, in_recovery=True)
+    assert signals(idle_after(begin(0.0), alone), ReasonKind.BLOCKER) == {Signal.REPLICATION}
+    streaming = idle_after(begin(0.0), quiet(1e6, client(backend_type="walreceiver"), in_recovery=True))
+    assert ["walreceiver" in str(r) for r in streaming.reasons if r.kind is ReasonKind.BLOCKER] == [True]
+    assert idle_after(begin(0.0), alone, changed(SETTINGS, replication=Counts.IGNORE)).idle
+
+
+def test_a_promotion_restarts_the_clock() -> None:
+    _, memory = evaluate(quiet(1e6, in_recovery=True), SETTINGS, begin(0.0), 1e6)
+    verdict, memory = evaluate(quiet(1e6 + 1), SETTINGS, memory, 1e6 + 1)
+    assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.PROMOTION}
+    assert memory.last_activity == 1e6 + 1
+    verdict, _ = evaluate(quiet(1e6 + 2), SETTINGS, memory, 1e6 + 2)
+    assert not signals(verdict, ReasonKind.ACTIVITY)
+
+
+def test_slots_are_only_reported() -> None:
+    verdict = idle_after(
+        begin(0.0), quiet(1e6, slots=(Slot("s", "physical", 3 * 2**20), Slot("t", "logical", 0)))
+    )
+    assert verdict.idle
+    notes = [reason.text for reason in verdict.reasons if reason.kind is ReasonKind.NOTE]
+    assert notes == [
+        'physical replication slot "s" is not in use; WAL that it holds back: 3.0 MB',
+        'logical replication slot "t" is not in use; WAL that it holds back: none',
+    ]
+
+
+def test_who_may_not_wake_is_no_culprit() -> None:
+    follower = client(backend_type="walsender", client_addr="10.77.0.2")
+    visitor = replace(client(2, client_addr="10.77.0.3"), backend_start=2.0)
+    by = changed(SETTINGS, no_wake=("10.77.0.2/32",))
+    assert waker(quiet(0.0, follower, visitor), SETTINGS) == application(follower)
+    assert waker(quiet(0.0, follower, visitor), by) == application(visitor)
 
 
 def test_maintenance_delays_sleep_up_to_its_limit() -> None:

@@ -44,7 +44,7 @@ BY_NAME = {option.name: option for option in OPTIONS}
 NAMES = st.sampled_from(list(BY_NAME))
 LIVE = set(
     "idle-timeout min-awake when-idle idle-sessions replication advisory-locks listeners autovacuum-limit"
-    " ignore stop-timeout".split()
+    " ignore no-wake stop-timeout".split()
 )
 # Two values per kind that are good, and one that is not.
 EXAMPLES = {
@@ -53,6 +53,7 @@ EXAMPLES = {
     Kind.DURATION: ("7s", "8min", "5 minutes"),
     Kind.ENDPOINT: ("[::1]:80", ":81", "localhost"),
     Kind.MANY: ("user=a", "address=10.0.0.0/8", "exporter"),
+    Kind.NETWORKS: ("10.0.0.8", "fdaa::/16", "10.0.0.1/8"),
     Kind.PATH: ("/a", "b/../c", ""),
     Kind.PORT: ("1", "65535", "65536"),
     Kind.TEXT: ("ann", "bob", ""),
@@ -67,7 +68,7 @@ def example(option: Option, which: int) -> str:
 
 def listed(option: Option, value: str, kind: Any = tuple) -> Any:
     """A value as the command line (tuple) or the file (list) gives it."""
-    return kind((value,)) if option.kind is Kind.MANY else value
+    return kind((value,)) if option.is_repeatable else value
 
 
 def read(
@@ -102,6 +103,7 @@ def test_defaults() -> None:
         listeners=Counts.KEEP,
         autovacuum_limit=1800.0,
         ignore=(),
+        no_wake=(),
         http=("127.0.0.1", 8008),
         state_dir="/d/pgidle",
         user=None,
@@ -254,6 +256,7 @@ BAD = {
     "listen-addresses": "| |,|*,|10.0.0.300|127.1|1.2.3|[::1]|::g|a b|a/b|127.0.0.1:5432|\xe9",
     "http": "8008|::1:80|::1|[::1]|[127.0.0.1]:80|[]:80|*:80|:0|:65536|:|a:b|300.1.1.1:80|http://a:80|OFF|[::1:80",
     "ignore": "|user|user=|=a|User=a|role=a|address=x|address=10.0.0.1/8|address=10.0.0.0/33",
+    "no-wake": "|x|10.0.0.1/8|10.0.0.0/33|address=10.0.0.1",
     "when-idle": "|EXIT|exit |leave",
     "watch": "|postgres|/run/postgresql",
 }
@@ -378,10 +381,21 @@ def test_what_is_described_can_be_read(which: int) -> None:
 
 
 def test_described_as_people_write_it() -> None:
-    shown = dict(describe(read({"http": "off", "ignore": ("user=a", "address=10.0.0.0/8")})))
+    shown = dict(
+        describe(
+            read(
+                {
+                    "http": "off",
+                    "ignore": ("user=a", "address=10.0.0.0/8"),
+                    "no-wake": ("10.0.0.8", "fdaa::/16"),
+                }
+            )
+        )
+    )
     expected = {
         "http": "off",
         "ignore": "user=a, address=10.0.0.0/8",
+        "no-wake": "10.0.0.8/32, fdaa::/16",
         "idle-timeout": "5min",
         "bin-dir": "found",
     }
