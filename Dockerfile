@@ -1,29 +1,41 @@
-# pgidle as the entrypoint of the official image, with all of that image's conventions.
-#   docker build -t pgidle .
-#   docker run -e POSTGRES_PASSWORD=... -p 5432:5432 --sysctl net.ipv4.tcp_migrate_req=1 pgidle --when-idle stay
-# Without the sysctl, which a container may not set itself, the gate works in mode `synhold`.
-ARG POSTGRES=postgres:18
+# pgidle in front of the official image, whose conventions all hold: see "Docker" in README.md.
+#   docker build -t pgidle .        docker build -t pgidle --build-arg BASE=pgvector/pgvector:pg18 .
+ARG BASE=postgres:18
 
-FROM ${POSTGRES} AS build
+FROM ${BASE} AS build
+RUN command -v apt-get >/dev/null \
+    || { echo "BASE must be an image on Debian 12 or newer: postgres:18, not postgres:18-alpine" >&2; exit 1; }
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-venv
+    && apt-get install -y --no-install-recommends gcc libc6-dev python3-venv
+RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+    || { echo "pgidle needs Python 3.11, this BASE has $(python3 -V): take one on Debian 12 or newer" >&2; exit 1; }
+# For a machine that reaches packages its own way only.
+ARG PIP_INDEX_URL
+ARG PIP_CERT
 WORKDIR /src
-COPY . .
+COPY LICENSE README.md pyproject.toml ./
+COPY pgidle pgidle
+COPY docker /opt/pgidle
+# Not an environment but a folder that both scripts of docker/ lie in: Python finds it without `site`, whose start
+# would be felt in every wake. unchecked-hash: a copy's times do not make the compiled files stale.
 RUN python3 -m venv /build \
-    && /build/bin/pip wheel --no-cache-dir --wheel-dir /wheels . \
-    && python3 -m venv /opt/pgidle \
-    && /opt/pgidle/bin/pip install --no-index --find-links /wheels pgidle \
-    && /opt/pgidle/bin/pip uninstall -y pip
+    && /build/bin/pip install --no-cache-dir --no-compile --target /opt/pgidle . \
+    && ls /opt/pgidle/pgidle/_reuseport.*.so \
+    && rm -r /opt/pgidle/bin \
+    && find /opt/pgidle -name tests -type d -prune -exec rm -r {} + \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/pgidle
 
-FROM ${POSTGRES}
+FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 tini \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/pgidle /opt/pgidle
-RUN ln -s /opt/pgidle/bin/pgidle /usr/local/bin/pgidle
-ENV PGIDLE_HTTP=0.0.0.0:8008
-EXPOSE 5432 8008
+RUN ln -s /opt/pgidle/command /usr/local/bin/pgidle
+# Without a host: every address, IPv4 and IPv6.
+ENV PGIDLE_HTTP=:8008
+EXPOSE 8008
 STOPSIGNAL SIGINT
-# tini reaps what Postgres leaves behind; the supervisor waits only for its own children.
-ENTRYPOINT ["tini", "--", "pgidle", "run"]
-CMD []
+HEALTHCHECK --interval=30s --timeout=5s --retries=3 CMD ["pgidle", "health"]
+# tini reaps what Postgres leaves behind, also (-s) where it is not the first process.
+ENTRYPOINT ["tini", "-s", "--", "/opt/pgidle/entrypoint"]
+CMD ["postgres"]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
-    """`run` without click, where its arguments are certain: click's import alone would be felt in every wake."""
+    """`run` and `health` without click where all is certain: its import alone would be felt in every wake."""
+    if sys.argv[1:] == ["health"]:
+        from pgidle.pulse import health
+
+        if (answer := health(os.environ)) is not None:
+            sys.stdout.write(f"{answer[0]}\n")
+            sys.exit(answer[1])
     from pgidle.arguments import fast
 
     arguments = fast(sys.argv[2:]) if sys.argv[1:2] == ["run"] else None

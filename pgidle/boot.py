@@ -7,6 +7,7 @@ without click where that is certain, and nothing is imported here that the spawn
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -265,13 +266,15 @@ def _listen_http(settings: Settings) -> tuple[socket.socket, ...]:
         return ()
     host, port = settings.http
     try:
-        family, _, _, _, where = socket.getaddrinfo(
-            host.encode() or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(128)
+        if host:
+            listener = _listener(host, port)
+        else:
+            try:
+                listener = _listener("::", port, both_families=True)
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                listener = _listener("0.0.0.0", port)
     except OSError as error:
         from pgidle.statedir import refuse_served
 
@@ -281,6 +284,24 @@ def _listen_http(settings: Settings) -> tuple[socket.socket, ...]:
             f"cannot serve HTTP on {host or '*'}:{port}: {error.strerror}", "set --http, or --http off"
         ) from None
     return (listener,)
+
+
+def _listener(host: str, port: int, *, both_families: bool = False) -> socket.socket:
+    """Listen on one address; on `::` also for IPv4, whatever net.ipv6.bindv6only says. Raises OSError."""
+    family, _, _, _, where = socket.getaddrinfo(
+        host.encode(), port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if both_families:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(where)
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _listen_control(state_dir: StateDir) -> socket.socket:

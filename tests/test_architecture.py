@@ -42,7 +42,7 @@ PURE_DOCTOR = {
         *("fly", "fly_services", "units", "containers", "compose", "kubernetes", "configuration", "hba"),
     )
 }
-TOP = {"supervisor", "judge", "boot", "cli", "__main__", "doctor.rounds"}
+TOP = {"supervisor", "judge", "boot", "cli", "container", "__main__", "doctor.rounds"}
 IMPURE = {
     *("asyncio", "select", "socket", "subprocess", "threading", "signal", "psycopg", "psutil", "h11"),
     *("click", "watchfiles", "random", "shutil", "logging"),

@@ -1,0 +1,81 @@
+"""`scripts/image --measure`: what the image costs against Postgres alone in the same root, on this machine."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import wire
+from containers import Container, Image, built, report
+from namespaces import own_network, set_migration
+
+RUNS = 7
+MS = 1000.0
+PORT = 5432
+TRUST = {"POSTGRES_HOST_AUTH_METHOD": "trust", "PGIDLE_WHEN_IDLE": "stay", "PGIDLE_IDLE_TIMEOUT": "off"}
+
+
+def wake(one: Container) -> float:
+    """Milliseconds from the entrypoint's exec to a client's first row; it tries all the while."""
+    began = one.began
+    wire.first_row(PORT, lambda: True)
+    return (time.monotonic() - began) * MS
+
+
+def bare(image: Image, work: Path) -> Container:
+    return Container(image, work, "postgres", "-c", "listen_addresses=*", user=(999, 999), entrypoint=())
+
+
+def resident(pid: int) -> float:
+    """Megabytes of a process's resident memory."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def health_seconds(one: Container, *command: str) -> float:
+    """CPU seconds of one command in the container."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert one.exec(*command).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    with (
+        built() as (base, image),
+        tempfile.TemporaryDirectory(prefix="pgidle-image-") as folder,
+        own_network(),
+    ):
+        print("\n".join(report(base, image)))  # noqa: T201
+        os.chmod(folder, 0o755)  # noqa: PTH101
+        work = Path(folder)
+        set_migration(True)
+        theirs, ours, checks, nothing = [], [], [], []
+        with Container(image, work, env=TRUST) as one:
+            one.wait_log("awake:")
+            one.stop()
+        for _ in range(RUNS + 1):
+            with bare(image, work) as one:
+                theirs.append(wake(one))
+                one.stop()
+            with Container(image, work, env=TRUST) as one:
+                ours.append(wake(one))
+                one.wait_log("awake:")
+                checks.append(health_seconds(one, "pgidle", "health"))
+                nothing.append(health_seconds(one, "true"))
+                supervisor = int(Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()[0])
+                memory = resident(supervisor), resident(one.pid)
+                one.stop()
+        # The first of each only warmed the caches.
+        without, with_it = median(theirs[1:]), median(ours[1:])
+        print(f"wake, exec of the entrypoint to first row: {with_it:.0f} ms, of postgres: {without:.0f} ms")  # noqa: T201
+        print(f"resident: pgidle {memory[0]:.0f} MB, tini {memory[1]:.1f} MB")  # noqa: T201
+        spent = (median(checks) - median(nothing)) * MS
+        print(f"CPU of a health check, without the engine's own: {spent:.0f} ms")  # noqa: T201
+
+
+main()

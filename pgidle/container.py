@@ -1,0 +1,109 @@
+"""The image's entrypoint: what `docker run IMAGE WORDS...` means, by the conventions of the official image.
+
+Runs before everything else in every wake, so whatever is not on the server's way is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pgidle.errors import PgidleError, SettingsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import NoReturn
+
+BASE_ENTRYPOINT = "docker-entrypoint.sh"
+NO_SERVER = ("--help", "-?", "--version", "-V", "--describe-config", "-C", "--single", "--boot", "--check")
+"""With one of these `postgres` does something else than to serve."""
+VOLUMES = "/var/lib/postgresql"
+COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "config", "init")
+
+
+def main() -> None:
+    words = sys.argv[1:] or ["postgres"]
+    if words[0].startswith("-"):
+        words.insert(0, "postgres")
+    try:
+        if words[0] == "pgidle":
+            sys.argv = words
+            from pgidle.__main__ import main as command
+
+            command()
+        elif words[0] != "postgres":
+            _become(words)
+        elif any(word.startswith(NO_SERVER) for word in words[1:]):
+            _become([BASE_ENTRYPOINT, *words])
+        else:
+            refuse_own(words[1:])
+            refuse_forgotten(os.environ)
+            from pgidle.boot import run
+
+            sys.exit(run({}, tuple(words[1:])))
+    except PgidleError as error:
+        sys.stderr.write(f"pgidle: {error}\n")
+        sys.exit(error.status)
+
+
+def refuse_own(words: Sequence[str]) -> None:
+    """Options of pgidle's among Postgres's arguments would be refused by Postgres, far less clearly."""
+    from pgidle.options import OPTIONS
+    from pgidle.settings import OWN_FLAGS, OWN_PARAMETERS
+
+    flags = {f"--{option.name}" for option in OPTIONS}
+    previous = ""
+    for word in words:
+        name = word.partition("=")[0]
+        own = OWN_FLAGS.get(word[:2]) or (name if name in flags else None)
+        if previous == "-c" or word.startswith(("-c", "--")):
+            setting = name.removeprefix("-c" if word.startswith("-c") else "--")
+            own = OWN_PARAMETERS.get(setting.replace("-", "_").lower(), own)
+        if own is not None:
+            variable = next(option.variable for option in OPTIONS if own == f"--{option.name}")
+            raise SettingsError(
+                f"{word} is pgidle's own to set, and this goes to postgres",
+                f"set {variable}, or write: pgidle run {own} ...",
+            )
+        previous = word
+
+
+def refuse_forgotten(environ: Mapping[str, str]) -> None:
+    """An empty data directory where the official image has it since 18, and data where it had it before.
+
+    Whoever mounted the volume at the old place would get a new and empty database. Raises PgidleError.
+    """
+    data_dir, major = environ.get("PGIDLE_DATA_DIR") or environ.get("PGDATA"), environ.get("PG_MAJOR", "")
+    if data_dir != f"{VOLUMES}/{major}/docker" or os.path.exists(f"{data_dir}/PG_VERSION"):
+        return
+    old = f"{VOLUMES}/data"
+    places = [VOLUMES, old, *(f"{VOLUMES}/{name}/docker" for name in sorted(os.listdir(VOLUMES)))]
+    used = next((place for place in places if os.path.exists(f"{place}/PG_VERSION")), None)
+    if used is not None:
+        what = f"{used} has the data of another major version"
+    elif _is_mounted(old):
+        what = f"a volume is mounted at {old}"
+    else:
+        return
+    raise PgidleError(
+        f"{what}, and PostgreSQL {major} keeps its own in {data_dir}, which is empty",
+        f"mount the volume at {VOLUMES}, and move old data over with pg_upgrade; or set PGDATA",
+    )
+
+
+def _is_mounted(path: str) -> bool:
+    # os.path.ismount does not see a mount from the device that the folder above is on: another volume, for one.
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        return any(line.split(" ", 5)[4] == path for line in mounts)
+
+
+def _become(words: list[str]) -> NoReturn:
+    """Another program in our place, found on PATH. Exit status 127 or 126 where there is none, as a shell's."""
+    try:
+        os.execvp(words[0], words)
+    except OSError as error:
+        hint = f"write: pgidle {words[0]}" if words[0] in COMMANDS else "name a command of this image"
+        said = PgidleError(f"{words[0]} cannot be run: {error.strerror}", hint)
+        said.status = 127 if isinstance(error, FileNotFoundError) else 126
+        raise said from None
