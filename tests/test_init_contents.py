@@ -155,7 +155,7 @@ def test_fly_says_what_lets_a_machine_sleep_and_wake(given: dict[str, str]) -> N
     assert settings.stop_timeout < fly["kill_timeout"] <= 300
     assert settings.when_idle is WhenIdle.EXIT
     # Checks and metrics dial 0.0.0.0; only /health may be red without harm.
-    assert settings.http == ("0.0.0.0", 8008)
+    assert settings.http == ("", 8008)
     assert settings.listen_addresses == "*"
     assert {(check["port"], check["path"], check["type"]) for check in fly["checks"].values()} == {
         (8008, "/health", "http")
@@ -258,7 +258,7 @@ def test_kubernetes_lets_clients_wait(given: dict[str, str]) -> None:
     assert spec["replicas"] == 1
     assert pod["terminationGracePeriodSeconds"] > settings.stop_timeout
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
-    assert settings.http == ("0.0.0.0", ports["http"])
+    assert settings.http == ("", ports["http"])
     assert settings.port == ports["postgres"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
