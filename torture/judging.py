@@ -1,0 +1,112 @@
+"""Which failures of clients are legitimate, and which exits: strictly, from what was done to Postgres and when."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from torture.record import Cuts, Doing
+
+if TYPE_CHECKING:
+    from torture.record import Allowance, Exit, Failure, Round, Window
+
+LATE = 0.25
+"""Seconds by which the client's clock of a session's idle time may be behind the server's."""
+
+SLACK = 0.25
+"""Seconds by which two observers of one event in this process may differ."""
+
+LIMIT = 1.0
+"""Seconds after a crash in which it must have been noticed, whatever else happens."""
+
+LIMIT_PER_INJECTION = 4
+"""Connections that may be lost in the milliseconds of a crash, per crash."""
+
+
+class Ruling(enum.Enum):
+    SLEPT = "was idle for the idle timeout"
+    EXCUSED = "excused by the fault"
+    LIMIT = "within the known limits"
+    VIOLATION = "violation"
+
+
+def rule(failure: Failure, happened: Round) -> Ruling:
+    """What a client's failure was."""
+    at_work = [one for one in happened.windows if one.overlaps(failure.began - SLACK, failure.at)]
+    if any(_is_answer(failure, one.allowance) for one in at_work):
+        return Ruling.EXCUSED
+    if failure.doing in (Doing.CONNECT, Doing.CANCEL):
+        return _rule_connecting(failure, happened, at_work)
+    if failure.doing is Doing.IDLE and failure.idle + LATE >= happened.idle_timeout:
+        return Ruling.SLEPT
+    worst = max((one.allowance.cuts.value for one in at_work), default=0)
+    needed = Cuts.IDLE.value if failure.doing is Doing.IDLE else Cuts.ALL.value
+    return Ruling.EXCUSED if worst >= needed else Ruling.VIOLATION
+
+
+def _is_answer(failure: Failure, allowance: Allowance) -> bool:
+    """Whether Postgres itself said that it cannot, for a reason that the fault gave it."""
+    if failure.sqlstate is not None:
+        return failure.sqlstate.startswith(allowance.errors)
+    return any(word in failure.text for word in allowance.words)
+
+
+def _rule_connecting(failure: Failure, happened: Round, at_work: list[Window]) -> Ruling:
+    for gone in happened.exits:
+        if (
+            excused(gone, happened)
+            and gone.at - SLACK <= failure.at
+            and failure.began <= gone.listening + SLACK
+        ):
+            return Ruling.EXCUSED
+    if failure.doing is Doing.CANCEL and any(one.allowance.cuts is not Cuts.NONE for one in at_work):
+        return Ruling.EXCUSED  # whom it was to cancel may be gone
+    for one in at_work:
+        if one.allowance.limit:
+            felt = min(one.felt if one.felt is not None else float("inf"), one.began + LIMIT)
+            if failure.began <= felt:
+                return Ruling.LIMIT
+    return Ruling.VIOLATION
+
+
+def excused(gone: Exit, happened: Round) -> bool:
+    """Whether a fault explains that the supervisor ended as it did."""
+    return any(
+        gone.status in one.allowance.exits and one.overlaps(gone.at - SLACK, gone.at)
+        for one in happened.windows
+    )
+
+
+def judge_exit(gone: Exit, happened: Round) -> str | None:
+    """What is wrong with the end of a supervisor, if anything is."""
+    if gone.status == 0 and not gone.is_clean:
+        return "exit status 0, and Postgres is not shut down cleanly"
+    if excused(gone, happened):
+        return None
+    if gone.status == 0 and not happened.stays:
+        return None
+    if gone.status == 1 and gone.is_clean:
+        return "exit status 1, though Postgres is shut down cleanly and nobody did anything to pgidle"
+    return f"exit status {gone.status}, which nothing explains"
+
+
+def judge(happened: Round) -> None:
+    """Rule on every failure and exit; note the violations and the counts."""
+    for failure in happened.tally.failures:
+        ruling = rule(failure, happened)
+        happened.slept += ruling is Ruling.SLEPT
+        happened.excused += ruling is Ruling.EXCUSED
+        happened.limits += ruling is Ruling.LIMIT
+        if ruling is Ruling.VIOLATION:
+            happened.violations.append(
+                f"{failure.who} failed, {failure.doing.value} (began {failure.began:.3f}, failed {failure.at:.3f}, "
+                f"idle {failure.idle:.3f} s): {failure.text}"
+            )
+    crashes = sum(one.allowance.limit for one in happened.windows)
+    if happened.limits > crashes * LIMIT_PER_INJECTION:
+        happened.violations.append(
+            f"{happened.limits} connections failed within the known limits of {crashes} crashes: too many"
+        )
+    for gone in happened.exits:
+        if wrong := judge_exit(gone, happened):
+            happened.violations.append(f"{wrong} (at {gone.at:.3f})")

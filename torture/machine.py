@@ -1,0 +1,162 @@
+"""The `pgidle run` that is tortured, and the platform that starts it again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+from pathlib import Path
+from signal import SIGTERM
+from typing import TYPE_CHECKING, Any
+
+from flycast import Flycast
+from supervised import PATIENCE, Supervised, parse_line
+
+from torture.record import Exit
+
+if TYPE_CHECKING:
+    from installations import Installation
+
+BACK_OFF = 0.2
+"""Seconds that the platform waits before it starts again what failed as soon as it was started."""
+
+SOON = 1.0
+"""Seconds of life below which that is so."""
+
+
+class Machine(Supervised):
+    """Remembers when each line came, and how each supervisor ended."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.times: list[float] = []
+        self.entered: dict[str, list[float]] = {}
+        """When each state was entered."""
+        self.exits: list[Exit] = []
+        self.killed_at: float | None = None
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """As a platform does: without waiting for a Postgres that holds the pipe of the log."""
+        assert self._process
+        status = self._process.wait(timeout)
+        at = self.killed_at or time.monotonic()
+        self.killed_at = None
+        self.exits.append(
+            Exit(status, at, self.has_spoken, is_shut_down(self.installation, str(self.data_dir)))
+        )
+        return status
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the supervisor that was started last has written a line: before that, signals meet Python."""
+        return any(line.data.get("pid") == self.pid for line in self.lines[-200:])
+
+    @property
+    def postmaster_pid(self) -> int | None:
+        """The living postmaster's, found without a look at every process."""
+        try:
+            pid = int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
+            return pid if Path(f"/proc/{pid}/cwd").readlink() == self.data_dir else None
+        except (OSError, ValueError):
+            return None
+
+    def state_times(self, state: str) -> list[float]:
+        with self._news:
+            return list(self.entered.get(state, ()))
+
+    @property
+    def state(self) -> str:
+        with self._news:
+            return next((str(x.data["state"]) for x in reversed(self.lines) if "state" in x.data), "")
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr
+        with process.stderr as stderr:
+            for text in stderr:
+                line = parse_line(text.rstrip("\n"))
+                with self._news:
+                    self.times.append(time.monotonic())
+                    self.lines.append(line)
+                    if state := line.data.get("state"):
+                        self.entered.setdefault(state, []).append(self.times[-1])
+                    self._news.notify_all()
+                if line.data.get("state") == "starting" and line.data.get("from") is None and self.exits:
+                    # It listens before it says its first line.
+                    self.exits[-1].listening = min(self.exits[-1].listening, self.times[-1])
+
+
+def is_shut_down(installation: Installation, data_dir: str) -> bool:
+    """Whether the cluster lies as a clean shutdown leaves it, as PostgreSQL's own program reads it."""
+    says = subprocess.run(
+        [installation.program("pg_controldata"), data_dir],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"LC_ALL": "C"},
+    )
+    return any(
+        line.startswith("Database cluster state:") and line.split(":")[1].strip() == "shut down"
+        for line in says.stdout.splitlines()
+    )
+
+
+class Keeper:
+    """The platform of a supervisor that stays: starts it again whenever it ends, whatever its status."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.port = machine, machine.port
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Keeper:
+        mark = self.machine.mark()
+        await asyncio.to_thread(self.machine.start)
+        # It listens before it says this.
+        await asyncio.to_thread(self.machine.wait_for_state, "starting", since=mark)
+        self._task = asyncio.create_task(self._keep())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """Do not start it again."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _keep(self) -> None:
+        while True:
+            began = time.monotonic()
+            await ended(self.machine.pid)
+            if await asyncio.to_thread(self.machine.wait) > 0 and time.monotonic() - began < SOON:
+                await asyncio.sleep(BACK_OFF)
+            await asyncio.to_thread(self.machine.start)
+
+
+class Proxy(Flycast):
+    """The platform of a supervisor that exits."""
+
+    async def let_go(self) -> None:
+        await self.__aexit__()
+
+
+async def ended(pid: int) -> None:
+    """Return when a process has exited; it stays to be reaped."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    fd = os.pidfd_open(pid)
+    loop.add_reader(fd, done.set)
+    try:
+        await done.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+async def stop(machine: Machine) -> int | None:
+    """Stop it by SIGTERM, with nobody to start it again; its status, or None if it was not running."""
+    if not machine.running:
+        return None
+    machine.signal(SIGTERM)
+    return await asyncio.to_thread(machine.wait)

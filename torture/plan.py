@@ -1,0 +1,61 @@
+"""What a round will be, from the seed and its number alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+IDLE_TIMEOUTS = (0.05, 0.15, 0.3, 0.6)
+
+PAIRS = ("SIGHUP", "sleep", "hold", "edit configuration", "kill backend", "stop backend", "stop supervisor")
+"""Faults that come together with others; each keeps its own allowance."""
+
+COMPANY = 0.3
+"""How often a fault does not come alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`mode` is stay or exit; `faults` the one that the round is counted under and perhaps another; `clients` the
+    names of the actors."""
+
+    seed: int
+    number: int
+    mode: str
+    faults: tuple[str, ...]
+    idle_timeout: float
+    clients: tuple[str, ...]
+
+    def chance(self, what: str) -> random.Random:
+        return random.Random(f"{self.seed} {self.number} {what}")
+
+    def __str__(self) -> str:
+        who = ", ".join(self.clients)
+        return f"{' + '.join(self.faults)}; {self.mode}, idle after {self.idle_timeout:g} s; {who}"
+
+
+def plan(seed: int, number: int, names: Sequence[str], modes: Sequence[str]) -> Plan:
+    """Faults are dealt from a shuffled pack of all, so that each has its turn before any comes again."""
+    size = len(names)
+    chance = random.Random(f"{seed} {number}")
+    fault = random.Random(f"{seed} pack {number // size}").sample(list(names), size)[number % size]
+    others = [name for name in PAIRS if name != fault and name in names]
+    company = (chance.choice(others),) if others and chance.random() < COMPANY else ()
+    mix = {
+        "writer": (1, 4),
+        "brief": (0, 4),
+        "pool": (0, 2),
+        "transaction": (0, 1),
+        "listener": (0, 1),
+        "canceller": (0, 1),
+        "silent": (0, 1),
+        "garbage": (0, 1),
+    }
+    clients = tuple(f"{name} {i}" for name, few in mix.items() for i in range(chance.randint(*few)))
+    return Plan(
+        seed, number, chance.choice(list(modes)), (fault, *company), chance.choice(IDLE_TIMEOUTS), clients
+    )

@@ -1,0 +1,201 @@
+"""One round: clients, faults, and the checks when both are done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+from installations import conninfo, free_port
+
+from pgidle.client import request
+from pgidle.errors import PgidleError
+from torture import checks
+from torture.injections import FAKETIME, FAULTS
+from torture.judging import judge
+from torture.machine import Keeper, Machine, Proxy, stop
+from torture.record import Round
+from torture.scenario import ACTORS, Crowd
+from torture.scene import Scene
+
+if TYPE_CHECKING:
+    from clients import Ledger
+    from installations import Installation, Place
+
+    from torture.plan import Plan
+    from torture.volume import Volume
+
+FINISH = 90.0
+"""Seconds in which every client must be done once the round is over."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """What the rounds share: they are played on one data directory, one after the other."""
+
+    installation: Installation
+    place: Place
+    volume: Volume
+    ledger: Ledger
+    port: int = field(default_factory=free_port)
+
+
+@dataclass(slots=True)
+class Outcome:
+    plan: Plan
+    happened: Round
+    machine: Machine
+    injected: Counter[str]
+    seconds: float
+
+
+def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
+    """Play a round with so many seconds of clients and faults, and judge it."""
+    mark = uuid.uuid4().hex
+    volume = stage.volume
+    volume.restore()
+    volume.configure(plan.idle_timeout)
+    env = {checks.MARK: mark}
+    if "clock" in plan.faults:
+        env |= {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(volume.clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
+    machine = Machine(
+        stage.installation,
+        stage.place,
+        data_dir=volume.data_dir,
+        port=stage.port,
+        env=env,
+        config=str(volume.config),
+        idle_timeout=None,
+        when_idle=plan.mode,
+    )
+    happened = Round(plan.idle_timeout, plan.mode == "stay")
+    injected: Counter[str] = Counter()
+    began = time.monotonic()
+    try:
+        with checks.Sentry(volume.data_dir) as sentry:
+            asyncio.run(_play(stage, plan, machine, happened, injected, seconds))
+        happened.violations += sentry.seen
+        happened.violations += checks.orphans(volume.data_dir, mark)
+        happened.violations += checks.checksums(stage.installation, volume.data_dir)
+        happened.violations += checks.bad_lines(machine, "disk full" in plan.faults)
+    except Exception as error:  # noqa: BLE001
+        happened.violations.append(f"the round itself failed: {type(error).__name__}: {error}")
+    finally:
+        machine.clean()
+    happened.exits = machine.exits
+    happened.sleeps = len(machine.state_times("asleep"))
+    judge(happened)
+    return Outcome(plan, happened, machine, injected, time.monotonic() - began)
+
+
+async def _play(
+    stage: Stage, plan: Plan, machine: Machine, happened: Round, injected: Counter[str], seconds: float
+) -> None:
+    platform = Keeper(machine) if happened.stays else Proxy(machine, machine.port)
+    async with platform:
+        front = conninfo(platform.port)
+        crowd = Crowd(
+            platform.port, front, stage.ledger, happened.tally, plan.chance("crowd"), plan.idle_timeout
+        )
+        scene = Scene(machine, platform, stage.volume, crowd, happened, plan.chance("faults"))
+        await asyncio.to_thread(stage.ledger.create, front)
+        before = await _at_rest(machine, front, plan)
+        clients = [
+            asyncio.create_task(crowd.live(ACTORS[name.split(" ")[0]], name), name=name)
+            for name in plan.clients
+        ]
+        tide = asyncio.create_task(crowd.tide())
+        try:
+            await _inject(scene, plan, injected, seconds)
+        finally:
+            crowd.over.set()
+            crowd.high.set()
+        done, late = await asyncio.wait([*clients, tide], timeout=FINISH)
+        happened.violations += [f"{one.get_name()} is not done {FINISH:g} s after the end" for one in late]
+        for one in late:
+            one.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for one in done:
+            one.result()
+        stage.volume.restore()
+        stage.volume.configure(plan.idle_timeout)
+        await _finish(stage, machine, platform, happened, front, before)
+
+
+async def _inject(scene: Scene, plan: Plan, injected: Counter[str], seconds: float) -> None:
+    """Fault after fault until the time is over."""
+    over = time.monotonic() + seconds
+    while time.monotonic() < over:
+        await asyncio.sleep(scene.chance.uniform(0.05, 0.6))
+        names = [name for name in plan.faults if injected[name] < FAULTS[name].most]
+        if names:
+            # The first is the one that it is about.
+            name = names[0] if len(names) == 1 or scene.chance.random() < 0.6 else names[1]
+            await scene.moment()
+            await FAULTS[name].inject(scene, FAULTS[name])
+            injected[name] += 1
+
+
+async def _at_rest(machine: Machine, front: str, plan: Plan) -> Counter[str]:
+    """Descriptors of a supervisor that has looked at Postgres, is awake, and is asked nothing."""
+    async with await psycopg.AsyncConnection.connect(front, connect_timeout=45) as guard:
+        await guard.execute("SELECT 1")  # in a transaction from here on: awake
+        await _looked(machine)
+        return await checks.steady(machine.pid)
+
+
+async def _looked(machine: Machine) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            status, said = await asyncio.to_thread(
+                request, str(machine.data_dir / "pgidle"), "GET", "/status"
+            )
+            if status == 200 and said["looks"] > said["looks_failed"]:
+                return
+        except (PgidleError, OSError, KeyError, ValueError):
+            pass
+        if time.monotonic() > deadline:
+            raise AssertionError("no successful look within 30 s")
+        await asyncio.sleep(0.05)
+
+
+async def _finish(
+    stage: Stage,
+    machine: Machine,
+    platform: Keeper | Proxy,
+    happened: Round,
+    front: str,
+    before: Counter[str],
+) -> None:
+    """The ledger, the descriptors and the indexes, while a session keeps it awake; then a stop that must be clean."""
+    async with await psycopg.AsyncConnection.connect(front, connect_timeout=45) as guard:
+        await guard.execute("SELECT 1")
+        found = await asyncio.to_thread(stage.ledger.missing, front)
+        happened.lost = len(found)
+        happened.violations += [f"lost: {found[:20]}"] * bool(found)
+        strange = await asyncio.to_thread(stage.ledger.strange, front)
+        happened.violations += [f"rows that nobody sent: {strange[:20]}"] * bool(strange)
+        stage.ledger.acknowledged -= set(found)
+        await _looked(machine)
+        happened.violations += await checks.leaked(machine.pid, before)
+        if (postmaster := machine.postmaster_pid) is not None:
+            happened.violations += checks.inherited(machine.pid, postmaster)
+        happened.violations += await asyncio.to_thread(checks.amcheck, stage.installation, platform.port)
+        await platform.let_go()
+        number = len(machine.exits)
+        status = await stop(machine)
+        if status != 0 or not machine.exits[number].is_clean:
+            happened.violations.append(f"SIGTERM at the end: status {status}, {machine.exits[number:]}")
+        del machine.exits[number:]
+        await guard.close()

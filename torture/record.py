@@ -1,0 +1,130 @@
+"""What happened in a round, as values: what clients met, which faults were in force when, and who ended with what.
+
+All times are time.monotonic().
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass, field
+
+
+class Doing(enum.Enum):
+    """What a client was doing when it failed."""
+
+    CONNECT = "connect"
+    IDLE = "in an idle session"
+    HELD = "in a session that must not be cut"
+    CANCEL = "cancel"
+
+
+class Cuts(enum.Enum):
+    """Which open sessions a fault may end."""
+
+    NONE = 0
+    IDLE = 1
+    ALL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One client's bad moment. `idle`: seconds since the session's last reply, when it sent the statement that failed
+    or was cut."""
+
+    began: float
+    at: float
+    who: str
+    doing: Doing
+    text: str
+    sqlstate: str | None = None
+    idle: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a fault excuses while it lasts. Whatever is not said here is a violation.
+
+    `cuts`: sessions that may end. `limit`: connections that were under way in the milliseconds before pgidle could know
+    may fail (README, "Known limits"); they are counted apart, and at most `LIMIT_PER_INJECTION` may be.
+    `exits`: statuses with which the supervisor may end; while it is gone nobody holds the port.
+    `errors`: classes of SQLSTATE that Postgres itself may answer with; `words`: what such an answer to a connection
+    says, of which a client library tells no SQLSTATE.
+    """
+
+    cuts: Cuts = Cuts.NONE
+    limit: bool = False
+    exits: frozenset[int] = frozenset()
+    errors: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Window:
+    """One injection of a fault: from just before it until a client was served again after it.
+
+    `felt`: when pgidle is known to have noticed; None if it need not.
+    """
+
+    fault: str
+    allowance: Allowance
+    began: float
+    ended: float = float("inf")
+    felt: float | None = None
+
+    def overlaps(self, since: float, until: float) -> bool:
+        return self.began <= until and since <= self.ended
+
+
+@dataclass(slots=True)
+class Exit:
+    """One end of the supervisor. `listening`: when the next one held the port, if one was started.
+
+    `said`: whether it had written a line; before that Python itself is what a signal meets. `is_clean`: whether
+    pg_controldata says that the cluster is shut down.
+    """
+
+    status: int
+    at: float
+    said: bool
+    is_clean: bool
+    listening: float = float("inf")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the clients of a round did and met."""
+
+    tried: int = 0
+    connected: int = 0
+    commits: int = 0
+    cancels: int = 0
+    strangers: int = 0
+    longest: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+
+    def fail(
+        self, began: float, who: str, doing: Doing, error: BaseException | str, idle: float = 0.0
+    ) -> None:
+        text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+        sqlstate = getattr(error, "sqlstate", None)
+        self.failures.append(
+            Failure(began, time.monotonic(), who, doing, " ".join(text.split()), sqlstate, idle)
+        )
+
+
+@dataclass(slots=True)
+class Round:
+    """Everything that the checks judge."""
+
+    idle_timeout: float
+    stays: bool
+    tally: Tally = field(default_factory=Tally)
+    windows: list[Window] = field(default_factory=list)
+    exits: list[Exit] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    limits: int = 0
+    excused: int = 0
+    slept: int = 0
+    lost: int = 0
+    sleeps: int = 0

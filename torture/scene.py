@@ -1,0 +1,160 @@
+"""What a fault script works with: the machine, its platform, a chance, and the record of what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
+from typing import TYPE_CHECKING, Any
+
+from pgidle.client import request
+from pgidle.errors import PgidleError
+from torture.record import Allowance, Window
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from torture.machine import Keeper, Machine, Proxy
+    from torture.record import Round
+    from torture.scenario import Crowd
+    from torture.volume import Volume
+
+MOMENTS = ("drowsy", "stopping", "asleep", "starting", "terminating", "leaving", "awake")
+"""States in which a fault may come just then."""
+
+POLL = 0.003
+"""Seconds between two looks at other processes."""
+
+MOMENT = 2.0
+"""Seconds to wait for such a state: it may not come."""
+
+RECOVERY = 60.0
+"""Seconds in which a client must be served again after any fault."""
+
+
+@dataclass(slots=True)
+class Scene:
+    """One round, for whoever breaks it."""
+
+    machine: Machine
+    platform: Keeper | Proxy
+    volume: Volume
+    crowd: Crowd
+    happened: Round
+    chance: random.Random
+
+    @asynccontextmanager
+    async def window(self, fault: str, allowance: Allowance) -> AsyncIterator[Window]:
+        """A fault is at work inside the block, and until somebody who comes after it is served."""
+        one = Window(fault, allowance, time.monotonic())
+        self.happened.windows.append(one)
+        try:
+            yield one
+        finally:
+            await self.recovered()
+            one.ended = time.monotonic()
+
+    async def moment(self) -> None:
+        """Any moment, or the first in which pgidle is in some state, or a little later."""
+        if self.chance.random() < 0.4:
+            return
+        wanted = self.chance.choice(MOMENTS)
+        since = len(self.machine.state_times(wanted))
+        await until(lambda: len(self.machine.state_times(wanted)) > since, MOMENT)
+        await asyncio.sleep(self.chance.choice((0, 0, 0.005, 0.03)))
+
+    async def recovered(self) -> None:
+        """Wait until a new client is served; a violation if that does not come."""
+        deadline = time.monotonic() + RECOVERY
+        while time.monotonic() < deadline:
+            async with self.crowd.session("probe") as one:
+                if one and await one.run("SELECT 1"):
+                    return
+            await asyncio.sleep(0.05)
+        self.happened.violations.append(f"nobody was served for {RECOVERY:g} s after a fault")
+
+    async def awake(self) -> int:
+        """The pid of a living postmaster, woken if it sleeps."""
+        while True:
+            if (pid := self.machine.postmaster_pid) is not None:
+                return pid
+            await self.recovered()
+
+    def children(self, pid: int) -> dict[int, str]:
+        """Titles of a postmaster's processes."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                with contextlib.suppress(OSError):
+                    title = Path(f"/proc/{child}/cmdline").read_bytes()
+                    found[int(child)] = title.replace(b"\0", b" ").decode(errors="replace").strip()
+        return found
+
+    async def child(self, title: str) -> int | None:
+        """One process of Postgres's with this in its title, by chance."""
+        found = sorted(pid for pid, seen in self.children(await self.awake()).items() if title in seen)
+        return self.chance.choice(found) if found else None
+
+    async def ask(self, path: str) -> tuple[int, Any] | None:
+        """Order something through the control socket; None if nobody is there to take it."""
+        state_dir = str(self.machine.data_dir / "pgidle")
+        try:
+            return await asyncio.to_thread(request, state_dir, "POST", path)
+        except (PgidleError, OSError):
+            return None
+
+    async def locker(self, relation: str, seconds: float) -> bool:
+        """Hold a lock so long; False if it could not be taken. Whoever cuts the session has put somebody to sleep."""
+        async with self.crowd.session("locker") as one:
+            if one is None or not await one.run("BEGIN"):
+                return False
+            one.held = True
+            if not await one.run(f"LOCK {relation} IN ACCESS EXCLUSIVE MODE"):
+                return False
+            return await one.rest(seconds)
+
+    async def carry_out(self, who: str, *statements: str) -> None:
+        """Each in a transaction of its own, in one session, as far as it gets."""
+        async with self.crowd.session(who) as one:
+            for statement in statements:
+                if one is None or not await one.run(statement):
+                    return
+
+    def felt(self, one: Window) -> None:
+        """Note when pgidle said that it has lost Postgres, if it has since."""
+        after = [at for at in self.machine.state_times("starting") if at >= one.began]
+        one.felt = min(after, default=None)
+
+
+async def until(is_so: Callable[[], bool], seconds: float = float("inf")) -> bool:
+    """Whether what nothing tells about came true within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(POLL)
+    return True
+
+
+def send(pid: int, number: int) -> None:
+    """A signal, to whoever still lives."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def frozen(pids: list[int]) -> Iterator[None]:
+    """Held with SIGSTOP inside the block."""
+    for pid in pids:
+        send(pid, SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            send(pid, SIGCONT)
