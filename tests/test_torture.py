@@ -22,7 +22,7 @@ sys.path.append(str(ROOT))  # behind everything: only `torture` is to be found t
 
 from torture import checks, judging, play  # noqa: E402
 from torture.injections import CRASH, FAULTS, STOPPED  # noqa: E402
-from torture.judging import LIMIT_PER_INJECTION, Ruling, judge, rule  # noqa: E402
+from torture.judging import LIMIT_PER_CRASH, Ruling, judge, rule  # noqa: E402
 from torture.machine import Machine  # noqa: E402
 from torture.plan import plan  # noqa: E402
 from torture.record import Allowance, Doing, Exit, Failure, Round, Window  # noqa: E402
@@ -66,17 +66,29 @@ def test_a_crash_excuses_sessions_and_only_while_it_lasts() -> None:
 def test_a_crash_excuses_a_connection_until_it_is_felt_and_no_longer() -> None:
     assert rule(failure(Doing.CONNECT, began=99.04, at=99.2), happened(crash())) is Ruling.LIMIT
     assert rule(failure(Doing.CONNECT, began=99.06, at=99.2), happened(crash())) is Ruling.VIOLATION
+    assert rule(failure(Doing.CONNECT, began=98.9, at=99.2), happened(crash())) is Ruling.IN_FLIGHT
+    parked = crash()
+    parked.parks_since = 98.0
+    assert rule(failure(Doing.CONNECT, began=98.9, at=99.2), happened(parked)) is Ruling.VIOLATION
     late = crash(felt=120.0)
     assert rule(failure(Doing.CONNECT, began=100.5, at=100.6), happened(late)) is Ruling.VIOLATION
 
 
+def test_a_postgres_that_ends_by_itself_is_noticed() -> None:
+    one = happened(crash())
+    one.crashes = [(100.0, "killed"), (103.0, "nobody knows")]
+    judge(one)
+    assert len(one.violations) == 1
+    assert "nobody knows" in one.violations[0]
+
+
 def test_the_known_limits_have_a_limit() -> None:
     one = happened(crash())
-    one.tally.failures = [failure(Doing.CONNECT, began=99.01, at=99.02)] * LIMIT_PER_INJECTION
+    one.tally.failures = [failure(Doing.CONNECT, began=99.01, at=99.02)] * LIMIT_PER_CRASH
     judge(one)
-    assert (one.limits, one.violations) == (LIMIT_PER_INJECTION, [])
+    assert (one.limits, one.violations) == (LIMIT_PER_CRASH, [])
     one = happened(crash())
-    one.tally.failures = [failure(Doing.CONNECT, began=99.01, at=99.02)] * (LIMIT_PER_INJECTION + 1)
+    one.tally.failures = [failure(Doing.CONNECT, began=99.01, at=99.02)] * (LIMIT_PER_CRASH + 1)
     judge(one)
     assert "too many" in one.violations[0]
 

@@ -23,7 +23,7 @@ FILL = "INSERT INTO filler SELECT md5(i::text) FROM generate_series(1, 100000) i
 STOPS = frozenset({0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT})
 
 # The client's own backend was killed, or Postgres ended every session because one of its processes died.
-CRASH = Allowance(Cuts.ALL, limit=True)
+CRASH = Allowance(Cuts.ALL, limit=True, crashes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +240,8 @@ def _storming(*numbers: signal.Signals) -> Callable[[Scene, Fault], Awaitable[No
 
 
 NOTHING = Allowance()
+# A shutdown that hangs while somebody waits becomes an immediate one, which is no clean end; but nobody notices.
+HANGING = Allowance(crashes=True)
 STOPPED = Allowance(Cuts.ALL, exits=STOPS)
 
 FAULTS: dict[str, Fault] = {
@@ -275,16 +277,16 @@ FAULTS: dict[str, Fault] = {
         ),
         most=2,
     ),
-    "hang watch": Fault(_hang_watch, NOTHING),
-    "stop backend": Fault(_stop_backend, NOTHING),
-    "stop postgres": Fault(_stop_postgres, NOTHING),
+    "hang watch": Fault(_hang_watch, HANGING),
+    "stop backend": Fault(_stop_backend, HANGING),
+    "stop postgres": Fault(_stop_postgres, HANGING),
     "stop supervisor": Fault(_stop_supervisor, NOTHING),
     "clock": Fault(
         _clock, NOTHING, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"
     ),
     "slow fsync": Fault(
         _slow_fsync,
-        NOTHING,
+        HANGING,
         missing=None if shutil.which("strace") else "no strace (apt-get install strace)",
     ),
 }

@@ -19,14 +19,18 @@ SLACK = 0.25
 LIMIT = 1.0
 """Seconds after a crash in which it must have been noticed, whatever else happens."""
 
-LIMIT_PER_INJECTION = 4
-"""Connections that may be lost in the milliseconds of a crash, per crash."""
+AT_THE_GATE = 0.05
+"""Seconds after pgidle's word for it, by which a newcomer is at the gate."""
+
+LIMIT_PER_CRASH = 4
+"""Connections begun after a crash that may be lost before it is noticed. Of those begun before, each client has one."""
 
 
 class Ruling(enum.Enum):
     SLEPT = "was idle for the idle timeout"
     EXCUSED = "excused by the fault"
-    LIMIT = "within the known limits"
+    IN_FLIGHT = "was connecting when Postgres was killed"
+    LIMIT = "came in the milliseconds before that was noticed"
     VIOLATION = "violation"
 
 
@@ -62,10 +66,12 @@ def _rule_connecting(failure: Failure, happened: Round, at_work: list[Window]) -
     if failure.doing is Doing.CANCEL and any(one.allowance.cuts is not Cuts.NONE for one in at_work):
         return Ruling.EXCUSED  # whom it was to cancel may be gone
     for one in at_work:
+        if one.parks_since is not None and failure.began > one.parks_since + AT_THE_GATE:
+            continue
         if one.allowance.limit:
             felt = min(one.felt if one.felt is not None else float("inf"), one.began + LIMIT)
             if failure.began <= felt:
-                return Ruling.LIMIT
+                return Ruling.IN_FLIGHT if failure.began <= one.began else Ruling.LIMIT
     return Ruling.VIOLATION
 
 
@@ -92,21 +98,28 @@ def judge_exit(gone: Exit, happened: Round) -> str | None:
 
 def judge(happened: Round) -> None:
     """Rule on every failure and exit; note the violations and the counts."""
+    late = 0
     for failure in happened.tally.failures:
         ruling = rule(failure, happened)
+        late += ruling is Ruling.LIMIT
         happened.slept += ruling is Ruling.SLEPT
         happened.excused += ruling is Ruling.EXCUSED
-        happened.limits += ruling is Ruling.LIMIT
+        happened.limits += ruling in (Ruling.IN_FLIGHT, Ruling.LIMIT)
         if ruling is Ruling.VIOLATION:
             happened.violations.append(
                 f"{failure.who} failed, {failure.doing.value} (began {failure.began:.3f}, failed {failure.at:.3f}, "
                 f"idle {failure.idle:.3f} s): {failure.text}"
             )
     crashes = sum(one.allowance.limit for one in happened.windows)
-    if happened.limits > crashes * LIMIT_PER_INJECTION:
+    if late > crashes * LIMIT_PER_CRASH:
         happened.violations.append(
-            f"{happened.limits} connections failed within the known limits of {crashes} crashes: too many"
+            f"{late} connections begun after one of {crashes} crashes failed before it was noticed: too many"
         )
+    for at, why in happened.crashes:
+        if not any(one.allowance.crashes and one.overlaps(at - SLACK, at) for one in happened.windows):
+            happened.violations.append(
+                f"Postgres ended at {at:.3f}, and nobody had done anything to it: {why}"
+            )
     for gone in happened.exits:
         if wrong := judge_exit(gone, happened):
             happened.violations.append(f"{wrong} (at {gone.at:.3f})")

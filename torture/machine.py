@@ -65,6 +65,22 @@ class Machine(Supervised):
         with self._news:
             return list(self.entered.get(state, ()))
 
+    def changes(self) -> list[tuple[float, str]]:
+        """Every state, and when it was entered."""
+        with self._news:
+            pairs = list(zip(self.times, self.lines, strict=True))
+        return [(at, str(line.data["state"])) for at, line in pairs if "state" in line.data]
+
+    def crashes(self) -> list[tuple[float, str]]:
+        """When, and why, a Postgres that was serving or shutting down was gone or going."""
+        with self._news:
+            pairs = list(zip(self.times, self.lines, strict=True))
+        return [
+            (at, str(line.data["reason"]))
+            for at, line in pairs
+            if line.data.get("state") == "starting" and line.data["from"] in ("awake", "drowsy", "stopping")
+        ]
+
     @property
     def state(self) -> str:
         with self._news:

@@ -92,7 +92,7 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         happened.violations.append(f"the round itself failed: {type(error).__name__}: {error}")
     finally:
         machine.clean()
-    happened.exits = machine.exits
+    happened.exits, happened.crashes = machine.exits, machine.crashes()
     happened.sleeps = len(machine.state_times("asleep"))
     judge(happened)
     return Outcome(plan, happened, machine, injected, time.monotonic() - began)

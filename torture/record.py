@@ -45,9 +45,11 @@ class Failure:
 class Allowance:
     """What a fault excuses while it lasts. Whatever is not said here is a violation.
 
-    `cuts`: sessions that may end. `limit`: connections that were under way in the milliseconds before pgidle could know
-    may fail (README, "Known limits"); they are counted apart, and at most `LIMIT_PER_INJECTION` may be.
+    `cuts`: sessions that may end. `limit`: connections to a Postgres that was killed while it had the port may fail, if
+    they were under way or came in the milliseconds before that was noticed (README, "Known limits"); they are counted
+    apart, and those that came then are few.
     `exits`: statuses with which the supervisor may end; while it is gone nobody holds the port.
+    `crashes`: Postgres may end otherwise than by being put to sleep or stopped.
     `errors`: classes of SQLSTATE that Postgres itself may answer with; `words`: what such an answer to a connection
     says, of which a client library tells no SQLSTATE.
     """
@@ -55,6 +57,7 @@ class Allowance:
     cuts: Cuts = Cuts.NONE
     limit: bool = False
     exits: frozenset[int] = frozenset()
+    crashes: bool = False
     errors: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
@@ -63,7 +66,8 @@ class Allowance:
 class Window:
     """One injection of a fault: from just before it until a client was served again after it.
 
-    `felt`: when pgidle is known to have noticed; None if it need not.
+    `felt`: when pgidle is known to have noticed; None if it need not. `parks_since`: since when the gate, and not
+    Postgres, had newcomers when it happened; None if Postgres had them.
     """
 
     fault: str
@@ -71,6 +75,7 @@ class Window:
     began: float
     ended: float = float("inf")
     felt: float | None = None
+    parks_since: float | None = None
 
     def overlaps(self, since: float, until: float) -> bool:
         return self.began <= until and since <= self.ended
@@ -122,6 +127,8 @@ class Round:
     tally: Tally = field(default_factory=Tally)
     windows: list[Window] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
+    crashes: list[tuple[float, str]] = field(default_factory=list)
+    """When and why pgidle lost a Postgres that it had, by its own account."""
     violations: list[str] = field(default_factory=list)
     limits: int = 0
     excused: int = 0

@@ -34,6 +34,9 @@ POLL = 0.003
 MOMENT = 2.0
 """Seconds to wait for such a state: it may not come."""
 
+HAND_OFF = 0.1
+"""Seconds before Postgres is said to be awake in which clients may be handed to it already."""
+
 RECOVERY = 60.0
 """Seconds in which a client must be served again after any fault."""
 
@@ -127,9 +130,16 @@ class Scene:
                     return
 
     def felt(self, one: Window) -> None:
-        """Note when pgidle said that it has lost Postgres, if it has since."""
-        after = [at for at in self.machine.state_times("starting") if at >= one.began]
-        one.felt = min(after, default=None)
+        """Note when pgidle said that it has lost Postgres, and whether its gate had the newcomers before."""
+        changes = self.machine.changes()
+        one.felt = min((at for at, state in changes if state == "starting" and at >= one.began), default=None)
+        for at, state in changes:
+            if at > one.began + HAND_OFF:
+                break
+            if state == "awake":
+                one.parks_since = None
+            elif one.parks_since is None and at <= one.began:
+                one.parks_since = at
 
 
 async def until(is_so: Callable[[], bool], seconds: float = float("inf")) -> bool:
