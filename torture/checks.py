@@ -170,11 +170,12 @@ def checksums(installation: Installation, data_dir: Path) -> list[str]:
     return []
 
 
-def amcheck(installation: Installation, port: int) -> list[str]:
-    """Every table and index of a running cluster, by pg_amcheck."""
+def amcheck(installation: Installation, port: int, *, whole: bool) -> list[str]:
+    """The ledger and its index in a running cluster, by pg_amcheck; `whole`: every table and index."""
     says = subprocess.run(
         [
             *(installation.program("pg_amcheck"), "--install-missing", "--heapallindexed"),
+            *(() if whole else ("-t", "ledger")),
             *("-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-d", "postgres"),
         ],
         capture_output=True,

@@ -40,12 +40,19 @@ class Machine(Supervised):
         """As a platform does: without waiting for a Postgres that holds the pipe of the log."""
         assert self._process
         status = self._process.wait(timeout)
-        at = self.killed_at or time.monotonic()
+        at = min(time.monotonic(), self._lost_at())
         self.killed_at = None
         self.exits.append(
             Exit(status, at, self.has_spoken, is_shut_down(self.installation, str(self.data_dir)))
         )
         return status
+
+    def _lost_at(self) -> float:
+        """When this supervisor let go of the port, as far as that is known: killed, or by its own word `failed`."""
+        with self._news:
+            recent = list(zip(self.times, self.lines, strict=True))[-200:]
+        said = [at for at, x in recent if x.data.get("pid") == self.pid and x.data.get("state") == "failed"]
+        return min([*said, *([self.killed_at] if self.killed_at is not None else [])], default=float("inf"))
 
     @property
     def has_spoken(self) -> bool:

@@ -31,7 +31,7 @@ MOMENTS = ("drowsy", "stopping", "asleep", "starting", "terminating", "leaving",
 POLL = 0.003
 """Seconds between two looks at other processes."""
 
-MOMENT = 2.0
+MOMENT = 1.0
 """Seconds to wait for such a state: it may not come."""
 
 HAND_OFF = 0.1
