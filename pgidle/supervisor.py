@@ -262,6 +262,7 @@ class Supervisor:
 
     def _start_postmaster(self) -> None:
         self._loop.cancel("stop")
+        self._loop.cancel("kill")
         self._porter.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
@@ -343,10 +344,12 @@ class Supervisor:
             self._backstage.unwatch()
 
     def _stop_immediate(self) -> None:
+        if self._loop.is_set("kill"):
+            return  # Asked again, by another SIGQUIT: it has its time all the same.
         self._log.note("stop", "immediate shutdown: nothing is lost, and the next start recovers")
         self.server.stop_immediate()
         # A process that does not even hear that is killed.
-        self._loop.after(IMMEDIATE_PATIENCE, "stop", self._on_stop_timeout)
+        self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_stop_timeout)
 
     def _plug_gate(self) -> None:
         self._gate.plug()
@@ -360,6 +363,7 @@ class Supervisor:
 
     def _look_at_queue(self) -> None:
         self._loop.cancel("stop")
+        self._loop.cancel("kill")
         if self.state is State.LEAVING:
             self._porter.look_for_the_last_time()
         else:

@@ -376,6 +376,17 @@ def test_a_shutdown_that_had_to_be_immediate_is_not_called_clean(installation: I
     assert ledger.missing(one.conninfo()) == []
 
 
+def test_sigquit_again_and_again_is_no_sigkill(installation: Installation, launch):
+    one = launch(installation)
+    one.wait_for_state("awake")
+    while one.running:
+        one.signal(signal.SIGQUIT)
+    # 0: the fast shutdown that comes first was quicker.
+    assert one.wait() in (0, 1)
+    assert "SIGKILL" not in last_reason(one)
+    assert one.processes() == []
+
+
 def test_a_client_who_comes_while_a_shutdown_hangs_is_served(newest: Installation, launch):
     one = launch(newest, idle_timeout="200ms", stop_timeout="100ms")
     one.wait_for_state("awake")
