@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -20,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgidle.arrivals import Arrivals
 from pgidle.snapshot import Counters, LookFailed, Session, Slot, Snapshot
+from pgidle.sockets import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -227,6 +229,11 @@ class Watcher:
             raise WatchError(f'role "{role}" may not see other sessions: GRANT pg_monitor TO "{role}"')
         sessions = tuple(Session(**values) for values in rows)
         arrived = self._arrivals.connecting(sessions)
+        unread = self._arrivals.unread
+        sessions = tuple(
+            replace(one, unread=True) if (plain(one.client_addr or ""), one.client_port) in unread else one
+            for one in sessions
+        )
         return Snapshot(
             at=time.monotonic(),
             epoch=self._epoch,

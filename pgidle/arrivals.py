@@ -52,12 +52,15 @@ class Arrivals:
         self._addresses = addresses
         self._port = port
         self._since: dict[Peer | int, float] = {}
+        self.unread: frozenset[tuple[str, int]] = frozenset()
+        """Far ends of connections, as of the last look, whose bytes Postgres has not read."""
 
     def connecting(self, sessions: Sequence[Session]) -> Connecting:
         """Who is on the way, given sessions that were read before. Raises OSError if /proc cannot be read."""
         now = time.monotonic()
         ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr} | self._plugs
         there = scan(self._port, self._addresses).connections
+        self.unread = frozenset((c.peer.address, c.peer.port) for c in there if c.unread)
         strange = [c for c in there if (c.peer.address, c.peer.port) not in ends]
         pids = {session.pid for session in sessions}
         clients = [pid for pid in _children(self._pid) if pid not in pids and _is_client(pid)]

@@ -180,6 +180,9 @@ def _parked(parked: int) -> Iterator[Reason]:
 
 def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:
     for session in look.clients:
+        if session.state == "idle" and session.unread and not is_ignored(session, settings):
+            text = f"{who(session)} has sent what its backend has not read yet"
+            yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, "when it is read")
         if session.state != "idle" and not is_ignored(session, settings):
             state = session.state or NO_STATE
             since = f" for {duration_text(session.state_age)}" if session.state_age is not None else ""

@@ -23,7 +23,8 @@ class Peer:
 class Session:
     """One row of pg_stat_activity, the watcher's own excepted, with what other views say about its pid.
 
-    `state_age` is the seconds since `state_change`; None where Postgres keeps none (most workers).
+    `state_age` is the seconds since `state_change`; None where Postgres keeps none (most workers). `unread`: its
+    client has sent what the backend has not read yet, so that an idle state is out of date.
     """
 
     pid: int
@@ -43,6 +44,7 @@ class Session:
     subscription: str | None = None
     base_backup: bool = False
     walsender_state: str | None = None
+    unread: bool = False
 
     @property
     def key(self) -> Key:

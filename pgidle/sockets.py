@@ -47,10 +47,12 @@ MAPPED = "::ffff:"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An established connection, seen from the port's side. `inode` is 0 until somebody accepts it."""
+    """An established connection, seen from the port's side. `inode` is 0 until somebody accepts it; `unread` are
+    bytes that have come and that nobody has read."""
 
     peer: Peer
     inode: int
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
     if addresses:
         rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & set(addresses)]
     return Table(
-        tuple(Connection(row.peer, row.inode) for row in rows if row.state == ESTABLISHED),
+        tuple(Connection(row.peer, row.inode, row.waiting) for row in rows if row.state == ESTABLISHED),
         tuple(Queue(row.inode, row.waiting) for row in rows if row.state == LISTEN),
         sum(row.state == SYN_RECV for row in rows),
     )

@@ -503,6 +503,22 @@ def test_a_look_that_hangs(newest: Installation, launch, why: str):
     assert one.states[-2:] == ["asleep", "leaving"]
 
 
+def test_a_statement_that_its_backend_has_not_read_yet_keeps_postgres_awake(
+    installation: Installation, launch
+):
+    one = launch(installation, idle_timeout="300ms", when_idle="stay")
+    one.wait_for_state("awake")
+    with connect(one) as connection, ThreadPoolExecutor(1) as pool:
+        with stopped(psutil.Process(connection.info.backend_pid)):
+            answer = pool.submit(connection.execute, "SELECT 1")
+            wait_until(
+                lambda: "stopping" in one.states or "has not read yet" in one.pgidle("status").stdout,
+            )
+            assert one.states == ["starting", "awake"]
+        assert answer.result().fetchone() == (1,)
+    assert one.stop() == 0
+
+
 # Configuration
 
 
