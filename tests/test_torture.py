@@ -82,6 +82,15 @@ def test_a_postgres_that_ends_by_itself_is_noticed() -> None:
     assert "nobody knows" in one.violations[0]
 
 
+def test_on_a_full_disk_postgres_may_say_so() -> None:
+    full = Window("disk full", FAULTS["disk full"].allowance, 99.0, 101.0)
+    said = Failure(
+        100.0, 100.1, "x", Doing.CONNECT, "FATAL: could not write init file: No space left on device"
+    )
+    assert rule(said, happened(full)) is Ruling.EXCUSED
+    assert rule(said, happened(crash(felt=99.9))) is Ruling.VIOLATION
+
+
 def test_the_known_limits_have_a_limit() -> None:
     one = happened(crash())
     one.tally.failures = [failure(Doing.CONNECT, began=99.01, at=99.02)] * LIMIT_PER_CRASH

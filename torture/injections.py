@@ -23,7 +23,7 @@ FILL = "INSERT INTO filler SELECT md5(i::text) FROM generate_series(1, 100000) i
 STOPS = frozenset({0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT})
 
 # The client's own backend was killed, or Postgres ended every session because one of its processes died.
-CRASH = Allowance(Cuts.ALL, limit=True, crashes=True)
+CRASH = Allowance(cuts=Cuts.ALL, limit=True, crashes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ ENDING = ("terminating", "failed")
 NOTHING = Allowance()
 # A shutdown that hangs while somebody waits becomes an immediate one, which is no clean end; but nobody notices.
 HANGING = Allowance(crashes=True)
-STOPPED = Allowance(Cuts.ALL, limit=True, exits=STOPS)
+STOPPED = Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS)
 
 FAULTS: dict[str, Fault] = {
     # Nothing at all is excused but that a session is cut which was idle for the idle timeout.
@@ -258,19 +258,19 @@ FAULTS: dict[str, Fault] = {
     "kill checkpointer": Fault(_killing("checkpointer"), CRASH, most=3),
     # Nobody holds the port until the platform has started another.
     "kill supervisor": Fault(
-        _kill_supervisor, Allowance(Cuts.ALL, exits=frozenset({-signal.SIGKILL})), most=4
+        _kill_supervisor, Allowance(cuts=Cuts.ALL, exits=frozenset({-signal.SIGKILL})), most=4
     ),
     "SIGTERM": Fault(_storming(signal.SIGTERM), STOPPED),
     "SIGINT": Fault(_storming(signal.SIGINT), STOPPED),
     # An immediate shutdown is not clean, and the status says so; all but a sleeping Postgres is ended so.
-    "SIGQUIT": Fault(_storming(signal.SIGQUIT), Allowance(Cuts.ALL, limit=True, exits=STOPS | {1})),
+    "SIGQUIT": Fault(_storming(signal.SIGQUIT), Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS | {1})),
     "SIGHUP": Fault(_storming(signal.SIGHUP), NOTHING),
     "mixed signals": Fault(
         _storming(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
-        Allowance(Cuts.ALL, limit=True, exits=STOPS | {1}),
+        Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS | {1}),
     ),
     # Unforced it cuts idle sessions only, but this excuses what the forced one does: every session, no newcomer.
-    "sleep": Fault(_sleep, Allowance(Cuts.ALL)),
+    "sleep": Fault(_sleep, Allowance(cuts=Cuts.ALL)),
     "hold": Fault(_hold, NOTHING),
     "edit configuration": Fault(_edit, NOTHING),
     # Whoever has to start with broken files ends: 2 for pgidle's own, 1 for Postgres's.
@@ -279,7 +279,12 @@ FAULTS: dict[str, Fault] = {
     "disk full": Fault(
         _disk_full,
         Allowance(
-            Cuts.ALL, True, frozenset({1}), ("53", "58"), ("No space left on device", "could not write")
+            cuts=Cuts.ALL,
+            limit=True,
+            exits=frozenset({1}),
+            crashes=True,
+            errors=("53", "58"),
+            words=("No space left on device", "could not write"),
         ),
         most=2,
     ),

@@ -41,7 +41,7 @@ class Failure:
     idle: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
     """What a fault excuses while it lasts. Whatever is not said here is a violation.
 
