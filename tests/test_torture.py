@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from installations import Installation, Place
 
 SECONDS = 45
-"""Of the run that is part of the tests: of a length for which CI has time."""
+"""Of the run that is part of the tests, for which CI has time. The seed is one that begins with the hardest faults."""
 
 
 def failure(doing: Doing, began: float = 100.0, at: float = 100.1, idle: float = 0.0) -> Failure:
@@ -233,7 +233,7 @@ def test_bad_lines_are_noticed(newest: Installation, place: Place) -> None:
 def test_a_minute_of_torture(capfd: pytest.CaptureFixture[str]) -> None:
     if not migration_is_on():
         pytest.skip("the promises that it checks need net.ipv4.tcp_migrate_req=1")
-    words = ["--minutes", str(SECONDS / 60), "--seconds", "2.5", "--seed", "20"]
+    words = ["--minutes", str(SECONDS / 60), "--seconds", "2.5", "--seed", "14706"]
     ended = subprocess.run([ROOT / "scripts/torture", *words], check=False)
     with capfd.disabled():
         print(f"\n{capfd.readouterr().out}")  # noqa: T201
