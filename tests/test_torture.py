@@ -197,10 +197,10 @@ def test_a_leaked_descriptor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_socket_that_postgres_should_not_have_is_noticed() -> None:
     with socket.socket() as ours:
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
-            assert checks.inherited(os.getpid(), child.pid) == []
+            assert checks.inherited(os.getpid(), child.pid, 1) == []
             child.communicate()
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[ours.fileno()]) as child:
-            assert checks.inherited(os.getpid(), child.pid) != []
+            assert checks.inherited(os.getpid(), child.pid, 1) != []
             child.communicate()
 
 

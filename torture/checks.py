@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from installations import run_as_server
 
+from pgidle.sockets import scan
+
 if TYPE_CHECKING:
     from installations import Installation
 
@@ -146,9 +148,10 @@ async def leaked(pid: int, before: Counter[str]) -> list[str]:
     return []
 
 
-def inherited(supervisor: int, postmaster: int) -> list[str]:
-    """Sockets of the supervisor's that Postgres holds too."""
-    both = _sockets(supervisor) & _sockets(postmaster)
+def inherited(supervisor: int, postmaster: int, port: int) -> list[str]:
+    """Sockets of the supervisor's that Postgres holds too, but for Postgres's own listeners, which the gate copies."""
+    listeners = {f"socket:[{queue.inode}]" for queue in scan(port).listeners}
+    both = (_sockets(supervisor) & _sockets(postmaster)) - listeners
     return [f"the postmaster holds the supervisor's sockets {sorted(both)}"] if both else []
 
 

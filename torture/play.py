@@ -194,7 +194,7 @@ async def _finish(
         await _looked(machine)
         happened.violations += await checks.leaked(machine.pid, before)
         if (postmaster := machine.postmaster_pid) is not None:
-            happened.violations += checks.inherited(machine.pid, postmaster)
+            happened.violations += checks.inherited(machine.pid, postmaster, machine.port)
         happened.violations += await asyncio.to_thread(
             checks.amcheck, stage.installation, platform.port, whole=number % WHOLE == 0
         )
