@@ -75,7 +75,7 @@ def embedded() -> Installation | None:
 def named() -> tuple[Installation, ...]:
     """Those whose folders of programs the environment variable TEST_POSTGRES names, separated by colons."""
     folders = os.environ.get("TEST_POSTGRES", "")
-    return tuple(_installation(Path(folder)) for folder in folders.split(":") if folder)
+    return tuple(installation_in(Path(folder)) for folder in folders.split(":") if folder)
 
 
 @functools.cache
