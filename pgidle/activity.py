@@ -124,6 +124,7 @@ class Watcher:
         self._lock = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
         self._statement = b""
+        self._pid = pid
         self._arrivals = Arrivals(pid, port, plugs=plugs, addresses=addresses)
         self._epoch = 0
 
@@ -244,6 +245,7 @@ class Watcher:
             prepared_transactions=prepared,
             in_recovery=in_recovery,
             slots=tuple(Slot(**values) for values in slots or ()),
+            free_bytes=_free_bytes(self._pid),
         )
 
     async def _checkpoint(self, seconds: float) -> None:
@@ -255,6 +257,13 @@ class Watcher:
             # A role that may only watch. The connection is as good as before, and the last look needs it.
             raise WatchError(_line(error)) from error
         await connection.execute(STATEMENT_LIMIT, (str(round(STATEMENT_TIMEOUT * 1000)),))
+
+
+def _free_bytes(postmaster: int) -> int:
+    """What its user may still write, in the data directory or in WAL, whichever is less. Raises OSError."""
+    # Its working directory is the data directory (ChangeToDataDir in miscinit.c).
+    found = [os.statvfs(f"/proc/{postmaster}/cwd{part}") for part in ("", "/pg_wal")]
+    return min(one.f_bavail * one.f_frsize for one in found)
 
 
 def _statement(version: int) -> bytes:

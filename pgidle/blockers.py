@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 NO_SESSION = (0, 0.0)
+ROOM = 32 * 2**20
+"""Bytes. With less than two WAL segments Postgres may shut down, and then be unable to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ def blockers(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
     if look.in_recovery and settings.replication is Counts.KEEP and not any(map(_receives, look.sessions)):
         ends = "when it is promoted, or with --replication ignore"
         yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
+    if look.free_bytes is not None and look.free_bytes < ROOM:
+        left = f"{look.free_bytes / 2**20:.0f} MB are left in its data directory"
+        ends = f"when {ROOM // 2**20} MB are free"
+        yield Blocker(Signal.DISK, None, f"might not be able to start again ({left})", ends)
     for session in look.sessions:
         if is_ignored(session, settings):
             continue

@@ -40,6 +40,7 @@ class Signal(Enum):
     PREPARED_TRANSACTIONS = "prepared_transactions"
     REPLICATION_SLOT = "replication_slot"
     PROMOTION = "promotion"
+    DISK = "disk"
     LOOK = "look"
     IDLE_TIMEOUT = "idle_timeout"
     MIN_AWAKE = "min_awake"

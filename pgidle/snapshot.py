@@ -125,7 +125,7 @@ class Connecting:
 class Snapshot:
     """One whole look. `epoch` changes when the watcher had to connect again, which moves the counters.
 
-    `in_recovery`: it is a standby. `slots` are the inactive ones.
+    `in_recovery`: it is a standby. `slots` are the inactive ones. `free_bytes`: room for Postgres's files.
     """
 
     at: float
@@ -137,6 +137,7 @@ class Snapshot:
     prepared_transactions: int = 0
     in_recovery: bool = False
     slots: tuple[Slot, ...] = ()
+    free_bytes: int | None = None
 
     @property
     def has_arrivals(self) -> bool:

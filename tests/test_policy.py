@@ -443,6 +443,13 @@ def test_slots_are_only_reported() -> None:
     ]
 
 
+def test_a_full_disk_is_no_place_to_sleep_on() -> None:
+    verdict = idle_after(begin(0.0), quiet(1e6, free_bytes=2**20))
+    assert not verdict.idle
+    assert any("1 MB are left in its data directory" in reason.text for reason in verdict.reasons)
+    assert idle_after(begin(0.0), quiet(1e6, free_bytes=2**30)).idle
+
+
 def test_who_may_not_wake_is_no_culprit() -> None:
     follower = client(backend_type="walsender", client_addr="10.77.0.2")
     visitor = replace(client(2, client_addr="10.77.0.3"), backend_start=2.0)
