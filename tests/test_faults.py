@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from installations import Installation, Place
     from supervised import Supervised
 
+pytestmark = pytest.mark.heavy
+
 TRUST = {"POSTGRES_HOST_AUTH_METHOD": "trust", "POSTGRES_INITDB_ARGS": "--no-sync"}
 
 

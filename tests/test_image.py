@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from installations import Place
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 FIRST = {"POSTGRES_PASSWORD": "secret", "POSTGRES_DB": "app", "POSTGRES_INITDB_ARGS": "--no-sync"}
 LONG = {"PGIDLE_IDLE_TIMEOUT": "1h"}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from installations import Place
     from real_clients import RealClient
 
+pytestmark = pytest.mark.heavy
+
 BY_NAME = {client.name: client for client in CLIENTS}
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from machines import Machine
     from supervised import Supervised
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]
 
 SOON = "700ms"
 """An idle time that has passed before a test has done anything."""
