@@ -121,7 +121,8 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     from pgidle.house import Doors, Files, House
     from pgidle.inbox import Inbox
     from pgidle.inherited import take_sockets
-    from pgidle.log import Log
+    from pgidle.log import Log, goes_to_journal
+    from pgidle.notify import Notifier, take_manager
     from pgidle.options import Tls
     from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
     from pgidle.statedir import StateDir
@@ -129,7 +130,8 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     # Kept, for `become` may have to leave it.
     cwd = _working_directory()
     settings = read_settings(options, postgres_args, cwd).settings
-    log = Log(settings.log_format)
+    log = Log(settings.log_format, is_stamped=not goes_to_journal(os.environ))
+    notifier = Notifier(take_manager(os.environ), loop, log)
     inherited = take_sockets(os.environ)
     settings = _served(settings, inherited)
     identity = plan(settings.user, settings.data_dir)
@@ -182,6 +184,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         loop=loop,
         inbox=Inbox(),
         log=log,
+        notifier=notifier,
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pgidle.inbox import Inbox
     from pgidle.log import Log
     from pgidle.loop import Loop
+    from pgidle.notify import Notifier
     from pgidle.settings import Settings
     from pgidle.statedir import StateDir
 
@@ -67,3 +68,4 @@ class House:
     loop: Loop
     inbox: Inbox
     log: Log
+    notifier: Notifier

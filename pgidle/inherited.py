@@ -36,6 +36,12 @@ def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]
             raise PgidleError(
                 f"inherited descriptor {fd} cannot share its port", "give pgidle.socket ReusePort=yes"
             )
+        if os.geteuid() not in (0, owner := os.fstat(fd).st_uid):
+            # Nor may we give it to ourselves, and a reuseport group is one user's (net/ipv4/inet_connection_sock.c).
+            raise PgidleError(
+                f"inherited descriptor {fd} is uid {owner}'s, so that uid {os.geteuid()} cannot share its port",
+                "remove User= from pgidle.service: started as root, pgidle takes the socket with it",
+            )
         is_dual = inherited.family == socket.AF_INET6 and not inherited.getsockopt(
             socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
         )

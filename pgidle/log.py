@@ -11,6 +11,8 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgidle.lifecycle import State
     from pgidle.options import LogFormat
 
@@ -26,11 +28,19 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def goes_to_journal(environ: Mapping[str, str]) -> bool:
+    """Whether stderr is a stream of the journal's (systemd.exec(5), JOURNAL_STREAM)."""
+    found = os.fstat(STDERR)
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
 class Log:
     """Writes lines as text or JSON, as the setting says."""
 
-    def __init__(self, format: LogFormat) -> None:
+    def __init__(self, format: LogFormat, *, is_stamped: bool = True) -> None:
+        """`is_stamped`: time and pid in text lines too, which a journal adds by itself."""
         self._as_json = format.name == "JSON"
+        self._is_stamped = is_stamped
         self._said: dict[str, str] = {}
         self._lost = 0
 
@@ -76,6 +86,8 @@ class Log:
             stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{millisecond:03}Z"
             content = {"time": stamp, "pid": os.getpid()} | fields | {"reason": text}
             return json.dumps(content, default=str).encode()
+        if not self._is_stamped:
+            return one_line(f"{topic}: {text}").encode()
         stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S', moment)}.{millisecond:03} UTC"
         return one_line(f"{stamp} [{os.getpid()}] pgidle: {topic}: {text}").encode()
 

@@ -86,6 +86,7 @@ class Supervisor:
         self._loop = house.loop
         self._porter = Porter(house.gate, house.loop, self._happen, house.settings.no_wake)
         self._log = house.log
+        self._notifier = house.notifier
         self._events: deque[tuple[Event, str]] = deque()
         self._backstage: Backstage | None = None
         self._exit_status: int | None = None
@@ -106,11 +107,13 @@ class Supervisor:
         self._loop.watch(self.house.inbox.fileno(), self._on_inbox)
         self._porter.attend()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
+        self._notifier.entered(State.STARTING, self.moment.why, self.settings.stop_timeout)
         self._start_postmaster()
         while self._exit_status is None:
             self._carry_out()
             if self._exit_status is None:
                 self._loop.turn()
+        self._notifier.leaving(self.state, self._slept_because)
         # The gate stays as it is, plugged, until this process is no more.
         if self._backstage is not None:
             self._backstage.stop(EXIT_PATIENCE)
@@ -146,6 +149,7 @@ class Supervisor:
             if after is not before.state:
                 self.moment = Moment(after, time.monotonic(), why)
                 self._log.line(after, why, **{"from": before.state})
+                self._notifier.entered(after, why, self.settings.stop_timeout)
                 if after is State.STOPPING:
                     self._slept_because, self._sleep_since = why, self.moment.since
                 if before.state in SERVING and after not in SERVING and self.judge is not None:
@@ -181,8 +185,10 @@ class Supervisor:
             self._happen(Event.STOP_TIMED_OUT, "SIGQUIT received")
         elif number == signal.SIGHUP:
             self._log.note("reload", "SIGHUP received: Postgres is told to reload")
+            self._notifier.reloading()
             self.server.reload()
             self._on_settings(self.house.files.read())
+            self._notifier.reloaded()
         elif number == signal.SIGCHLD and os.getpid() == 1:
             self._reap_strangers()
 
