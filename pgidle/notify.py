@@ -73,6 +73,8 @@ class Notifier:
         Ready is when clients are served for the first time, so that a start that fails is seen to. Stopping is what
         cannot be taken back: neither going to sleep nor the last look before the exit is.
         """
+        if self._manager is None:
+            return
         words = [f"STATUS={one_line(f'{state.noun}: {why}')}"]
         if state is State.AWAKE and not self._is_ready:
             self._is_ready = True
@@ -83,7 +85,8 @@ class Notifier:
             words += ["STOPPING=1", _extend(stop_timeout + STOP_MARGIN)]
             self._is_stopping = True
         elif state is State.STARTING and not self._is_ready:
-            self._extend_start()
+            words.append(_extend(EXTEND_BY))
+            self._loop.after(EXTEND_EVERY, "extend", self._extend_start)
         self._say(*words)
 
     def leaving(self, state: State, slept_because: str) -> None:
@@ -104,9 +107,8 @@ class Notifier:
             self._say("READY=1")
 
     def _extend_start(self) -> None:
-        if self._manager is not None:
-            self._say(_extend(EXTEND_BY))
-            self._loop.after(EXTEND_EVERY, "extend", self._extend_start)
+        self._say(_extend(EXTEND_BY))
+        self._loop.after(EXTEND_EVERY, "extend", self._extend_start)
 
     def _ping(self) -> None:
         if self._manager is not None and self._manager.ping_every is not None:

@@ -18,6 +18,8 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from ctypes import CDLL, get_errno
 from pathlib import Path
@@ -26,15 +28,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
+UNSHARE = ("unshare", "--fork", "--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--kill-child")
 PATIENCE = 30.0
 
 # What a machine does at boot that has nothing to do with the units under test, or that would cost seconds.
 MASKED = (
     *("systemd-tmpfiles-setup.service", "systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-clean.timer"),
-    *("systemd-sysusers.service", "systemd-modules-load.service", "systemd-remount-fs.service", "modprobe@.service"),
+    *(
+        "systemd-sysusers.service",
+        "systemd-modules-load.service",
+        "systemd-remount-fs.service",
+        "modprobe@.service",
+    ),
     *("systemd-journal-flush.service", "systemd-journald-audit.socket", "systemd-update-utmp.service"),
     *("systemd-udevd.service", "systemd-udev-trigger.service", "systemd-random-seed.service"),
     *("dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
@@ -52,7 +60,11 @@ mount --make-rprivate /
 mount -t tmpfs -o mode=755 none "$top"
 mkdir "$top/upper" "$top/work" "$new"
 mount -t overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" none "$new"
-for folder; do mkdir -p "$new$folder"; mount --bind "$folder" "$new$folder"; mount -o remount,bind,ro "$new$folder"; done
+for folder; do
+    mkdir -p "$new$folder"
+    mount --bind "$folder" "$new$folder"
+    mount -o remount,bind,ro "$new$folder"
+done
 mount --bind "$scratch" "$new$scratch"
 mount -t proc none "$new/proc"
 mount --bind "$new/proc/sys" "$new/proc/sys"
@@ -106,15 +118,14 @@ class Booted:
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
-        self._top = scratch / "root"
-        self._top.mkdir()
-        self._log = scratch / "boot.log"
+        # Mounted over in there, and empty here.
+        self._top = Path(tempfile.mkdtemp(prefix="root", dir=scratch))
+        self._log = self._top.with_suffix(".log")
         shown = sorted({str(path) for path in self._apart()})
         env = {"PATH": os.environ["PATH"], "MASKED": " ".join(MASKED)}
         with self._log.open("wb") as log:
             self._unshare = subprocess.Popen(
-                ["unshare", "-f", "-p", "-m", "-u", "-i", "-n", "-C", "--kill-child"]
-                + ["sh", "-c", BOOT, "boot", str(self._top), str(scratch), *shown],
+                [*UNSHARE, "sh", "-c", BOOT, "boot", str(self._top), str(scratch), *shown],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -122,7 +133,9 @@ class Booted:
             )
         try:
             self._init = self._find_init()
-            self._until(lambda: self.run("systemctl", "is-system-running", check=False) in ("running", "degraded"))
+            self._until(
+                lambda: self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")
+            )
             self.run("ip", "link", "set", "lo", "up")
         except BaseException:
             self.close()
@@ -179,6 +192,10 @@ class Booted:
         self.run("cp", "-r", f"{units}/.", "/etc/systemd/system/")
         self.run("systemctl", "daemon-reload")
 
+    def wait_said(self, unit: str, pattern: str) -> None:
+        """Wait until a regular expression is found in a unit's journal."""
+        self._until(lambda: bool(re.search(pattern, self.journal(unit))), lambda: self.journal(unit))
+
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:
         """In the block this thread, and what it starts, is in the machine's network."""
@@ -200,14 +217,16 @@ class Booted:
 
     def memory(self) -> int:
         """Proportional set size of the first process, in bytes."""
-        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{self._init}/smaps_rollup").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^Pss:\s+(\d+) kB", Path(f"/proc/{self._init}/smaps_rollup").read_text(), re.MULTILINE
+        )
         assert found
         return int(found[1]) * 1024
 
     def _apart(self) -> Iterator[Path]:
         """Folders that the tests need and that an overlay of / does not show, being mounted on their own."""
-        for path in {Path(__file__).parents[1], Path(os.path.realpath("/usr/bin/python3")).parent}:
-            if os.stat(path).st_dev != os.stat("/").st_dev:
+        for path in {Path(__file__).parents[1], Path(sys.prefix), Path(sys.base_prefix)}:
+            if path.stat().st_dev != Path("/").stat().st_dev:
                 yield path
 
     def _find_init(self) -> int:
@@ -220,17 +239,22 @@ class Booted:
                 raise AssertionError(f"systemd did not boot:\n{self._log.read_text(errors='replace')}")
             found[:] = map(int, children.read_text().split())
             with contextlib.suppress(OSError):
-                return bool(found) and os.readlink(f"/proc/{found[0]}/exe") == os.path.realpath(SYSTEMD)
+                return bool(found) and Path(f"/proc/{found[0]}/exe").readlink() == SYSTEMD.resolve()
             return False
 
         self._until(is_up)
         return found[0]
 
-    def _until(self, condition: object, what: object = None, patience: float = PATIENCE) -> None:
+    def _until(
+        self,
+        condition: Callable[[], bool],
+        describe: Callable[[], str] | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
         deadline = time.monotonic() + patience
-        while not condition():  # type: ignore[operator]
+        while not condition():
             if time.monotonic() > deadline:
-                said = what() if callable(what) else self._log.read_text(errors="replace")
+                said = describe() if describe else self._log.read_text(errors="replace")
                 raise AssertionError(f"{patience} s passed; {said}")
             time.sleep(0.02)
 

@@ -1,0 +1,384 @@
+"""The units that `pgidle init systemd` writes, under the real systemd, as a user installs them.
+
+One machine is booted for all of them; each test has an instance of the template of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from booted import Booted, booted
+from clients import Habits, Ledger, run_clients
+from installations import conninfo
+
+from pgidle.client import request
+from pgidle.errors import PgidleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from clients import Load
+    from installations import Installation, Place
+
+HABITS = Habits(short=0.3, long=1.2, dozes=0.5, statements=3, cut_after=0.25)
+# Where services are stopped and killed, sessions are cut at any time; that a connection fails is never right.
+CUT = Habits(short=0.2, long=0.6, dozes=0.3, statements=2, cut_after=0)
+
+
+def init(folder: Path, *options: object) -> Path:
+    """What `pgidle init systemd` writes."""
+    subprocess.run(
+        [sys.executable, "-m", "pgidle", "init", "systemd", "--dir", folder, *map(str, options)],
+        check=True,
+        capture_output=True,
+        cwd="/",
+    )
+    return folder
+
+
+@dataclass(slots=True)
+class Instance:
+    """pgidle@NAME in the booted machine; the plain units for no name."""
+
+    machine: Booted
+    name: str
+    port: int
+    data_dir: Path
+
+    @property
+    def unit(self) -> str:
+        return f"pgidle@{self.name}" if self.name else "pgidle"
+
+    @property
+    def service(self) -> str:
+        return f"{self.unit}.service"
+
+    @property
+    def socket(self) -> str:
+        return f"{self.unit}.socket"
+
+    def systemctl(self, verb: str, unit: str | None = None, *, check: bool = True) -> str:
+        return self.machine.run("systemctl", verb, unit or self.service, check=check)
+
+    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        with self.machine.network():
+            return psycopg.connect(conninfo(self.port, connect_timeout=30), autocommit=True)
+
+    def ask(self) -> int:
+        """Connect, and have Postgres say its own postmaster's pid, as this machine sees it."""
+        with self.connect() as connection:
+            connection.execute("SELECT 1")
+        return int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
+
+    def set(self, **settings: object) -> None:
+        """Write the instance's file of settings, as a user would."""
+        lines = "".join(f"{name.upper()}={value}\n" for name, value in settings.items())
+        self.machine.run(
+            "sh", "-c", f"mkdir -p /etc/pgidle; printf '{lines}' > /etc/pgidle/{self.name or 'pgidle'}.env"
+        )
+
+    def wait_for(self, state: str) -> None:
+        self.machine.wait_for(self.service, ActiveState=state)
+
+    def sleeps(self) -> int:
+        return self.machine.journal(self.service).count("asleep: Postgres shut down cleanly")
+
+    def force_sleep(self) -> bool:
+        with contextlib.suppress(PgidleError, OSError):
+            return request(str(self.data_dir / "pgidle"), "POST", "/sleep?force=1")[0] == 200
+        return False
+
+    def check(self) -> None:
+        """The socket was never lost, whatever happened to the service."""
+        assert self.machine.show(self.socket, "ActiveState", "Result") == {
+            "ActiveState": "active",
+            "Result": "success",
+        }
+        assert "limit hit" not in self.machine.journal(self.socket)
+
+
+@pytest.fixture(scope="module")
+def machine(place: Place) -> Iterator[Booted]:
+    with booted(place.path) as one:
+        yield one
+
+
+@pytest.fixture
+def launch(machine: Booted, newest: Installation, place: Place) -> Iterator[Callable[..., Instance]]:
+    """Installs the units of an instance and starts its socket. `env` is its file of settings."""
+    launched: list[Instance] = []
+
+    def begin(name: str, idle_timeout: str = "300ms", **env: object) -> Instance:
+        port = 5432 + len(launched)
+        one = Instance(machine, name, port, place.data_dir(newest))
+        named = ("--name", name) if name else ()
+        options = ("--port", port, "--idle-timeout", idle_timeout, "--data-dir", one.data_dir)
+        machine.install(init(place.folder("units"), *named, *options))
+        one.set(pgidle_bin_dir=newest.bin_dir, pgidle_min_awake="0s", **env)
+        machine.run("systemctl", "start", one.socket)
+        launched.append(one)
+        return one
+
+    yield begin
+    for one in launched:
+        machine.run("systemctl", "stop", one.socket, one.service)
+        machine.run("systemctl", "reset-failed", check=False)
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="no systemd-analyze (apt-get install systemd)"
+)
+@pytest.mark.parametrize("name", ["", "shop"])
+def test_systemd_accepts_every_line(place: Place, name: str) -> None:
+    folder = init(place.folder("units"), *(("--name", name) if name else ()))
+    unit = f"pgidle@{name}" if name else "pgidle"
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", f"{unit}.socket", f"{unit}.service"],
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{folder}:/usr/lib/systemd/system"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "pgidle" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+def test_started_means_served(launch) -> None:
+    one = launch("started", idle_timeout="1min")
+    one.systemctl("start")
+    assert one.machine.show(one.service, "ActiveState", "SubState") == {
+        "ActiveState": "active",
+        "SubState": "running",
+    }
+    postmaster = one.ask()
+    status = one.systemctl("status")
+    assert re.search(r'Status: "awake: Postgres accepts connections after \d+ ms"', status), status
+    environ = one.machine.run("sh", "-c", f"cat /proc/{postmaster}/environ | tr '\\0' '\\n'")
+    assert "NOTIFY_SOCKET" not in environ
+    assert "PG_OOM_ADJUST_VALUE=0" in environ
+    one.systemctl("reload")
+    one.machine.wait_said(one.service, "reload: SIGHUP received")
+    one.machine.wait_said(one.service, "LOG:  received SIGHUP, reloading")
+    assert one.ask() == postmaster
+    one.check()
+
+
+def test_what_the_journal_says(launch) -> None:
+    one = launch("said")
+    one.ask()
+    one.wait_for("inactive")
+    lines = one.machine.journal(one.service).splitlines()
+    # The journal's own time and pid, and no second ones of ours.
+    assert any(re.search(r"\]: awake: Postgres accepts", line) for line in lines), lines
+    assert re.search(r'Status: "asleep: last use ', one.systemctl("status", check=False))
+    assert one.machine.show(one.service, "Result", "ExecMainStatus") == {
+        "Result": "success",
+        "ExecMainStatus": "0",
+    }
+
+
+def test_a_start_that_fails_is_seen_and_its_clients_are_served_when_it_is_mended(
+    launch, newest: Installation
+) -> None:
+    one = launch("broken", pgidle_port="nonsense")
+    waiting = threading.Thread(target=one.ask)
+    waiting.start()
+    one.machine.wait_for(one.service, NRestarts="[1-9]")
+    one.machine.wait_said(one.service, "Main process exited, code=exited, status=2")
+    one.check()
+    one.set(pgidle_bin_dir=newest.bin_dir)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    one.wait_for("active")
+    one.check()
+
+
+def test_recovery_is_given_its_time(launch) -> None:
+    one = launch("slow", idle_timeout="1min")
+    (one.data_dir / "recovery.signal").touch()
+    with (one.data_dir / "postgresql.auto.conf").open("a") as conf:
+        conf.write("restore_command = 'sleep 1.5; false'\n")
+    one.machine.run("mkdir", "-p", f"/etc/systemd/system/{one.service}.d")
+    one.machine.run(
+        "sh", "-c", f"printf '[Service]\\nTimeoutStartSec=1s\\n' > /etc/systemd/system/{one.service}.d/t.conf"
+    )
+    one.machine.run("systemctl", "daemon-reload")
+    one.systemctl("start")
+    assert one.machine.show(one.service, "NRestarts", "ActiveState") == {
+        "NRestarts": "0",
+        "ActiveState": "active",
+    }
+
+
+async def both(instances: list[Instance], ledgers: list[Ledger], sessions: int, habits: Habits) -> list[Load]:
+    return await asyncio.gather(
+        *(
+            run_clients(
+                conninfo(one.port), ledger, workers=4, sessions=sessions, seed=one.port, habits=habits
+            )
+            for one, ledger in zip(instances, ledgers, strict=True)
+        )
+    )
+
+
+@pytest.mark.heavy
+def test_two_instances_sleep_and_wake_side_by_side(machine: Booted, launch) -> None:
+    instances = [launch("left"), launch("right")]
+    ledgers = [Ledger(), Ledger()]
+    with machine.network():
+        for one, ledger in zip(instances, ledgers, strict=True):
+            ledger.create(conninfo(one.port))
+        loads = asyncio.run(both(instances, ledgers, 12, HABITS))
+        for one, ledger, load in zip(instances, ledgers, loads, strict=True):
+            assert load.failures == []
+            assert load.connections == 48
+            assert ledger.missing(conninfo(one.port)) == []
+            assert one.sleeps() >= 3
+            one.check()
+            assert machine.show(one.service, "NRestarts") == {"NRestarts": "0"}
+
+
+class Nuisance:
+    """Does something again and again beside a block, and as often as wanted at least."""
+
+    def __init__(self, act: Callable[[], object], times: int) -> None:
+        self._act, self._times = act, times
+        self._thread = threading.Thread(target=self._run)
+        self.done = threading.Event()
+
+    def __enter__(self) -> Nuisance:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        for _ in range(self._times):
+            self._act()
+        self.done.set()
+
+
+def visit_while(one: Instance, ledger: Ledger, act: Callable[[], object], times: int) -> list[Load]:
+    """Clients for as long as something is done to their service so many times."""
+    loads = []
+    with one.machine.network():
+        ledger.create(conninfo(one.port))
+        with Nuisance(act, times) as nuisance:
+            while not nuisance.done.is_set():
+                loads.append(
+                    asyncio.run(
+                        run_clients(
+                            conninfo(one.port), ledger, workers=4, sessions=3, seed=len(loads), habits=CUT
+                        )
+                    )
+                )
+    return loads
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_an_administrator_s_hand(launch, verb: str) -> None:
+    one = launch(verb)
+    ledger = Ledger()
+    loads = visit_while(one, ledger, lambda: one.systemctl(verb), 6)
+    assert [failure for load in loads for failure in load.failures] == []
+    with one.machine.network():
+        assert ledger.missing(conninfo(one.port)) == []
+    one.wait_for("inactive")
+    assert one.machine.show(one.service, "Result", "ExecMainStatus") == {
+        "Result": "success",
+        "ExecMainStatus": "0",
+    }
+    one.check()
+
+
+def test_crashes(launch) -> None:
+    one = launch("crash", idle_timeout="1min")
+    ledger = Ledger()
+    with one.machine.network():
+        ledger.create(conninfo(one.port))
+        asyncio.run(run_clients(conninfo(one.port), ledger, workers=2, sessions=2, seed=1, habits=CUT))
+    postmaster = one.ask()
+    one.machine.run("kill", "-9", str(postmaster))
+    assert one.ask() != postmaster
+    assert one.machine.show(one.service, "NRestarts") == {"NRestarts": "0"}
+    postmaster = one.ask()
+    one.machine.signal(one.service, signal.SIGKILL)
+    one.machine.wait_for(one.service, NRestarts="1", ActiveState="active")
+    assert one.ask() != postmaster
+    with one.machine.network():
+        assert ledger.missing(conninfo(one.port)) == []
+    one.check()
+
+
+def test_a_client_who_comes_while_nothing_runs_waits_for_the_restart(launch) -> None:
+    one = launch("gone", idle_timeout="1min")
+    postmaster = one.ask()
+    one.machine.signal(one.service, signal.SIGKILL)
+    one.machine.wait_for(one.service, SubState="auto-restart|start")
+    assert one.ask() != postmaster
+    one.check()
+
+
+def test_the_socket_is_the_switch(launch) -> None:
+    one = launch("switch", idle_timeout="1min")
+    one.ask()
+    one.systemctl("stop", one.socket)
+    assert one.machine.show(one.service, "ActiveState", "Result") == {
+        "ActiveState": "inactive",
+        "Result": "success",
+    }
+    with pytest.raises(psycopg.OperationalError, match="refused"):
+        one.connect()
+    # A service that is started by hand brings its socket.
+    one.systemctl("start")
+    one.ask()
+    one.check()
+
+
+@pytest.mark.heavy
+def test_a_storm_of_clients_in_every_exit(launch) -> None:
+    """Each exit is met by many at once. systemd gives up on a socket that triggers too often."""
+    one = launch("storm", idle_timeout="off")
+    failures: list[str] = []
+
+    def knock() -> None:
+        try:
+            one.ask()
+        except (psycopg.Error, OSError, ValueError) as error:
+            failures.append(str(error))
+
+    one.ask()
+    for _ in range(10):
+        before = one.sleeps()
+        assert one.force_sleep()
+        storm = [threading.Thread(target=knock) for _ in range(20)]
+        for thread in storm:
+            thread.start()
+        for thread in storm:
+            thread.join()
+        assert one.sleeps() > before
+    assert failures == []
+    one.check()
+
+
+def test_the_plain_units(launch) -> None:
+    one = launch("")
+    for _ in range(3):
+        one.ask()
+        one.wait_for("inactive")
+    one.check()
