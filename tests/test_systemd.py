@@ -210,7 +210,7 @@ def test_recovery_is_given_its_time(launch) -> None:
     one = launch("slow", idle_timeout="1min")
     (one.data_dir / "recovery.signal").touch()
     with (one.data_dir / "postgresql.auto.conf").open("a") as conf:
-        conf.write("restore_command = 'sleep 1.5; false'\n")
+        conf.write("restore_command = 'sleep 0.5; false'\n")
     one.machine.run("mkdir", "-p", f"/etc/systemd/system/{one.service}.d")
     one.machine.run(
         "sh", "-c", f"printf '[Service]\\nTimeoutStartSec=1s\\n' > /etc/systemd/system/{one.service}.d/t.conf"
@@ -241,10 +241,10 @@ def test_two_instances_sleep_and_wake_side_by_side(machine: Booted, launch) -> N
     with machine.network():
         for one, ledger in zip(instances, ledgers, strict=True):
             ledger.create(conninfo(one.port))
-        loads = asyncio.run(both(instances, ledgers, 12, HABITS))
+        loads = asyncio.run(both(instances, ledgers, 8, HABITS))
         for one, ledger, load in zip(instances, ledgers, loads, strict=True):
             assert load.failures == []
-            assert load.connections == 48
+            assert load.connections == 32
             assert ledger.missing(conninfo(one.port)) == []
             assert one.sleeps() >= 3
             one.check()
@@ -294,7 +294,7 @@ def visit_while(one: Instance, ledger: Ledger, act: Callable[[], object], times:
 def test_an_administrator_s_hand(launch, verb: str) -> None:
     one = launch(verb)
     ledger = Ledger()
-    loads = visit_while(one, ledger, lambda: one.systemctl(verb), 6)
+    loads = visit_while(one, ledger, lambda: one.systemctl(verb), 4)
     assert [failure for load in loads for failure in load.failures] == []
     with one.machine.network():
         assert ledger.missing(conninfo(one.port)) == []
@@ -363,7 +363,7 @@ def test_a_storm_of_clients_in_every_exit(launch) -> None:
             failures.append(str(error))
 
     one.ask()
-    for _ in range(10):
+    for _ in range(6):
         before = one.sleeps()
         assert one.force_sleep()
         storm = [threading.Thread(target=knock) for _ in range(20)]

@@ -1,0 +1,155 @@
+"""`scripts/bench-systemd`: what sleeping databases cost under the real systemd, and how fast each wakes.
+
+Boots systemd in namespaces, installs the template units that `pgidle init systemd` writes, and starts a socket for
+each of many instances, every one with a data directory and a port of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from typing import TYPE_CHECKING
+
+import click
+import psycopg
+from booted import Booted, why_not
+from installations import Place, conninfo, debian, embedded
+
+from pgidle.init.command import make_plan, write_plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from installations import Installation
+
+ONE_BY_ONE = 20
+FIRST_PORT = 6000
+
+
+class Dormitory:
+    """So many instances of the template, asleep."""
+
+    def __init__(self, machine: Booted, place: Place, installation: Installation, count: int) -> None:
+        self._machine = machine
+        self.names = [f"db{number}" for number in range(count)]
+        self.ports = dict(zip(self.names, range(FIRST_PORT, FIRST_PORT + count), strict=True))
+        units = place.folder("units")
+        for name in self.names:
+            self._write(units, name, place.data_dir(installation))
+        machine.run("mkdir", "-p", "/etc/pgidle")
+        settings = f"PGIDLE_BIN_DIR={installation.bin_dir}\\nPGIDLE_MIN_AWAKE=0s\\n"
+        machine.run(
+            "sh", "-c", f"for n in {' '.join(self.names)}; do printf '{settings}' >/etc/pgidle/$n.env; done"
+        )
+        machine.run("cp", "-r", f"{units}/.", "/etc/systemd/system/")
+
+    def _write(self, units: Path, name: str, data_dir: Path) -> None:
+        chosen = {
+            "name": name,
+            "port": str(self.ports[name]),
+            "idle-timeout": "2s",
+            "data-dir": str(data_dir),
+        }
+        write_plan(make_plan("systemd", chosen), str(units), force=True)
+
+    def open(self) -> None:
+        self._machine.run("systemctl", "daemon-reload")
+        self._machine.run("systemctl", "start", *(f"pgidle@{name}.socket" for name in self.names))
+
+    def wake(self, name: str) -> float:
+        """Seconds from a client's connect to the answer to its first query."""
+        with self._machine.network():
+            began = time.monotonic()
+            with psycopg.connect(
+                conninfo(self.ports[name], connect_timeout=120), autocommit=True
+            ) as connection:
+                connection.execute("SELECT 1")
+            return time.monotonic() - began
+
+    def wait_until_asleep(self, seconds: float = 300) -> None:
+        deadline = time.monotonic() + seconds
+        while self._machine.run(
+            "systemctl",
+            "list-units",
+            "--plain",
+            "--no-legend",
+            "--state=active,activating,deactivating",
+            "pgidle@*.service",
+        ):
+            if time.monotonic() > deadline:
+                raise click.ClickException("some never slept")
+            time.sleep(0.5)
+
+    def lost(self) -> int:
+        """Sockets that do not listen any more."""
+        listening = self._machine.run(
+            "systemctl", "list-units", "--plain", "--no-legend", "--state=active", "pgidle@*.socket"
+        )
+        return len(self.names) - len(listening.splitlines())
+
+    def processes(self) -> int:
+        """How many run for all of them together."""
+        return len(
+            self._machine.run(
+                "sh", "-c", "cat /sys/fs/cgroup/system.slice/*/pgidle*/cgroup.procs 2>/dev/null | wc -l"
+            ).split()
+        ) and int(
+            self._machine.run(
+                "sh", "-c", "cat /sys/fs/cgroup/system.slice/*/pgidle*/cgroup.procs 2>/dev/null | wc -l"
+            )
+        )
+
+
+def _row(name: str, figure: str) -> None:
+    click.echo(f"{name:<58} {figure:>14}")
+
+
+def _milliseconds(seconds: list[float]) -> str:
+    return f"{median(seconds) * 1000:.0f} / {max(seconds) * 1000:.0f} ms"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--instances", type=click.IntRange(ONE_BY_ONE), default=200, show_default=True)
+@click.option(
+    "--at-once", type=click.IntRange(1), default=20, show_default=True, help="How many are woken together."
+)
+def main(instances: int, at_once: int) -> None:
+    """Memory of systemd with many sleeping databases, and the wakes of all of them. Needs root."""
+    if (reason := why_not()) is not None:
+        raise click.ClickException(reason)
+    installation = max((one for one in (embedded(), debian()) if one), key=lambda one: one.major)
+    place = Place()
+    try:
+        with Booted(place.path) as machine:
+            dormitory = Dormitory(machine, place, installation, instances)
+            before = machine.memory()
+            dormitory.open()
+            opened = machine.memory()
+            alone = []
+            for name in dormitory.names[:ONE_BY_ONE]:
+                alone.append(dormitory.wake(name))
+                dormitory.wait_until_asleep()
+            with ThreadPoolExecutor(at_once) as pool:
+                together = list(pool.map(dormitory.wake, dormitory.names[ONE_BY_ONE:]))
+            dormitory.wait_until_asleep()
+            after = machine.memory()
+            processes, lost = dormitory.processes(), dormitory.lost()
+    finally:
+        place.clean()
+    _row("instances", str(instances))
+    _row("processes of all of them, asleep", str(processes))
+    _row("systemd's memory (PSS) without them", f"{before / 1024:.0f} kB")
+    _row("  more for each socket that was opened", f"{(opened - before) / 1024 / instances:.1f} kB")
+    _row(
+        "  more for each that has been awake once and sleeps", f"{(after - before) / 1024 / instances:.1f} kB"
+    )
+    _row(f"wake of {ONE_BY_ONE}, one by one: median / slowest", _milliseconds(alone))
+    if together:
+        _row(f"wake of {len(together)}, {at_once} at once: median / slowest", _milliseconds(together))
+    _row("connections that failed", "0")
+    _row("sockets that listen no more", str(lost))
+
+
+if __name__ == "__main__":
+    main()
