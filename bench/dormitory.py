@@ -90,15 +90,8 @@ class Dormitory:
 
     def processes(self) -> int:
         """How many run for all of them together."""
-        return len(
-            self._machine.run(
-                "sh", "-c", "cat /sys/fs/cgroup/system.slice/*/pgidle*/cgroup.procs 2>/dev/null | wc -l"
-            ).split()
-        ) and int(
-            self._machine.run(
-                "sh", "-c", "cat /sys/fs/cgroup/system.slice/*/pgidle*/cgroup.procs 2>/dev/null | wc -l"
-            )
-        )
+        groups = "/sys/fs/cgroup/system.slice/*/pgidle*/cgroup.procs"
+        return int(self._machine.run("sh", "-c", f"cat {groups} 2>/dev/null | wc -l"))
 
 
 def _row(name: str, figure: str) -> None:
@@ -126,10 +119,8 @@ def main(instances: int, at_once: int) -> None:
             before = machine.memory()
             dormitory.open()
             opened = machine.memory()
-            alone = []
-            for name in dormitory.names[:ONE_BY_ONE]:
-                alone.append(dormitory.wake(name))
-                dormitory.wait_until_asleep()
+            alone = [dormitory.wake(name) for name in dormitory.names[:ONE_BY_ONE]]
+            dormitory.wait_until_asleep()
             with ThreadPoolExecutor(at_once) as pool:
                 together = list(pool.map(dormitory.wake, dormitory.names[ONE_BY_ONE:]))
             dormitory.wait_until_asleep()

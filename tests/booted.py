@@ -155,7 +155,7 @@ class Booted:
     def run(self, *command: str | Path, check: bool = True, env: Mapping[str, str] | None = None) -> str:
         """What a command in there prints, on both streams, stripped."""
         done = subprocess.run(
-            ["nsenter", f"--target={self._init}", "--all", "--root", "--wd=/", "--", *map(str, command)],
+            ["nsenter", f"--target={self._init}", "--all", "--root", "--wd", "--", *map(str, command)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

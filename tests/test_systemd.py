@@ -156,6 +156,43 @@ def test_systemd_accepts_every_line(place: Place, name: str) -> None:
     assert (done.returncode, ours) == (0, [])
 
 
+def test_the_printed_steps_from_nothing_to_a_served_client(
+    machine: Booted, newest: Installation, place: Place
+) -> None:
+    folder = place.folder("steps")
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pgidle",
+            "init",
+            "systemd",
+            "--name",
+            "new",
+            "--port",
+            "5433",
+            "--dir",
+            folder,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    *steps, psql = [
+        line.removeprefix("sudo ")
+        for line in said.stdout.partition("Next, in this order:")[2].splitlines()
+        if line and not line.startswith(("#", "cd "))
+    ]
+    machine.run("sh", "-exc", "\n".join([f"cd {folder}", *steps]))
+    # Which of two installed versions makes the data directory is not what is tested.
+    machine.run("sh", "-c", f"echo PGIDLE_BIN_DIR={newest.bin_dir} >>/etc/pgidle/new.env")
+    password = machine.run("sh", "-c", ". /etc/pgidle/new.env; echo $POSTGRES_PASSWORD")
+    machine.run("sh", "-c", f"{newest.program(psql)} -c 'SELECT 1'", env={"PGPASSWORD": password})
+    assert machine.show("pgidle@new.service", "NRestarts", "User") == {"NRestarts": "0", "User": ""}
+    machine.run("systemctl", "stop", "pgidle@new.socket")
+
+
 def test_started_means_served(launch) -> None:
     one = launch("started", idle_timeout="1min")
     one.systemctl("start")
