@@ -57,15 +57,17 @@ class Dormitory:
         self._machine.run("systemctl", "daemon-reload")
         self._machine.run("systemctl", "start", *(f"pgidle@{name}.socket" for name in self.names))
 
-    def wake(self, name: str) -> float:
-        """Seconds from a client's connect to the answer to its first query."""
-        with self._machine.network():
-            began = time.monotonic()
-            with psycopg.connect(
-                conninfo(self.ports[name], connect_timeout=120), autocommit=True
-            ) as connection:
+    def wake(self, name: str) -> float | None:
+        """Seconds from a client's connect to the answer to its first query, or None if it failed."""
+        began = time.monotonic()
+        where = conninfo(self.ports[name], connect_timeout=120)
+        try:
+            with self._machine.network(), psycopg.connect(where, autocommit=True) as connection:
                 connection.execute("SELECT 1")
-            return time.monotonic() - began
+        except psycopg.Error as error:
+            click.echo(f"{name}: {error}", err=True)
+            return None
+        return time.monotonic() - began
 
     def wait_until_asleep(self, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
@@ -98,8 +100,9 @@ def _row(name: str, figure: str) -> None:
     click.echo(f"{name:<58} {figure:>14}")
 
 
-def _milliseconds(seconds: list[float]) -> str:
-    return f"{median(seconds) * 1000:.0f} / {max(seconds) * 1000:.0f} ms"
+def _milliseconds(wakes: list[float | None]) -> str:
+    seconds = [wake for wake in wakes if wake is not None]
+    return f"{median(seconds) * 1000:.0f} / {max(seconds) * 1000:.0f} ms" if seconds else "-"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -138,7 +141,7 @@ def main(instances: int, at_once: int) -> None:
     _row(f"wake of {ONE_BY_ONE}, one by one: median / slowest", _milliseconds(alone))
     if together:
         _row(f"wake of {len(together)}, {at_once} at once: median / slowest", _milliseconds(together))
-    _row("connections that failed", "0")
+    _row("connections that failed", str([*alone, *together].count(None)))
     _row("sockets that listen no more", str(lost))
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,8 @@ import psycopg
 import pytest
 from booted import Booted, booted
 from clients import Habits, Ledger, run_clients
-from installations import conninfo
+from installations import conninfo, free_port, server_user
+from supervised import Supervised
 
 from pgidle.client import request
 from pgidle.errors import PgidleError
@@ -419,3 +421,21 @@ def test_the_plain_units(launch) -> None:
         one.ask()
         one.wait_for("inactive")
     one.check()
+
+
+def test_a_socket_that_is_not_ours_is_refused_with_what_to_do(newest: Installation, place: Place) -> None:
+    """What User= in the service makes of a socket that systemd, being root, has made."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv, to start as another user with root's socket")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", free_port()))
+        listener.listen()
+        user = server_user()
+        become = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+        with Supervised(newest, place, prefix=become, listen=[listener]) as one:
+            assert one.wait() == 1
+    assert one.lines[-1].text == (
+        f"pgidle: inherited descriptor 3 is uid 0's, so that uid {user.pw_uid} cannot share its port: "
+        "remove User= from pgidle.service: started as root, pgidle takes the socket with it"
+    )
