@@ -136,7 +136,6 @@ class Booted:
             self._until(
                 lambda: self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")
             )
-            self.run("ip", "link", "set", "lo", "up")
         except BaseException:
             self.close()
             raise
