@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ONE_BY_ONE = 20
 FIRST_PORT = 6000
+HOME = "/srv"
 
 
 class Dormitory:
@@ -35,8 +36,11 @@ class Dormitory:
         self.names = [f"db{number}" for number in range(count)]
         self.ports = dict(zip(self.names, range(FIRST_PORT, FIRST_PORT + count), strict=True))
         units = place.folder("units")
+        template = place.data_dir(installation)
         for name in self.names:
-            self._write(units, name, place.data_dir(installation))
+            self._write(units, name)
+            # In there it is in memory, which a disk could not keep up with.
+            machine.run("cp", "-a", template, f"{HOME}/{name}")
         machine.run("mkdir", "-p", "/etc/pgidle")
         settings = f"PGIDLE_BIN_DIR={installation.bin_dir}\\nPGIDLE_MIN_AWAKE=0s\\n"
         machine.run(
@@ -44,13 +48,9 @@ class Dormitory:
         )
         machine.run("cp", "-r", f"{units}/.", "/etc/systemd/system/")
 
-    def _write(self, units: Path, name: str, data_dir: Path) -> None:
-        chosen = {
-            "name": name,
-            "port": str(self.ports[name]),
-            "idle-timeout": "2s",
-            "data-dir": str(data_dir),
-        }
+    def _write(self, units: Path, name: str) -> None:
+        where = {"port": str(self.ports[name]), "data-dir": f"{HOME}/{name}"}
+        chosen = {"name": name, "idle-timeout": "2s"} | where
         write_plan(make_plan("systemd", chosen), str(units), force=True)
 
     def open(self) -> None:
