@@ -30,6 +30,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+LIBC = CDLL(None, use_errno=True)
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 UNSHARE = ("unshare", "--fork", "--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--kill-child")
 PATIENCE = 30.0
@@ -130,6 +131,8 @@ class Booted:
                 stdout=log,
                 stderr=log,
                 env=env,
+                # Whatever ends the tests ends the machine (PR_SET_PDEATHSIG).
+                preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL),
             )
         try:
             self._init = self._find_init()
@@ -200,13 +203,12 @@ class Booted:
         """In the block this thread, and what it starts, is in the machine's network."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         there = os.open(f"/proc/{self._init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        libc = CDLL(None, use_errno=True)
         try:
-            if libc.setns(there, 0):
+            if LIBC.setns(there, 0):
                 raise OSError(get_errno(), "cannot enter the machine's network")
             yield
         finally:
-            libc.setns(home, 0)
+            LIBC.setns(home, 0)
             os.close(there)
             os.close(home)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from clients import Load
     from installations import Installation, Place
 
-HABITS = Habits(short=0.3, long=1.2, dozes=0.5, statements=3, cut_after=0.25)
+HABITS = Habits(short=0.3, long=1.5, dozes=0.5, statements=3, cut_after=0.25)
 # Where services are stopped and killed, sessions are cut at any time; that a connection fails is never right.
 CUT = Habits(short=0.2, long=0.6, dozes=0.3, statements=2, cut_after=0)
 
@@ -267,7 +267,7 @@ async def both(instances: list[Instance], ledgers: list[Ledger], sessions: int, 
     return await asyncio.gather(
         *(
             run_clients(
-                conninfo(one.port), ledger, workers=4, sessions=sessions, seed=one.port, habits=habits
+                conninfo(one.port), ledger, workers=2, sessions=sessions, seed=one.port, habits=habits
             )
             for one, ledger in zip(instances, ledgers, strict=True)
         )
@@ -281,12 +281,12 @@ def test_two_instances_sleep_and_wake_side_by_side(machine: Booted, launch) -> N
     with machine.network():
         for one, ledger in zip(instances, ledgers, strict=True):
             ledger.create(conninfo(one.port))
-        while min(one.sleeps() for one in instances) < 4:
-            for load in asyncio.run(both(instances, ledgers, 4, HABITS)):
-                assert load.failures == []
-                assert load.connections == 16
-        for one, ledger in zip(instances, ledgers, strict=True):
+        loads = asyncio.run(both(instances, ledgers, 14, HABITS))
+        for one, ledger, load in zip(instances, ledgers, loads, strict=True):
+            assert load.failures == []
+            assert load.connections == 28
             assert ledger.missing(conninfo(one.port)) == []
+            assert one.sleeps() >= 3
             one.check()
             assert machine.show(one.service, "NRestarts") == {"NRestarts": "0"}
 
