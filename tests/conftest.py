@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +36,10 @@ class Launch(Protocol):
 
 
 def pytest_configure() -> None:
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        # A shell's background job ignores them, and what a test starts would inherit that.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     missing = [why for find, why in KINDS.values() if not find()]
     if missing and os.environ.get("CI") == "true":
         # Both are promised there: testing less must not pass.
