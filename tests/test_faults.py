@@ -137,13 +137,15 @@ def test_clients_wait_while_a_killed_backend_takes_postgres_down(installation: I
     one.wait_for_state("awake")
     ledger = ledger_of(one)
     mark, postmaster = one.mark(), one.postmaster_pid
-    # A backend that does not hear its end makes Postgres's last long: five seconds of refusing everybody.
+    # A backend that does not hear its end makes Postgres's last long: five seconds of refusing everybody. Here longer.
     with connect(one) as deaf, connect(one) as victim, stopped(psutil.Process(deaf.info.backend_pid)):
         os.kill(victim.info.backend_pid, signal.SIGKILL)
         one.wait_for_state("starting", since=mark)
-        with arriving(one, 8) as clients:
+        with stopped(psutil.Process(postmaster)), contextlib.ExitStack() as waiting:
+            clients = waiting.enter_context(arriving(one, 8))
             wait_until(lambda: queued(one) == 8)
-            assert psutil.pid_exists(postmaster)
+            assert one.postmaster_pid == postmaster
+            psutil.Process(postmaster).resume()
     assert clients == [20] * 8
     assert ledger.missing(one.conninfo()) == []
     assert one.stop() == 0
