@@ -36,8 +36,8 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pgidle")
 
 
 def install(place: Place) -> Path:
-    """Install pgidle as an image does: into a new virtual environment, not editable, compiled. Its command."""
-    sources, venv = place.path / "src", place.path / "venv"
+    """Install pgidle as the Dockerfile does: a folder of its own without `site`, all compiled. Its command."""
+    sources, venv, target = place.path / "src", place.path / "venv", place.path / "pgidle"
     sources.mkdir()
     for name in SOURCES:
         if (PROJECT / name).is_dir():
@@ -47,17 +47,21 @@ def install(place: Place) -> Path:
         elif (PROJECT / name).exists():
             shutil.copy(PROJECT / name, sources)
     base = getattr(sys, "_base_executable", sys.executable)
-    python = venv / "bin/python"
+    pip = (venv / "bin/python", "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-compile")
     for command in (
         (base, "-m", "venv", venv),
-        (python, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--compile", sources),
+        (*pip, "--target", target, sources),
+        (base, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", target),
     ):
         done = subprocess.run(
             command, capture_output=True, text=True, cwd="/", env=_environment(), check=False
         )
         if done.returncode:
             raise SystemExit(f"bench: {' '.join(map(str, command[1:]))}: {done.stderr.strip()}")
-    return venv / "bin/pgidle"
+    program = target / "command"
+    program.write_text(f"#!{base} -SEs\n" + (PROJECT / "docker/command").read_text().split("\n", 1)[1])
+    program.chmod(0o755)
+    return program
 
 
 def _environment() -> dict[str, str]:

@@ -19,7 +19,7 @@ BASE_ENTRYPOINT = "docker-entrypoint.sh"
 NO_SERVER = ("--help", "-?", "--version", "-V", "--describe-config", "-C", "--single", "--boot", "--check")
 """With one of these `postgres` does something else than to serve."""
 VOLUMES = "/var/lib/postgresql"
-COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "config", "init")
+COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "config", "init", "doctor")
 
 
 def main() -> None:

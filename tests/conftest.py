@@ -36,8 +36,8 @@ class Launch(Protocol):
 
 
 def pytest_configure() -> None:
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        # A shell's background job ignores them, and what a test starts would inherit that.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        # nohup and shells in the background ignore them, and what a test starts would inherit that.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     missing = [why for find, why in KINDS.values() if not find()]
