@@ -259,10 +259,16 @@ class Watcher:
         await connection.execute(STATEMENT_LIMIT, (str(round(STATEMENT_TIMEOUT * 1000)),))
 
 
-def _free_bytes(postmaster: int) -> int:
-    """What its user may still write, in the data directory or in WAL, whichever is less. Raises OSError."""
+def _free_bytes(postmaster: int) -> int | None:
+    """What its user may still write, in the data directory or in WAL, whichever is less. Raises OSError.
+
+    None where the postmaster has just ended, of which others tell.
+    """
     # Its working directory is the data directory (ChangeToDataDir in miscinit.c).
-    found = [os.statvfs(f"/proc/{postmaster}/cwd{part}") for part in ("", "/pg_wal")]
+    try:
+        found = [os.statvfs(f"/proc/{postmaster}/cwd{part}") for part in ("", "/pg_wal")]
+    except FileNotFoundError:
+        return None
     return min(one.f_bavail * one.f_frsize for one in found)
 
 

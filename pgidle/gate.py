@@ -124,6 +124,7 @@ class Door:
         Between listen() and our own connection somebody else may slip in, whom nothing can hand to Postgres: that
         one is closed, and the plug tried again.
         """
+        self.listener.listen(0)
         self.fill(others=0)
         while self.plug is not None and not _is_connected(self.plug):
             with self.listener.accept()[0]:
@@ -132,16 +133,21 @@ class Door:
             self.fill(others=0)
 
     def fill(self, others: int) -> None:
-        """Plug the queue: everybody else's connections go to `others` until one of ours fills it."""
+        """Plug the queue: everybody else's connections go to `others` until one of ours fills it.
+
+        The backlog shrinks only when ours is in the queue: a listener with room in its queue and none for handshakes
+        answers with a SYN cookie (tcp_conn_request in net/ipv4/tcp_input.c), and who is in the middle of such a
+        handshake when the queue fills can be seen nowhere.
+        """
         if self.plug is not None:
             return
-        self.listener.listen(0)
         plug = make_socket(self.address[0])
         plug.bind((near(self.address)[0], 0))
         steer(self.listener, others, from_port=plug.getsockname()[1], port_number=self.number)
         plug.setblocking(False)
         with contextlib.suppress(OSError):
             plug.connect(near(self.address))
+        self.listener.listen(0)
         self.plug = plug
 
     def parked(self) -> int:

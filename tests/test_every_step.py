@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from stopped import Stopped
 from supervised import PATIENCE
 
 from pgidle.client import request
+from pgidle.sockets import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,6 +125,14 @@ def kill_postmaster(scene: Scene) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def come_to(scene: Scene, *, parked: bool) -> Future[None]:
+    """A client, who has connected if it can be seen `parked`."""
+    coming, deadline = scene.come(), time.monotonic() + PATIENCE
+    while parked and not sum(queue.length for queue in scan(scene.one.port).listeners):
+        assert time.monotonic() < deadline
+    return coming
+
+
 def start_again(scene: Scene) -> None:
     """Nobody has the port until it listens again."""
     mark = scene.one.mark()
@@ -216,7 +226,7 @@ def test_a_client_who_comes_before_the_last_look_is_served(
     with one:
         one.wait_for_state("awake")
         scene.ledger.create(one.conninfo())
-        coming = at(scene, scene.sleep, scene.come)
+        coming = at(scene, scene.sleep, lambda: come_to(scene, parked=point == "before PLUG_GATE"))
         if point != "before PLUG_GATE":
             # Its SYN was dropped, so it had no handshake, and meets nobody after the exit.
             assert one.wait() == 0

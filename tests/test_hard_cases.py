@@ -157,23 +157,6 @@ def test_a_neighbour_on_another_address_keeps_nothing_awake(
     assert "asleep" in one.states
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root: a Python that only root can read")
-def test_a_package_that_only_root_can_read(newest: Installation, place: Place, launch) -> None:
-    """As under root's home. The user of Postgres cannot read the shim there either."""
-    closed = place.folder()
-    shutil.copytree(Path(pgidle.__file__).parent, closed / "pgidle")
-    os.chown(closed, 0, 0)
-    closed.chmod(0o700)
-    env = {"PYTHONPATH": str(closed), "PYTHONDONTWRITEBYTECODE": "1"}
-    one = launch(newest, when_idle="stay", idle_timeout="500ms", env=env)
-    one.wait_log(f"cannot read {closed}")
-    assert one.wait_for_state("starting", since=0).data["gate"] == "handoff"
-    one.wait_for_state("asleep")
-    with psycopg.connect(one.conninfo()) as connection:
-        connection.execute("SELECT 1")
-    assert one.stop() == 0
-
-
 def test_a_package_that_is_replaced_while_postgres_sleeps(newest: Installation, place: Place, launch) -> None:
     """An upgrade takes the shim away, and for a moment there is none."""
     folder = place.folder()
