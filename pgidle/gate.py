@@ -19,6 +19,7 @@ import enum
 import errno
 import os
 import socket
+import time
 
 from pgidle.errors import PgidleError
 from pgidle.steering import WIDE, can_migrate, dropped, make_socket, near, queue_length, shim_works, steer
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pgidle.steering import Address
+
+
+SETTLING = 0.0005
+"""Seconds between steering newcomers away from a listener and stopping it. Who is in the middle of a handshake with it
+in the very instant in which it stops is reset (inet_csk_reqsk_queue_add in net/ipv4/inet_connection_sock.c)."""
 
 
 class Mode(enum.Enum):
@@ -102,6 +108,7 @@ class Door:
     def migrate(self) -> None:
         """Move everybody who is parked to Postgres, and be the last of the group again. Needs Postgres in the group."""
         self.to_postgres()
+        time.sleep(SETTLING)
         self.listener.shutdown(socket.SHUT_RD)
         self.number = 1  # Postgres took number 0 when we left; we come back behind it.
         self.listener.listen(WIDE)
@@ -114,6 +121,8 @@ class Door:
     def drop_copy(self) -> None:
         """Postgres is gone: its socket leaves the group, and who waits in its queue moves to the gate."""
         if self.copy is not None:
+            self.to_gate()
+            time.sleep(SETTLING)
             with contextlib.suppress(OSError), self.copy:
                 self.copy.shutdown(socket.SHUT_RD)
             self.copy = None

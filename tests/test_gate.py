@@ -5,11 +5,16 @@ Real sockets in a network namespace of the test's own, where tcp_migrate_req can
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
 import struct
+import subprocess
+import sys
+import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -267,3 +272,39 @@ def wait_connected(one: socket.socket) -> None:
     """The kernel resends the SYN after a second."""
     assert select.select([], [one], [], 10)[1], "never connected"
     assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (0, errno.EISCONN)
+
+
+def test_handshakes_in_the_very_instant_of_a_hand_off() -> None:
+    """Clients that never rest, each at another instant of hundreds of hand-offs, so that some meet the worst."""
+    gate = Gate([ADDRESSES["IPv4"]], Mode.HANDOFF, ())
+    gate.listen()
+    with ExitStack() as stack:
+        stack.callback(gate.shut)
+        postgres = stack.enter_context(make_socket(socket.AF_INET))
+        postgres.bind(("127.0.0.1", PORT))
+        postgres.listen(200)
+        ended = threading.Event()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = postgres.accept()
+                    with client, contextlib.suppress(OSError):
+                        client.sendall(b"!")
+
+        threading.Thread(target=serve, daemon=True).start()
+        command = [sys.executable, Path(__file__).with_name("hammer.py"), str(PORT)]
+        clients = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(3)
+        ]
+        for _ in range(800):
+            gate.open()
+            ended.wait(0.004)
+            gate.close()
+            ended.wait(0.001)
+        gate.open()
+        assert [client.communicate("")[0] for client in clients] == ["0"] * 3
+        postgres.shutdown(socket.SHUT_RD)
