@@ -6,6 +6,7 @@ Runs before everything else in every wake, so whatever is not on the server's wa
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from pgidle.errors import PgidleError, SettingsError
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 BASE_ENTRYPOINT = "docker-entrypoint.sh"
-NO_SERVER = ("--help", "-?", "--version", "-V", "--describe-config", "-C", "--single", "--boot", "--check")
-"""With one of these `postgres` does something else than to serve."""
+NO_SERVER = ("--help", "-?", "--version", "-V", "--describe-config", "--single", "--boot", "--check")
+"""With one of these words, or with `-C` and a name, `postgres` does something else than to serve."""
 VOLUMES = "/var/lib/postgresql"
 COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "config", "init", "doctor")
 
@@ -34,7 +35,7 @@ def main() -> None:
             command()
         elif words[0] != "postgres":
             _become(words)
-        elif any(word.startswith(NO_SERVER) for word in words[1:]):
+        elif any(word in NO_SERVER or word.startswith("-C") for word in words[1:]):
             _become([BASE_ENTRYPOINT, *words])
         else:
             refuse_own(words[1:])
@@ -100,6 +101,13 @@ def _is_mounted(path: str) -> bool:
 
 def _become(words: list[str]) -> NoReturn:
     """Another program in our place, found on PATH. Exit status 127 or 126 where there is none, as a shell's."""
+    if not words[0]:
+        raise SettingsError(
+            "the first word is empty", "name a command of this image, or nothing for postgres"
+        )
+    # Python ignores these, and exec would leave them so: `yes | head` in a shell would no longer end in silence.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(words[0], words)
     except OSError as error:
