@@ -19,6 +19,9 @@
 /* The supervisor's, for copies of sockets; -1 where nobody wants any, and once all are bound. */
 static int channel = -1;
 
+/* What it forks (a background worker that listens on a port of its own) has this library too, and no use for it. */
+static pid_t postmaster;
+
 typedef int bind_function(int, const struct sockaddr *, socklen_t);
 
 __attribute__((constructor)) static void begin(void)
@@ -27,6 +30,8 @@ __attribute__((constructor)) static void begin(void)
 	const char *others = getenv("PGIDLE_LD_PRELOAD");
 	const char *given = getenv("PGIDLE_CHANNEL");
 	const char *self = getenv("PGIDLE_SHIM");
+
+	postmaster = getpid();
 
 	/* PDEATHSIG outlives exec but no fork: backends do not get it. SIGINT is Postgres's fast shutdown. */
 	if (supervisor != NULL && (prctl(PR_SET_PDEATHSIG, SIGINT) != 0 || getppid() != atoi(supervisor)))
@@ -76,6 +81,8 @@ __attribute__((visibility("default"))) int bind(int fd, const struct sockaddr *a
 
 	if (next == NULL)
 		*(void **)&next = dlsym(RTLD_NEXT, "bind"); /* POSIX's way around ISO C's function pointers */
+	if (getpid() != postmaster)
+		return next(fd, address, length);
 	if (address != NULL && (address->sa_family == AF_INET || address->sa_family == AF_INET6) &&
 	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM) {
 		(void)setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on); /* bind says if it was needed */

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _STATE_OFFSET = 16
 """Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
+_DESCRIPTOR = struct.Struct("=i")
 _ONCE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SHUT_DOWN = (1, 2)
 """DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby's, or a crash recovery's that was stopped in good order."""
@@ -49,10 +50,11 @@ class Postmaster:
         # Where there is no more, or no shim that gives any.
         with contextlib.suppress(OSError):
             while self._channel is not None:
-                _, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1, _ONCE)
-                if not descriptors:
+                # socket.recv_fds() drops its flags: it would wait for as long as anybody has the other end.
+                _, rights, _, _ = self._channel.recvmsg(1, socket.CMSG_SPACE(_DESCRIPTOR.size), _ONCE)
+                if not rights:
                     break
-                taken.append(socket.socket(fileno=descriptors[0]))
+                taken.append(socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
         return taken
 
     def fast_shutdown(self) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from signal import SIGTERM
@@ -18,6 +19,7 @@ import pytest
 from installations import conninfo, free_port, server_user
 
 import pgidle
+from pgidle.gate import open_shim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,3 +172,51 @@ def test_a_package_that_is_replaced_while_postgres_sleeps(newest: Installation, 
     with psycopg.connect(one.conninfo()) as connection:
         connection.execute("SELECT 1")
     assert one.stop() == 0
+
+
+@pytest.mark.parametrize("line", ["logging_collector = on", "unix_socket_directories = ''"])
+def test_another_process_of_postgres_that_keeps_the_channel_of_the_shim(
+    installation: Installation, launch: Launch, line: str
+) -> None:
+    """The collector is forked before Postgres has bound anything; without a Unix socket nothing closes the channel."""
+    one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"{line}\n")
+    one.start()
+    one.wait_for_state("starting")
+    for _ in range(2):
+        mark = one.mark()
+        with psycopg.connect(one.conninfo(connect_timeout=20)) as connection:
+            connection.execute("SELECT 1")
+        one.wait_for_state("asleep", since=mark)
+    assert one.stop() == 0
+
+
+BINDS_IN_A_CHILD = """
+import os, socket, sys
+if os.fork() == 0:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_the_port_of_a_background_worker_is_shared_with_nobody() -> None:
+    shim = open_shim()
+    if shim is None:
+        pytest.skip("the shim was not compiled")
+    supervisor, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with supervisor, theirs, os.fdopen(shim):
+        env = {
+            "LD_PRELOAD": f"/proc/self/fd/{shim}",
+            "PGIDLE_SUPERVISOR": str(os.getpid()),
+            "PGIDLE_CHANNEL": str(theirs.fileno()),
+        }
+        command = [sys.executable, "-I", "-c", BINDS_IN_A_CHILD]
+        ran = subprocess.run(
+            command, env=env, pass_fds=(shim, theirs.fileno()), capture_output=True, text=True, check=True
+        )
+        assert ran.stdout == "0\n"
+        with pytest.raises(BlockingIOError):
+            supervisor.recv(1, socket.MSG_DONTWAIT)
