@@ -7,6 +7,8 @@ from mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
 
 from pgidle.doctor import fly
 from pgidle.doctor.told import Context
+from pgidle.doctor.toml_tree import read_toml, statements
+from pgidle.doctor.tree import BadFile
 
 RIGHT = """
 app = "pg"
@@ -277,3 +279,13 @@ def test_what_is_no_toml_has_a_line(text: str) -> None:
     found = fly.examine("fly.toml", text, Context()).findings
     said = next(one for one in found if one.what.startswith("not TOML: "))
     assert said.where.removeprefix("fly.toml:").isdecimal()
+
+
+def test_a_key_of_a_thousand_parts_is_refused_and_not_a_fault_of_ours() -> None:
+    with pytest.raises(BadFile, match="recursion"):
+        read_toml(".".join("a" * 3000) + " = 1\n")
+
+
+def test_an_array_that_is_never_closed_takes_the_rest_and_a_heading_does_not() -> None:
+    found = list(statements("a = 1\n[env\nb = [1,\n2]\nc = {\nd = 1\n"))
+    assert [(one.line, one.key) for one in found] == [(1, "a"), (3, "b"), (5, "c")]

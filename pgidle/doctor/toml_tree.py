@@ -42,17 +42,17 @@ def read_toml(text: str) -> Node:
     """The document. Raises BadFile."""
     try:
         content: dict[str, object] = tomllib.loads(text)
+        lines: dict[Path, int] = {}
+        for path, line, _ in _walk(text):
+            for end in range(1, len(path) + 1):
+                lines.setdefault(path[:end], line)
+        return _node(content, (), lines, 1)
     except tomllib.TOMLDecodeError as error:
         placed = _AT_LINE.fullmatch(str(error))
         why, line = (placed[1], int(placed[2])) if placed else (str(error), text.count("\n") + 1)
         raise BadFile(line, why) from None
     except (RecursionError, ValueError) as error:
         raise BadFile(1, str(error)) from None
-    lines: dict[Path, int] = {}
-    for path, line, _ in _walk(text):
-        for end in range(1, len(path) + 1):
-            lines.setdefault(path[:end], line)
-    return _node(content, (), lines, 1)
 
 
 def statements(text: str) -> Iterator[Statement]:
@@ -126,20 +126,22 @@ def _cut(text: str) -> Iterator[tuple[int, str]]:
     at = begin = start = depth = 0
     line = 1
     kept = ""
+    has_begun = False
     while at <= len(text):
         if at == len(text) or (text[at] == "\n" and depth <= 0):
             if statement := (kept + text[start:at]).strip():
                 yield line, statement
             line += text.count("\n", begin, at + 1)
             begin = start = at = at + 1
-            kept, depth = "", 0
+            kept, depth, has_begun = "", 0, False
         elif (quoted := _STRING.match(text, at)) is not None:
             at = quoted.end()
             if quoted[0].startswith("#"):
                 kept += text[start : quoted.start()]
                 start = at
         else:
-            # A heading's brackets are closed on its line: one that is not would swallow the rest.
-            if (kept + text[start:at]).strip() not in ("", "["):
-                depth += (text[at] in "[{") - (text[at] in "]}")
+            if text[at] in "[]{}":
+                # A heading's brackets are closed on its line: one that is not would swallow the rest.
+                has_begun = has_begun or (kept + text[start:at]).strip() not in ("", "[")
+                depth += has_begun * (1 if text[at] in "[{" else -1)
             at += 1
