@@ -74,7 +74,7 @@ def make(data_dir: str, environ: Mapping[str, str]) -> str:
     try:
         folder.parent.mkdir(mode=0o700, exist_ok=True)
         for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
         new.mkdir(mode=0o700)
         try:
             expires = _write(new, names)
@@ -85,13 +85,21 @@ def make(data_dir: str, environ: Mapping[str, str]) -> str:
             _sync(folder.parent)
         finally:
             for leftover in (new, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+                _remove(leftover)
     except OSError as fault:
         raise PgidleError(
             f"cannot make the certificate {folder / CERTIFICATE}: {fault.strerror}", "put that right"
         ) from None
     day = time.strftime("%Y-%m-%d", time.gmtime(expires))
     return f"made a self-signed certificate, {folder / CERTIFICATE}, for {', '.join(names)}, until {day}"
+
+
+def _remove(path: Path) -> None:
+    """Whatever it is: what is no folder would be in the way of every later one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _names(environ: Mapping[str, str]) -> list[str]:

@@ -91,7 +91,7 @@ def test_the_certificate_is_made_once_and_only_its_owner_can_read_it(
     assert not any("certificate" in line.text for line in one.lines[mark:])
 
 
-@pytest.mark.parametrize("fault", ["expired", "no key", "half made"])
+@pytest.mark.parametrize("fault", ["expired", "no key", "half made", "no folders"])
 def test_what_does_not_serve_is_made_again(with_tls: Installation, launch: Launch, fault: str) -> None:
     one = launch(with_tls, **SELF_SIGNED)
     one.wait_for_state("awake")
@@ -101,6 +101,10 @@ def test_what_does_not_serve_is_made_again(with_tls: Installation, launch: Launc
         (folder(one) / "expires").write_text(f"{time.time() - 1:.0f}\n")
     elif fault == "no key":
         (folder(one) / "server.key").unlink()
+    elif fault == "no folders":
+        shutil.rmtree(folder(one))
+        folder(one).write_text("")
+        folder(one).with_suffix(".new").symlink_to(folder(one).parent)
     else:
         folder(one).rename(folder(one).with_suffix(".new"))
         (folder(one).with_suffix(".new") / "server.crt").write_text("-----BEGIN")
