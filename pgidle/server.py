@@ -39,6 +39,8 @@ SENTINEL_POLL = 0.2
 ORPHANS_POLL = 0.02
 """Seconds between two looks at processes that must end before a start."""
 
+NOT_RECOVERED = "Postgres had not recovered yet: the next start does"
+
 
 class Server:
     """One Postgres, running or not. Who owns it is told of POSTMASTER_READY, POSTMASTER_FAILING,
@@ -260,7 +262,7 @@ class Server:
             hasten(orphans, waited)
         elif self._asked_to_stop:
             self._loop.cancel("start")
-            self._tell_end("Postgres had not recovered yet: the next start does", is_shut_down(data_dir))
+            self._tell_end(NOT_RECOVERED, is_shut_down(data_dir))
             return
         else:
             discard_stale_pidfile(data_dir)
@@ -334,7 +336,7 @@ class Server:
         # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
         never_began = self._asked_to_stop and status == -signal.SIGINT and not self.is_ready
         is_clean = (status == 0 or never_began) and is_shut_down(self._settings.data_dir)
-        self._tell_end(describe(status), is_clean)
+        self._tell_end(NOT_RECOVERED if never_began and not is_clean else describe(status), is_clean)
 
     def _tell_end(self, how: str, is_clean: bool) -> None:
         self.is_clean = is_clean

@@ -129,6 +129,8 @@ def test_a_folder_in_the_way_is_never_replaced(tmp_path: Path) -> None:
     [
         (("fly", "--region", "frankfurt"), "--region: 'frankfurt' is not a region"),
         (("fly", "--app", "My_App"), "--name: 'My_App' is not a name"),
+        (("compose", "--name", "null"), "--name: 'null' is no name to YAML, but a value"),
+        (("kubernetes", "--name", "no"), "--name: 'no' is no name to YAML, but a value"),
         (("kubernetes", "--name", "x" * 53), f"--name: '{'x' * 53}' is not a name"),
         (("fly", "--memory", "128MB"), "--memory: '128MB' is too little"),
         (("fly", "--memory", "1"), "--memory: '1' is not a size"),

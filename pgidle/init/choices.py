@@ -28,6 +28,8 @@ class Platform(Enum):
 
 
 HTTP_PORT = 8008
+YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+"""Not strings in YAML 1.1 or 1.2: `name: null` is no name."""
 DATA_DIR = "/var/lib/pgidle/{name}/data"
 """Of a systemd instance; pgidle.toml is looked for in the folder above."""
 STOP_MARGIN = 10
@@ -151,6 +153,8 @@ def _name(text: str) -> str:
         raise SettingsError(
             f"{text!r} is not a name", "write a letter, then letters, digits and -, all lower case"
         )
+    if text in YAML_WORDS:
+        raise SettingsError(f"{text!r} is no name to YAML, but a value", "write another, or a longer one")
     return text
 
 
