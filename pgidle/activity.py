@@ -24,9 +24,11 @@ from pgidle.snapshot import Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.sockets import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from psycopg.rows import TupleRow
+
+    from pgidle.sockets import Connection
 
 T = TypeVar("T")
 
@@ -230,11 +232,7 @@ class Watcher:
             raise WatchError(f'role "{role}" may not see other sessions: GRANT pg_monitor TO "{role}"')
         sessions = tuple(Session(**values) for values in rows)
         arrived = self._arrivals.connecting(sessions)
-        unread = self._arrivals.unread
-        sessions = tuple(
-            replace(one, unread=True) if (plain(one.client_addr or ""), one.client_port) in unread else one
-            for one in sessions
-        )
+        sessions = tuple(_heard_of(one, self._arrivals.there) for one in sessions)
         return Snapshot(
             at=time.monotonic(),
             epoch=self._epoch,
@@ -257,6 +255,17 @@ class Watcher:
             # A role that may only watch. The connection is as good as before, and the last look needs it.
             raise WatchError(_line(error)) from error
         await connection.execute(STATEMENT_LIMIT, (str(round(STATEMENT_TIMEOUT * 1000)),))
+
+
+def _heard_of(session: Session, there: Mapping[tuple[str, int], Connection]) -> Session:
+    """What the kernel knows better of an idle session: it may be in the middle of receiving its next statement."""
+    connection = there.get((plain(session.client_addr or ""), session.client_port or 0))
+    if connection is None or session.state != "idle":
+        return session
+    age = session.state_age
+    if age is not None and connection.heard is not None:
+        age = min(age, connection.heard)
+    return replace(session, unread=connection.unread > 0, state_age=age)
 
 
 def _free_bytes(postmaster: int) -> int | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pgidle.snapshot import Peer, Session
+    from pgidle.sockets import Connection
 
 CLIENT_TITLE = re.compile(r"(?!postgres: )|postgres: .*(\[local\]|\(\d+\))( |$)")
 
@@ -52,15 +53,15 @@ class Arrivals:
         self._addresses = addresses
         self._port = port
         self._since: dict[Peer | int, float] = {}
-        self.unread: frozenset[tuple[str, int]] = frozenset()
-        """Far ends of connections, as of the last look, whose bytes Postgres has not read."""
+        self.there: dict[tuple[str, int], Connection] = {}
+        """Every connection, as of the last look, by its far end."""
 
     def connecting(self, sessions: Sequence[Session]) -> Connecting:
         """Who is on the way, given sessions that were read before. Raises OSError if /proc cannot be read."""
         now = time.monotonic()
         ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr} | self._plugs
         there = scan(self._port, self._addresses).connections
-        self.unread = frozenset((c.peer.address, c.peer.port) for c in there if c.unread)
+        self.there = {(c.peer.address, c.peer.port): c for c in there}
         strange = [c for c in there if (c.peer.address, c.peer.port) not in ends]
         pids = {session.pid for session in sessions}
         clients = [pid for pid in _children(self._pid) if pid not in pids and _is_client(pid)]

@@ -18,7 +18,7 @@ from pgidle.errors import PgidleError, SettingsError
 from pgidle.history import last_sleep
 from pgidle.options import OPTIONS, Kind, parse_duration
 from pgidle.settings import config_path, describe, parse_file, resolve
-from pgidle.status import as_table, sleep_text
+from pgidle.status import as_table, moment_text, sleep_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,11 @@ class _RunCommand(_Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = args[: args.index("--")] if "--" in args else args
         ctx.meta["postgres_args"] = tuple(args[len(own) + 1 :])
-        return super().parse_args(ctx, own)
+        try:
+            return super().parse_args(ctx, own)
+        except click.NoSuchOption as error:
+            hint = "What is meant for postgres goes behind --."
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
 
 
 def _click_option(option: Option) -> Decorator:
@@ -235,7 +239,16 @@ def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> No
 
 
 def _order(options: dict[str, Any], path: str) -> None:
-    code, body = request(_state_dir(options), "POST", path)
+    state_dir = _state_dir(options)
+    try:
+        code, body = request(state_dir, "POST", path)
+    except NotRunning as error:
+        if (found := last_sleep(state_dir)) is None:
+            raise
+        slept = f"{error.message}; it went to sleep at {moment_text(found.at)}"
+        raise NotRunning(
+            slept, "a client's connection through the platform, or pgidle run, starts it"
+        ) from None
     if code != 200:
         raise PgidleError(body.get("message") or body.get("error") or f"the supervisor answered {code}")
     click.echo(body["message"])

@@ -63,7 +63,7 @@ class Log:
     def forget(self, topic: str) -> None:
         """What was said by `once` is over: say so, if anything was said."""
         if (text := self._said.pop(topic, None)) is not None:
-            self.note(topic, f"works again, after: {text}")
+            self.note(topic, f"that is over: {text}")
 
     def _write(self, topic: str, text: str, fields: dict[str, object]) -> None:
         now = time.time()

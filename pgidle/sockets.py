@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import TYPE_CHECKING
@@ -42,17 +42,23 @@ SOCKID = struct.Struct("!HH16s16s12s")
 REPLY_HEAD = struct.Struct("=BBBB")
 REPLY_TAIL = struct.Struct("=IIIII")
 
+ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
+INET_DIAG_INFO = 2
+# Of tcpi_last_data_recv in struct tcp_info (linux/tcp.h): milliseconds, an uint32.
+LAST_DATA_RECV = 52
+
 MAPPED = "::ffff:"
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
     """An established connection, seen from the port's side. `inode` is 0 until somebody accepts it; `unread` are
-    bytes that have come and that nobody has read."""
+    bytes that have come and that nobody has read; `heard` is how many seconds ago the last bytes came, if known."""
 
     peer: Peer
     inode: int
     unread: int = 0
+    heard: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class Row:
     peer: Peer
     waiting: int
     inode: int
+    heard: float | None = None
 
 
 def scan(port: int, addresses: Collection[str] = ()) -> Table:
@@ -95,7 +102,11 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
     if addresses:
         rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & set(addresses)]
     return Table(
-        tuple(Connection(row.peer, row.inode, row.waiting) for row in rows if row.state == ESTABLISHED),
+        tuple(
+            Connection(row.peer, row.inode, row.waiting, row.heard)
+            for row in rows
+            if row.state == ESTABLISHED
+        ),
         tuple(Queue(row.inode, row.waiting) for row in rows if row.state == LISTEN),
         sum(row.state == SYN_RECV for row in rows),
     )
@@ -104,7 +115,10 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
 def _ask(family: int, port: int) -> Iterator[Row]:
     """One address family's sockets by netlink; OSError if it is not to be had."""
     states = 1 << ESTABLISHED | 1 << SYN_RECV | 1 << LISTEN
-    body = REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states) + SOCKID.pack(port, 0, b"", b"", b"")
+    extensions = 1 << (INET_DIAG_INFO - 1)
+    body = REQUEST.pack(family, socket.IPPROTO_TCP, extensions, 0, states) + SOCKID.pack(
+        port, 0, b"", b"", b""
+    )
     head = NLMSGHDR.pack(NLMSGHDR.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(1.0)
@@ -128,7 +142,22 @@ def _row(message: bytes) -> Row:
     _, port, near, far, _ = SOCKID.unpack_from(message, REPLY_HEAD.size)
     local, remote = (_address(end[:4] if family == AF_INET else end) for end in (near, far))
     _, waiting, _, _, inode = REPLY_TAIL.unpack_from(message, REPLY_HEAD.size + SOCKID.size)
-    return Row(state, local, Peer(remote, port), waiting, inode)
+    heard = (
+        _heard(message[REPLY_HEAD.size + SOCKID.size + REPLY_TAIL.size :]) if state == ESTABLISHED else None
+    )
+    return Row(state, local, Peer(remote, port), waiting, inode, heard)
+
+
+def _heard(attributes: bytes) -> float | None:
+    """Seconds since the last bytes came, from the attributes behind a reply (rtnetlink(3))."""
+    at = 0
+    while at + ATTRIBUTE.size <= len(attributes):
+        length, kind = ATTRIBUTE.unpack_from(attributes, at)
+        if kind == INET_DIAG_INFO and length >= ATTRIBUTE.size + LAST_DATA_RECV + 4:
+            (milliseconds,) = struct.unpack_from("=I", attributes, at + ATTRIBUTE.size + LAST_DATA_RECV)
+            return float(milliseconds) / 1000
+        at += max(ATTRIBUTE.size, (length + 3) & ~3)
+    return None
 
 
 def read_proc(port: int) -> list[Row]:

@@ -171,7 +171,10 @@ class Supervisor:
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
         if self.restarts.exhausted:
-            return Event.RESTARTS_EXHAUSTED, f"{why} once too often: put it right, then start pgidle again"
+            return (
+                Event.RESTARTS_EXHAUSTED,
+                f"{why} once too often: put it right (pgidle doctor may know), then start pgidle again",
+            )
         self._delay = self.restarts.delay
         return event, why
 

@@ -214,6 +214,25 @@ def test_a_fastpath_call_is_active(cluster: Cluster, watch: Watch) -> None:
         wait_until(lambda: "fastpath" in watch.wait_for(Signal.SESSION_STATE, ReasonKind.ACTIVITY).text)
 
 
+def test_a_statement_that_is_still_on_its_way_counts(cluster: Cluster, watch: Watch) -> None:
+    """Until all of it has come, Postgres says idle, and every byte that came has been read."""
+    words = b"user\0postgres\0database\0postgres\0\0"
+    with socket.create_connection(("127.0.0.1", cluster.port), 30) as client:
+        client.sendall(struct.pack("!II", 8 + len(words), 196608) + words)
+        said = b""
+        while not said.endswith(b"Z\0\0\0\5I"):
+            said += client.recv(4096)
+        age = 0.0
+        while age < 0.5:
+            (session,) = watch.see().clients
+            age = session.state_age or 0.0
+        client.sendall(b"Q" + struct.pack("!I", 4 + 1000))
+        (session,) = watch.see().clients
+        assert session.state == "idle"
+        assert session.state_age is not None
+        assert session.state_age < age
+
+
 def test_an_idle_session_counts_at_its_last_use(cluster: Cluster, watch: Watch) -> None:
     with cluster.connect() as client:
         client.execute("SELECT 1")

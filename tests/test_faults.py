@@ -485,7 +485,7 @@ def test_missing_rights_for_watching(installation: Installation, launch):
     assert len(notes(one, "watch")) == 1
     carry_out(one, "GRANT pg_monitor TO blind")
     assert one.wait() == 0
-    assert "works again" in notes(one, "watch")[-1]
+    assert "that is over" in notes(one, "watch")[-1]
 
 
 @pytest.mark.parametrize("why", ["backend stopped", "pg_authid locked", "pg_database locked"])
@@ -554,7 +554,7 @@ def test_configuration_that_is_edited_while_it_runs(newest: Installation, place:
     mark = one.mark()
     config.write_text('idle-timeout = "300ms"')
     one.wait_for_state("asleep", since=mark)
-    assert any("works again" in note for note in notes(one, "settings"))
+    assert any("that is over" in note for note in notes(one, "settings"))
     assert one.stop() == 0
 
 

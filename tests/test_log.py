@@ -83,7 +83,7 @@ def test_a_failure_is_said_once_until_it_changes(capfd: pytest.CaptureFixture[st
     log.forget("look")
     log.once("look", "refused")
     said = [found[2] for found in TEXT.finditer(capfd.readouterr().err)]
-    assert said == ["look: timed out", "look: refused", "look: works again, after: refused", "look: refused"]
+    assert said == ["look: timed out", "look: refused", "look: that is over: refused", "look: refused"]
 
 
 def test_a_reader_that_stops_reading_stops_nothing() -> None:
