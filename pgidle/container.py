@@ -9,24 +9,19 @@ import os
 import signal
 import sys
 
-from pgidle.errors import PgidleError, SettingsError
+from pgidle.entrypoint import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
+from pgidle.errors import PgidleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import NoReturn
 
-BASE_ENTRYPOINT = "docker-entrypoint.sh"
-NO_SERVER = ("--help", "-?", "--version", "-V", "--describe-config", "--single", "--boot", "--check")
-"""With one of these words, or with `-C` and a name, `postgres` does something else than to serve."""
 VOLUMES = "/var/lib/postgresql"
-COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "config", "init", "doctor")
 
 
 def main() -> None:
-    words = sys.argv[1:] or ["postgres"]
-    if words[0].startswith("-"):
-        words.insert(0, "postgres")
+    words = completed(sys.argv[1:])
     try:
         if words[0] == "pgidle":
             sys.argv = words
@@ -35,7 +30,7 @@ def main() -> None:
             command()
         elif words[0] != "postgres":
             _become(words)
-        elif any(word in NO_SERVER or word.startswith("-C") for word in words[1:]):
+        elif not serves(words[1:]):
             _become([BASE_ENTRYPOINT, *words])
         else:
             refuse_own(words[1:])
@@ -46,28 +41,6 @@ def main() -> None:
     except PgidleError as error:
         sys.stderr.write(f"pgidle: {error}\n")
         sys.exit(error.status)
-
-
-def refuse_own(words: Sequence[str]) -> None:
-    """Options of pgidle's among Postgres's arguments would be refused by Postgres, far less clearly."""
-    from pgidle.options import OPTIONS
-    from pgidle.settings import OWN_FLAGS, OWN_PARAMETERS
-
-    flags = {f"--{option.name}" for option in OPTIONS}
-    previous = ""
-    for word in words:
-        name = word.partition("=")[0]
-        own = OWN_FLAGS.get(word[:2]) or (name if name in flags else None)
-        if previous == "-c" or word.startswith(("-c", "--")):
-            setting = name.removeprefix("-c" if word.startswith("-c") else "--")
-            own = OWN_PARAMETERS.get(setting.replace("-", "_").lower(), own)
-        if own is not None:
-            variable = next(option.variable for option in OPTIONS if own == f"--{option.name}")
-            raise SettingsError(
-                f"{word} is pgidle's own to set, and this goes to postgres",
-                f"set {variable}, or write: pgidle run {own} ...",
-            )
-        previous = word
 
 
 def refuse_forgotten(environ: Mapping[str, str]) -> None:

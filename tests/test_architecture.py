@@ -23,7 +23,7 @@ MODULES = sorted(
 
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
-    *("blockers", "changes", "flapping", "policy", "status"),
+    *("blockers", "changes", "flapping", "policy", "status", "entrypoint"),
 }
 PURE_DOCTOR = {
     f"doctor.{name}"
@@ -40,6 +40,7 @@ PURE_DOCTOR = {
             "printed",
         ),
         *("fly", "fly_services", "units", "containers", "compose", "kubernetes", "configuration", "hba"),
+        "images",
     )
 }
 TOP = {"supervisor", "judge", "boot", "cli", "container", "__main__", "doctor.rounds"}

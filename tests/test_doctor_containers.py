@@ -13,7 +13,7 @@ from pgidle.doctor.tree import BadFile
 from pgidle.doctor.yaml_tree import read_yaml
 
 if TYPE_CHECKING:
-    from pgidle.doctor.finding import Chart
+    from pgidle.doctor.finding import Chart, Severity
 
 COMPOSE = """
 services:
@@ -23,7 +23,7 @@ services:
     restart: always
   db:
     image: pgidle
-    command: ["--", "-c", "shared_buffers=64MB"]
+    command: ["-c", "shared_buffers=64MB"]
     environment:
       PGDATA: /var/lib/postgresql/18/docker
       PGIDLE_WHEN_IDLE: stay
@@ -50,7 +50,7 @@ OF_COMPOSE = [
     Mistake("WHEN_IDLE: stay", "WHEN_IDLE: exit", WRONG, "when-idle is exit", "restart: unless"),
     Mistake("    restart: unless-stopped\n", "", NOTE, "no restart policy", "  db:"),
     Mistake("period: 30s", "period: 20s", WRONG, "stop_grace_period is 20s", "stop_grace"),
-    Mistake("    stop_grace_period: 30s\n", "", WRONG, "which is not given, is 10s", "  db:"),
+    Mistake("    stop_grace_period: 30s\n", "", WRONG, "is not given, so it is 10s, and pgidle", "  db:"),
     Mistake("period: 30s", "period: soon", WRONG, "soon is no duration", "stop_grace"),
     Mistake("SIGINT", "SIGQUIT", WRONG, "stop_signal is SIGQUIT", "stop_signal"),
     Mistake("      net.ipv4.tcp_migrate_req: 1", "      a: 1", NOTE, "sysctl net.ipv4", "sysctls"),
@@ -65,7 +65,15 @@ OF_COMPOSE = [
     Mistake("[CMD, pgidle, health]", "curl -f localhost:8008/ready", WRONG, "asks for /ready", "curl"),
     Mistake(STAY, f"{STAY}      PGIDLE_MIN_AWAKE: soon\n", WRONG, "'soon' is not a duration", "MIN_AWAKE"),
     Mistake(STAY, f"{STAY}      PGIDLE_MIN_AWAKE: $X\n", UNKNOWN, "PGIDLE_MIN_AWAKE is $X", "MIN_AWAKE"),
-    Mistake('["--", "-c",', '["postgres", "-c",', WRONG, "not what pgidle understands", "command"),
+    Mistake('["-c",', '["--", "-c",', WRONG, "not what postgres understands", "command"),
+    Mistake('["-c",', '["-p", "6000", "-c",', WRONG, "-p is pgidle's own to set", "command"),
+    Mistake('["-c",', '[pgidle, run, -c,', WRONG, "not what pgidle understands", "command"),
+    Mistake('["-c",', '[pgidle, status, -c,', WRONG, "does not start Postgres", "command"),
+    Mistake('["-c",', '[run, -c,', WRONG, "does not start Postgres", "command"),
+    Mistake('["-c",', '[postgres, --version, -c,', WRONG, "serves nobody", "command"),
+    Mistake('["-c",', '[docker-entrypoint.sh, postgres, -c,', WRONG, "goes past pgidle", "command"),
+    Mistake('["-c",', '[bash, -c,', UNKNOWN, "what `bash", "command"),
+    Mistake("    image: pgidle\n", "    image: postgres:17\n", WRONG, "not in the image postgres:17", "image: p"),
     Mistake("    restart: unless", "    env_file: x\n    restart: unless", UNKNOWN, "what the env_file", "env_file"),
 ]  # fmt: skip
 
@@ -86,7 +94,7 @@ spec:
           startupProbe: {exec: {command: [pg_isready]}}
         - name: db
           image: pgidle
-          args: [--when-idle, stay]
+          args: [pgidle, run, --when-idle, stay]
           env:
             - name: PGDATA
               value: /var/lib/postgresql/18/docker
@@ -106,6 +114,9 @@ LIVE = "livenessProbe:\n            httpGet: {path: /health, port: 8008}"
 READY = "readinessProbe:\n            httpGet: {path: /health, port: 8008}"
 
 OF_KUBERNETES = [
+    Mistake("kind: StatefulSet\nspec:", "kind: StatefulSet\nspec:\n  replicas: 2", WRONG, "Set is 2", "replicas"),
+    Mistake(READY, "readinessProbe: {exec: {command: [pg_isready]}}", WRONG, "asks Postgres", "readinessProbe"),
+    Mistake("image: pgidle", "image: pgvector/pgvector:pg17", WRONG, "is not in the image pgv", "image: pgv"),
     Mistake("--when-idle, stay", "--port, '5432'", WRONG, "with restartPolicy Always", "name: db"),
     Mistake(LIVE, LIVE.replace("/health", "/ready"), WRONG, "livenessProbe asks for /ready", "livenessProbe"),
     Mistake(LIVE, "livenessProbe: {exec: {command: [psql]}}", WRONG, "livenessProbe asks Postgres", "[psql]"),
@@ -149,6 +160,12 @@ def test_a_mistake_in_kubernetes_is_named_in_its_place(mistake: Mistake) -> None
         ("restart: unless-stopped", "restart: always"),
         ("restart: unless-stopped", "restart: on-failure"),
         ("period: 30s", "period: 1m"),
+        ('["-c", "shared_buffers=64MB"]', '["postgres", "-c", "shared_buffers=64MB"]'),
+        ('["-c", "shared_buffers=64MB"]', "-c shared_buffers=64MB"),
+        ('["-c", "shared_buffers=64MB"]', "postgres -cshared_buffers=64MB --work_mem=8MB"),
+        ('["-c", "shared_buffers=64MB"]', "pgidle run -- -c shared_buffers=64MB"),
+        ('    command: ["-c"', '    entrypoint: [tini, --, /opt/pgidle/entrypoint]\n    command: ["-c"'),
+        ("    image: pgidle\n", "    image: postgres:17\n    build: .\n"),
         ("SIGINT", "SIGTERM"),
         ("    environment:\n", "    environment: &e\n"),
         (STAY, f"{STAY}      POSTGRES_HOST_AUTH_METHOD: scram-sha-256\n"),
@@ -173,8 +190,15 @@ def test_what_is_near_a_mistake_in_compose_is_none(old: str, new: str) -> None:
         ("      terminationGracePeriodSeconds: 30\n", ""),
         (LIVE, "livenessProbe: {tcpSocket: {port: 8008}}"),
         ("ports: [{port: 5432}]", "publishNotReadyAddresses: true"),
-        ("[--when-idle, stay]", "[--when-idle=stay, --, -c, a=b]"),
-        ("          args: [", "          command: [tini, --, pgidle, run]\n          args: ["),
+        (
+            "[pgidle, run, --when-idle, stay]",
+            "[/opt/pgidle/command/pgidle, run, --when-idle=stay, --, -c, a=b]",
+        ),
+        ("          args: [", "          command: [tini, --]\n          args: ["),
+        (
+            "apiVersion: apps/v1\nkind: StatefulSet\nspec:",
+            "apiVersion: apps/v1\nkind: StatefulSet\nspec:\n  replicas: 1",
+        ),
     ],
 )
 def test_what_is_near_a_mistake_in_kubernetes_is_none(old: str, new: str) -> None:
@@ -204,7 +228,7 @@ def test_a_file_without_pgidle_says_so() -> None:
 
 def test_a_list_of_variables_is_an_environment() -> None:
     text = "services:\n  db:\n    environment:\n      - PGIDLE_WHEN_IDLE=stay\n      - PGIDLE_PORT=x\n"
-    found = of_compose(text).findings
+    found = [one for one in of_compose(text).findings if "PORT" in one.what]
     assert [(one.what, one.where) for one in found] == [("PGIDLE_PORT: 'x' is not a port", "compose.yaml:5")]
 
 
@@ -238,3 +262,63 @@ def test_what_is_no_yaml_has_a_line(text: str) -> None:
     with pytest.raises(BadFile) as refused:
         read_yaml(text)
     assert refused.value.line >= 1
+
+
+def test_what_cannot_be_read_hides_nothing_else() -> None:
+    text = COMPOSE.replace(STAY, f"{STAY}      PGIDLE_IDEL_TIMEOUT: 5s\n      PGIDLE_MIN_AWAKE: soon\n")
+    text = text.replace('["-c",', '["-p", "1", "-c",').replace("period: 30s", "period: 20s")
+    assert [one.what.partition(",")[0] for one in of_compose(text).findings] == [
+        "-p is pgidle's own to set",
+        "environment: 'PGIDLE_IDEL_TIMEOUT' is unknown",
+        "PGIDLE_MIN_AWAKE: 'soon' is not a duration",
+        "stop_grace_period is 20s",
+    ]
+    text = KUBERNETES.replace(
+        "[pgidle, run, --when-idle, stay]", "[pgidle, run, --port, x, --when-idle, stay]"
+    )
+    assert [one.what for one in of_kubernetes(text).findings] == ["--port: 'x' is not a port"]
+    text = COMPOSE.replace(STAY, f"{STAY}      PGIDLE_PORT: 8008\n      PGIDLE_HTTP: ':8008'\n")
+    assert "http: port 8008 is Postgres's own" in [one.what for one in of_compose(text).findings]
+
+
+OLD = COMPOSE.replace("      PGDATA: /var/lib/postgresql/18/docker\n", "").replace(
+    DATA, f"{DATA[:-1]}/data\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "dockerfile", "severity"),
+    [
+        ("image: pgidle", None, WRONG),
+        ("image: pgidle:18", None, WRONG),
+        ("image: r.io:5000/pgidle@sha256:17", None, WRONG),
+        ("image: pgidle:17.2", None, NOTE),
+        ("image: pgidle:pg16-bookworm", None, NOTE),
+        ("build: .", None, WRONG),
+        ("build: .", "ARG BASE=postgres:18\nFROM ${BASE} AS build\nFROM $BASE\n", WRONG),
+        ("build: .", "FROM debian:12 AS build\nFROM --platform=x postgres:16\n", NOTE),
+        ("build: elsewhere", "FROM postgres:16\n", WRONG),
+        (
+            "build: {context: ., args: {BASE: 'pgvector/pgvector:pg17'}}",
+            "ARG BASE=postgres:18\nFROM $BASE\n",
+            NOTE,
+        ),
+        ("build: {context: ., args: ['BASE=postgres:18']}", "ARG BASE=postgres:17\nFROM $BASE\n", WRONG),
+    ],
+)
+def test_the_old_place_of_data_is_right_in_old_images(
+    source: str, dockerfile: str | None, severity: Severity
+) -> None:
+    text = OLD.replace("    image: pgidle\n", f"    {source}\n")
+    chart = compose.examine("compose.yaml", read_yaml(text)[0], Context(dockerfile=dockerfile))
+    assert [(one.severity, one.where) for one in chart.findings] == [
+        (severity, f"compose.yaml:{line_of('/data', text)}")
+    ]
+
+
+def line_of(word: str, text: str) -> int:
+    return next(at for at, line in enumerate(text.split("\n"), 1) if word in line)
+
+
+def test_the_new_place_of_data_needs_no_variable() -> None:
+    assert of_compose(OLD.replace("/postgresql/data", "/postgresql")).findings == []

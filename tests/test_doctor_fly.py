@@ -95,7 +95,7 @@ MISTAKES = [
     Mistake('"SIGINT"', '"SIGQUIT"', WRONG, "kill_signal is SIGQUIT", "kill_signal"),
     Mistake('"30s"', '"25s"', WRONG, "kill_timeout is 25s", "kill_timeout"),
     Mistake('"30s"', "20", WRONG, "kill_timeout is 20s", "kill_timeout"),
-    Mistake('kill_timeout = "30s"\n', "", WRONG, "kill_timeout, which is not given, is 5s"),
+    Mistake('kill_timeout = "30s"\n', "", WRONG, "kill_timeout is not given, so it is 5s, and pgidle gives"),
     Mistake('"30s"', '"10m"', WRONG, "kill_timeout is 10min", "kill_timeout"),
     Mistake('"30s"', '"soon"', WRONG, "kill_timeout soon is no duration", "kill_timeout"),
     Mistake(
@@ -120,7 +120,15 @@ MISTAKES = [
     Mistake(ENV, f'{ENV}  POSTGRES_PASSWORD = "x"\n', NOTE, "POSTGRES_PASSWORD has a password", "POSTGRES_P"),
     Mistake(ENV, f'{ENV}  FLY_SCALE_TO_ZERO = "1h"\n', NOTE, "FLY_SCALE_TO_ZERO is set", "FLY_SCALE"),
     Mistake("[env]", '[deploy]\n  strategy = "bluegreen"\n[env]', WRONG, "strategy is bluegreen", "strategy"),
-    Mistake("[env]", '[processes]\n  app = "postgres"\n[env]', WRONG, "not what pgidle understands", '"postgres"'),
+    Mistake("[env]", '[processes]\n  app = "--idle-timeout 1h"\n[env]', WRONG, "--idle-timeout is pgidle's own", "1h"),
+    *(
+        Mistake("[env]", f'[build]\n  image = "{image}"\n[env]', WRONG, f"pgidle is not in the image {image}", "image")
+        for image in (
+            *("postgres:17", "flyio/postgres-flex:17.2@sha256:aa", "pgvector/pgvector:pg17", "postgis/postgis"),
+            *("r.io:5000/a/postgres", "timescale/timescaledb:latest-pg17"),
+        )
+    ),
+    Mistake("[env]", '[build]\n  image = "r.io/db:1"\n[env]', UNKNOWN, "whether pgidle is in", "image"),
 ]  # fmt: skip
 
 # What a change near a mistake does not make the doctor say.
@@ -140,7 +148,11 @@ HARMLESS = [
     (ENV, f'{ENV}  X = "http://_api.internal:4280"\n'),
     (ENV, f'{ENV}  X = "internal"\n'),
     (ENV, f'{ENV}  PGIDLE_LISTEN_ADDRESSES = "*"\n'),
-    ("[env]", '[processes]\n  app = "--idle-timeout 1h -- -c shared_buffers=64MB"\n[env]'),
+    ("[env]", '[processes]\n  app = "pgidle run --idle-timeout 1h -- -c shared_buffers=64MB"\n[env]'),
+    ("[env]", '[processes]\n  app = "postgres -c shared_buffers=64MB"\n[env]'),
+    ("[env]", '[processes]\n  app = "-c shared_buffers=64MB"\n[env]'),
+    ("[env]", '[build]\n  dockerfile = "Dockerfile"\n[env]'),
+    ("[env]", '[build]\n  image = "r.io/me/pgidle:17"\n[env]'),
     ("[env]", '[deploy]\n  strategy = "rolling"\n[env]'),
     ("[checks.pgidle]", '[checks.other]\n  type = "http"\n  port = 9000\n[checks.pgidle]'),
     (PORTS, f'{PORTS}  [[services.ports]]\n    port = 6432\n'),
@@ -289,3 +301,39 @@ def test_a_key_of_a_thousand_parts_is_refused_and_not_a_fault_of_ours() -> None:
 def test_an_array_that_is_never_closed_takes_the_rest_and_a_heading_does_not() -> None:
     found = list(statements("a = 1\n[env\nb = [1,\n2]\nc = {\nd = 1\n"))
     assert [(one.line, one.key) for one in found] == [(1, "a"), (3, "b"), (5, "c")]
+
+
+OLD = RIGHT.replace('  PGDATA = "/data/pg"', "  #").replace('"/data"', '"/var/lib/postgresql/data"')
+
+
+@pytest.mark.parametrize(
+    ("build", "dockerfile", "what"),
+    [
+        ("", None, "the volume is mounted at /var/lib/postgresql/data"),
+        ("", "FROM postgres:18", "the volume is mounted at /var/lib/postgresql/data"),
+        ('image = "pgidle:18"', None, "the volume is mounted at /var/lib/postgresql/data"),
+        # A volume of Fly's has a lost+found, so it is no data directory itself.
+        (
+            'image = "pgidle:17"',
+            None,
+            "the volume is mounted at the data directory /var/lib/postgresql/data itself",
+        ),
+        (
+            "",
+            "FROM postgres:17",
+            "the volume is mounted at the data directory /var/lib/postgresql/data itself",
+        ),
+    ],
+)
+def test_the_old_place_of_data(build: str, dockerfile: str | None, what: str) -> None:
+    text = OLD.replace("[env]", f"[build]\n{build}\n[env]")
+    found = fly.examine("fly.toml", text, Context(dockerfile=dockerfile)).findings
+    assert [(one.severity, one.what) for one in found] == [(WRONG, what)]
+    assert fly.examine("fly.toml", text.replace("postgresql/data", "postgresql"), Context()).findings == []
+
+
+def test_a_loopback_address_of_health_is_cured_for_both_families() -> None:
+    text = RIGHT.replace("0.0.0.0:8008", "127.0.0.1:8008")
+    assert [one.change for one in fly.examine("fly.toml", text, Context()).findings] == [
+        'PGIDLE_HTTP = ":8008" under [env]'
+    ]

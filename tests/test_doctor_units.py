@@ -54,6 +54,8 @@ OF_SERVICE = [
     Mistake("SIGTERM", "SIGKILL", WRONG, "KillSignal is SIGKILL", "KillSignal"),
     Mistake("SIGTERM", "QUIT", WRONG, "KillSignal is SIGQUIT", "KillSignal"),
     Mistake("Type=exec", "Type=forking", WRONG, "Type=forking", "Type"),
+    Mistake("Type=exec", "PrivateNetwork=yes", WRONG, "PrivateNetwork=yes", "PrivateN"),
+    Mistake("Type=exec", "ProtectKernelTunables=yes", WRONG, "in a service that a socket unit", "ProtectK"),
     Mistake("KillMode=mixed\n", "", NOTE, "KillMode=control-group, which is", "ExecStart"),
     Mistake("KillMode=mixed", "KillMode=process", NOTE, "KillMode=process", "KillMode"),
     Mistake("pgidle run", "postgres", WRONG, "ExecStart= does not start", "ExecStart"),
@@ -123,6 +125,16 @@ def test_what_is_near_a_mistake_is_none(old: str, new: str) -> None:
 def test_who_stays_may_be_restarted_always_and_needs_no_socket() -> None:
     text = SERVICE.replace("on-failure", "always").replace(ENV, f"{ENV} PGIDLE_WHEN_IDLE=stay")
     assert examine(text, Beside(environment=BESIDE.environment)).findings == []
+
+
+def test_who_stays_may_do_without_the_sysctl() -> None:
+    text = SERVICE.replace(ENV, f"ProtectKernelTunables=yes\n{ENV} PGIDLE_WHEN_IDLE=stay")
+    assert [one.severity for one in examine(text, Beside(environment=BESIDE.environment)).findings] == [NOTE]
+
+
+def test_the_time_to_stop_that_is_not_given() -> None:
+    text = SERVICE.replace("TimeoutStopSec=30s\n", "")
+    assert "TimeoutStopSec (default 90s) is above stop-timeout 20s" in examine(text).right
 
 
 def test_a_unit_of_another_kind_is_not_known() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pgidle.doctor.containers import arguments, check_probe, check_volumes, words
 from pgidle.doctor.durations import go_duration
 from pgidle.doctor.finding import Chart
+from pgidle.doctor.images import built_major, check_named, major
 from pgidle.doctor.stopping import check_kill_timeout, check_signal
 from pgidle.doctor.told import OURS, settle, variables
 from pgidle.options import WhenIdle
@@ -56,11 +57,12 @@ def _runs_pgidle(service: Node) -> bool:
 
 def _examine_service(chart: Chart, key: str, service: Node, context: Context) -> None:
     environ = _interpolated(chart, variables(service.at("environment")))
-    command = arguments(words(service.at("entrypoint")), words(service.at("command")))
+    if service.at("build") is None:
+        check_named(chart, service.at("image"))
     node = service.at("command") or service.at("entrypoint") or service
-    told = settle(chart, chart.subject, environ, command, node.line, context)
-    if told is None:
-        return
+    where = f"{chart.subject}:{node.line}"
+    read = arguments(chart, where, words(service.at("entrypoint")), words(service.at("command")))
+    told = settle(chart, chart.subject, environ, read, node.line, context)
     if service.at("env_file") is not None:
         chart.unknown(
             f"what the env_file of {key} says",
@@ -75,11 +77,16 @@ def _examine_service(chart: Chart, key: str, service: Node, context: Context) ->
     targets = [_target(each) for each in service.list("volumes")]
     line = (service.at("volumes") or service).line
     cure = f"volumes: [pgdata:{told.data_dir or '/var/lib/postgresql'}]"
-    check_volumes(chart, [one for one in targets if one[0]], told, line, cure)
+    check_volumes(chart, [one for one in targets if one[0]], told, line, cure, _version(service, context))
     if (test := service.at("healthcheck", "test")) is not None:
         check_probe(
             chart, "healthcheck", words(test), f"{chart.subject}:{test.line}", "test: [CMD, pgidle, health]"
         )
+
+
+def _version(service: Node, context: Context) -> int | None:
+    build = service.at("build")
+    return built_major(build, context) if build is not None else major(service.word("image") or "")
 
 
 def _interpolated(chart: Chart, environ: dict[str, Node]) -> dict[str, Node]:
@@ -135,9 +142,17 @@ def _check_stop(chart: Chart, service: Node, told: Told, context: Context) -> No
             f"stop_grace_period {given} is no duration", where, "Compose refuses it", "stop_grace_period: 30s"
         )
         return
-    name = "stop_grace_period" if given is not None else "stop_grace_period, which is not given,"
     longer = int(max(told.settings.stop_timeout + 5, (context.shutdown or 0) * 2))
-    check_kill_timeout(chart, name, seconds, where, told.settings, context, f"stop_grace_period: {longer}s")
+    check_kill_timeout(
+        chart,
+        "stop_grace_period",
+        seconds,
+        where,
+        told.settings,
+        context,
+        f"stop_grace_period: {longer}s",
+        is_given=given is not None,
+    )
 
 
 def _check_kernel(chart: Chart, service: Node) -> None:

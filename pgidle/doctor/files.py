@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +94,8 @@ def _recognise(path: str, text: str) -> Given:
 
 def examine(given: Given, context: Context, others: list[Given]) -> Chart:
     """What there is to say about a file; `others` were given with it."""
+    if given.kind in (Kind.FLY, Kind.COMPOSE):
+        context = replace(context, dockerfile=_read_text(Path(given.path).with_name("Dockerfile")))
     if given.kind is Kind.FLY:
         return fly.examine(given.path, given.text, context)
     if given.kind is Kind.UNIT:

@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pgidle.doctor import fly_services
-from pgidle.doctor.containers import arguments, words
+from pgidle.doctor.containers import FIRST_NEW, IMAGE_DATA, OLD_DATA, arguments, check_old_place, words
 from pgidle.doctor.durations import go_duration, written
 from pgidle.doctor.finding import Chart
+from pgidle.doctor.images import built_major, check_image, major
 from pgidle.doctor.stopping import check_kill_timeout, check_signal
 from pgidle.doctor.told import Context, settle, variables
 from pgidle.doctor.toml_tree import Statement, read_toml, statements
@@ -44,8 +45,6 @@ _INTERNAL = re.compile(r"(?<![\w.{}$-])(?!_api\.internal)[\w.{}$-]+\.internal\b"
 _URL = re.compile(r"postgres(?:ql)?://[^\s\"'#]+")
 KILL_TIMEOUT, LONGEST_KILL_TIMEOUT = 5.0, 300.0
 """Seconds: Fly's default, and the most that it grants."""
-IMAGE_VOLUMES = ("/var/lib/postgresql", "/var/lib/postgresql/data")
-"""Where the official image's volume is: from version 18 on, and before."""
 
 
 def examine(name: str, text: str, context: Context) -> Chart:
@@ -67,10 +66,9 @@ def examine(name: str, text: str, context: Context) -> Chart:
         return chart
     environ = variables(root.at("env"))
     command = _command(root)
-    argv = arguments([], words(command)) if command is not None else []
-    told = settle(chart, name, environ, argv, command.line if command is not None else 1, context)
-    if told is None:
-        return chart
+    line = command.line if command is not None else 1
+    read = arguments(chart, f"{name}:{line}", words(root.at("experimental", "entrypoint")), words(command))
+    told = settle(chart, name, environ, read, line, context)
     if fly_services.is_client(root, told):
         chart.note(
             f"this fly.toml has HTTP services and none on Postgres's port {told.settings.port}",
@@ -80,10 +78,11 @@ def examine(name: str, text: str, context: Context) -> Chart:
             "run pgidle doctor on the fly.toml of the Postgres app, too",
         )
         return chart
+    check_image(chart, root.at("build", "image"))
     fly_services.examine(chart, root, told)
     _check_restart(chart, root, told)
     _check_stop(chart, root, told, context)
-    _check_mounts(chart, root, told)
+    _check_mounts(chart, root, told, _version(root, context))
     _check_deploy(chart, root)
     _check_environment(chart, environ, told)
     return chart
@@ -197,12 +196,13 @@ def _check_stop(chart: Chart, root: Node, told: Told, context: Context) -> None:
     longer = max(30, int(told.settings.stop_timeout + 5), int((context.shutdown or 0) * 2))
     check_kill_timeout(
         chart,
-        "kill_timeout" if node is not None else "kill_timeout, which is not given,",
+        "kill_timeout",
         seconds,
         where,
         told.settings,
         context,
         f'kill_timeout = "{min(longer, 300)}s"',
+        is_given=node is not None,
     )
     if node is None and told.settings.stop_timeout < seconds:
         chart.note(
@@ -214,7 +214,12 @@ def _check_stop(chart: Chart, root: Node, told: Told, context: Context) -> None:
         )
 
 
-def _check_mounts(chart: Chart, root: Node, told: Told) -> None:
+def _version(root: Node, context: Context) -> int | None:
+    image = root.word("build", "image")
+    return major(image) if image else built_major(root.at("build"), context)
+
+
+def _check_mounts(chart: Chart, root: Node, told: Told, version: int | None) -> None:
     mounts = root.list("mounts") or root.list("mount")
     if not mounts:
         chart.wrong(
@@ -228,7 +233,16 @@ def _check_mounts(chart: Chart, root: Node, told: Told) -> None:
         where = f"{chart.subject}:{line}"
         volume = PurePosixPath(destination or "/")
         if told.data_dir is None:
-            if destination.rstrip("/") in IMAGE_VOLUMES:
+            if volume == OLD_DATA and version is not None and version < FIRST_NEW:
+                chart.wrong(
+                    f"the volume is mounted at the data directory {OLD_DATA} itself",
+                    where,
+                    "a volume's root has lost+found in it, and Postgres wants an empty directory",
+                    f'PGDATA = "{OLD_DATA}/pgdata" under [env]',
+                )
+            elif volume == OLD_DATA:
+                check_old_place(chart, destination, where, version)
+            elif volume == IMAGE_DATA:
                 chart.fine(f"a volume at {destination}, where the official image keeps its data")
             else:
                 chart.unknown(

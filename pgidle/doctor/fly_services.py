@@ -230,7 +230,7 @@ def _check_checks(chart: Chart, root: Node, told: Told) -> None:
                 f"check {name} asks pgidle's HTTP, which is {said}",
                 where,
                 "the check does not come over loopback, and finds nobody",
-                'PGIDLE_HTTP = "0.0.0.0:8008" under [env]',
+                'PGIDLE_HTTP = ":8008" under [env]',
             )
         else:
             chart.fine(f"check {name} on port {target}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.doctor.containers import arguments, check_path, check_probe, check_volumes, words
 from pgidle.doctor.finding import Chart
+from pgidle.doctor.images import check_named, major
 from pgidle.doctor.stopping import check_kill_timeout
 from pgidle.doctor.told import settle
 from pgidle.options import WhenIdle
@@ -31,6 +32,7 @@ def examine(name: str, documents: Sequence[Node], context: Context) -> Chart:
         for container in spec.list("containers") if spec is not None else ():
             if spec is not None and _runs_pgidle(container):
                 found = True
+                _check_replicas(chart, document)
                 _examine_container(chart, document, spec, container, context)
                 if not serves_waking:
                     _check_readiness(chart, container)
@@ -58,23 +60,24 @@ def _runs_pgidle(container: Node) -> bool:
 
 
 def _examine_container(chart: Chart, document: Node, spec: Node, container: Node, context: Context) -> None:
-    argv = arguments(words(container.at("command")), words(container.at("args")))
+    check_named(chart, container.at("image"))
     at = container.at("args") or container.at("command") or container
-    told = settle(chart, chart.subject, _environment(container), argv, at.line, context)
-    if told is None:
-        return
+    where = f"{chart.subject}:{at.line}"
+    read = arguments(chart, where, words(container.at("command")), words(container.at("args")))
+    told = settle(chart, chart.subject, _environment(container), read, at.line, context)
     _check_waking(chart, document, spec, container, told)
     period = spec.at("terminationGracePeriodSeconds")
     given = period.text if period is not None and (period.text or "").isdecimal() else None
     longer = int(max(told.settings.stop_timeout + 5, (context.shutdown or 0) * 2))
     check_kill_timeout(
         chart,
-        "terminationGracePeriodSeconds" + ("" if given else ", which is not given,"),
+        "terminationGracePeriodSeconds",
         float(given) if given else GRACE_PERIOD,
         f"{chart.subject}:{(period or container).line}",
         told.settings,
         context,
         f"terminationGracePeriodSeconds: {longer}",
+        is_given=given is not None,
     )
     for probe in ("livenessProbe", "startupProbe"):
         _check_probe(chart, probe, container, told)
@@ -85,7 +88,8 @@ def _examine_container(chart: Chart, document: Node, spec: Node, container: Node
         if each.word("name") not in passing
     ]
     cure = f"volumeMounts: [{{name: pgdata, mountPath: {told.data_dir or '/var/lib/postgresql'}}}]"
-    check_volumes(chart, mounts, told, (container.at("volumeMounts") or container).line, cure)
+    version = major(container.word("image") or "")
+    check_volumes(chart, mounts, told, (container.at("volumeMounts") or container).line, cure, version)
 
 
 def _check_waking(chart: Chart, document: Node, spec: Node, container: Node, told: Told) -> None:
@@ -103,9 +107,28 @@ def _check_waking(chart: Chart, document: Node, spec: Node, container: Node, tol
     )
 
 
+def _check_replicas(chart: Chart, document: Node) -> None:
+    replicas = document.at("spec", "replicas")
+    if replicas is not None and (replicas.text or "").isdecimal() and int(replicas.text or "") > 1:
+        kind = document.word("kind")
+        chart.wrong(
+            f"replicas of the {kind} is {replicas.text}",
+            f"{chart.subject}:{replicas.line}",
+            "each is a database of its own, and clients come now to one and now to another"
+            if kind == "StatefulSet"
+            else "two servers on one volume destroy the data, and on volumes of their own they are two databases",
+            "replicas: 1",
+        )
+
+
 def _check_readiness(chart: Chart, container: Node) -> None:
     probe = container.at("readinessProbe")
-    if probe is not None and probe.word("httpGet", "path") == "/ready":
+    if probe is None:
+        return
+    if (command := probe.at("exec", "command")) is not None:
+        cure = "readinessProbe: {httpGet: {path: /health, port: 8008}}"
+        check_probe(chart, "readinessProbe", words(command), f"{chart.subject}:{probe.line}", cure)
+    if probe.word("httpGet", "path") == "/ready":
         chart.wrong(
             "readinessProbe asks for /ready",
             f"{chart.subject}:{probe.line}",

@@ -15,27 +15,38 @@ HARMLESS_SIGNALS = ("SIGINT", "SIGTERM")
 
 
 def check_kill_timeout(
-    chart: Chart, name: str, seconds: float, where: str, settings: Settings, context: Context, change: str
+    chart: Chart,
+    name: str,
+    seconds: float,
+    where: str,
+    settings: Settings,
+    context: Context,
+    change: str,
+    *,
+    is_given: bool = True,
 ) -> None:
     """`name` is the platform's word for the seconds after which it kills; `change` gives it more."""
+    amount = written(seconds) if seconds == float("inf") else f"{seconds:g}s"
+    said = f"{name} is {written(seconds)}" if is_given else f"{name} is not given, so it is {amount}"
     stop, took = settings.stop_timeout, context.shutdown
     if stop >= seconds:
         chart.wrong(
-            f"{name} is {written(seconds)}, and pgidle gives a fast shutdown {written(stop)} (stop-timeout)",
+            f"{said}, and pgidle gives a fast shutdown {written(stop)} (stop-timeout)",
             where,
             "the platform kills Postgres before pgidle ends it in its own way, and the next start recovers",
             f"{change}, or a shorter stop-timeout",
         )
     elif took is not None and took >= seconds:
         chart.wrong(
-            f"{name} is {written(seconds)}, and the last shutdown took {written(took)}",
+            f"{said}, and the last shutdown took {written(took)}",
             where,
             "the platform kills Postgres while it shuts down, and the next start recovers",
             change,
         )
     else:
         measured = f", the last shutdown took {written(took)}" if took is not None else ""
-        chart.fine(f"{name} {written(seconds)} is above stop-timeout {written(stop)}{measured}")
+        shown = f"{name} {written(seconds)}" if is_given else f"{name} (default {amount})"
+        chart.fine(f"{shown} is above stop-timeout {written(stop)}{measured}")
 
 
 def check_signal(chart: Chart, name: str, signal: str, where: str) -> None:

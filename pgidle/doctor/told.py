@@ -24,10 +24,12 @@ OURS = ("PGIDLE_", "PGDATA", "PGPORT")
 @dataclass(frozen=True, slots=True)
 class Context:
     """What is known from elsewhere: `options` of the doctor's own command line, as variables, which the file's
-    own beat; `shutdown`, the seconds that the last one took, None where none was measured."""
+    own beat; `shutdown`, the seconds that the last one took, None where none was measured; `dockerfile`, what the
+    Dockerfile beside the file says."""
 
     options: Mapping[str, str] = field(default_factory=dict)
     shutdown: float | None = None
+    dockerfile: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,39 +50,57 @@ def variables(node: Node | None) -> dict[str, Node]:
     return {name: type(each)(each.line, value) for each, name, value in pairs}
 
 
-def settle(
-    chart: Chart, name: str, environ: Mapping[str, Node], argv: Sequence[str], line: int, context: Context
-) -> Told | None:
-    """The settings that hold there; None, and a finding, where pgidle would refuse to start.
-
-    `argv` is what follows `pgidle run`, and stands at `line`.
-    """
-    said = {key: node.text or "" for key, node in environ.items() if key.startswith(OURS)}
-    arguments = fast(argv) if argv else Arguments({})
-    if arguments is None:
+def run_arguments(chart: Chart, where: str, argv: Sequence[str]) -> Arguments:
+    """What follows `pgidle run`, read; nothing, and a finding, where pgidle would not take it."""
+    read = fast(argv) if argv else Arguments({})
+    if read is None:
         chart.wrong(
             f"`pgidle run {' '.join(argv)}` is not what pgidle understands",
-            f"{name}:{line}",
+            where,
             "it would refuse to start with exit status 2",
             "see pgidle run --help; what is meant for postgres goes behind --",
         )
-        return None
-    known = {**context.options, **said}
-    data_dir = arguments.options.get("data-dir") or known.get("PGIDLE_DATA_DIR") or known.get("PGDATA")
-    try:
-        settings = resolve(
-            arguments.options,
-            known if data_dir else {**known, "PGDATA": NOWHERE},
-            None,
-            None,
-            "/",
-            arguments.postgres_args,
-        ).settings
-    except SettingsError as error:
-        at = next((node.line for key, node in environ.items() if key in error.message), line)
-        chart.wrong(
-            error.message, f"{name}:{at}", "pgidle refuses to start with a setting that it cannot read",
-            error.hint or "correct it",
-        )  # fmt: skip
-        return None
-    return Told(settings, str(data_dir) if data_dir else None)
+    return read or Arguments({})
+
+
+def settle(
+    chart: Chart,
+    name: str,
+    environ: Mapping[str, Node],
+    arguments: Arguments,
+    line: int,
+    context: Context,
+) -> Told:
+    """The settings that hold there. What pgidle would refuse is a finding each, and counts as not said.
+
+    `line` is where the arguments are.
+    """
+    said = {key: node.text or "" for key, node in environ.items() if key.startswith(OURS)}
+    given, postgres_args = dict(arguments.options), arguments.postgres_args
+    while True:
+        known = {**context.options, **said}
+        data_dir = given.get("data-dir") or known.get("PGIDLE_DATA_DIR") or known.get("PGDATA")
+        environment = known if data_dir else {**known, "PGDATA": NOWHERE}
+        try:
+            settings = resolve(given, environment, None, None, "/", postgres_args).settings
+        except SettingsError as error:
+            variable = max((key for key in said if key in error.message), key=len, default=None)
+            if variable is None and error.message.startswith("http:") and "PGIDLE_HTTP" in said:
+                variable = "PGIDLE_HTTP"
+            at = environ[variable].line if variable is not None else line
+            chart.wrong(
+                error.message, f"{name}:{at}", "pgidle refuses to start with a setting that it cannot read",
+                error.hint or "correct it",
+            )  # fmt: skip
+            if variable is not None:
+                del said[variable]
+            elif given or postgres_args:
+                option = next((one for one in given if error.message.startswith(f"--{one}:")), None)
+                given = {key: value for key, value in given.items() if key != option} if option else {}
+                postgres_args = postgres_args if option else ()
+            elif said:
+                said = {}
+            else:
+                context = Context(shutdown=context.shutdown)
+        else:
+            return Told(settings, str(data_dir) if data_dir else None)

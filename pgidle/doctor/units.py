@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pgidle.doctor.durations import systemd_span
 from pgidle.doctor.finding import Chart
 from pgidle.doctor.stopping import check_kill_timeout, check_signal
-from pgidle.doctor.told import settle
+from pgidle.doctor.told import run_arguments, settle
 from pgidle.doctor.tree import BadFile
 from pgidle.doctor.unit_file import Unit, environment, read_unit, split
 from pgidle.options import WhenIdle
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SECTIONS = ("[Unit]", "[Service]", "[Socket]", "[Install]")
 STOP_TIMEOUT = 90.0
 """Seconds: systemd's DefaultTimeoutStopSec."""
+MIGRATION = "net.ipv4.tcp_migrate_req"
 LOOPBACK_OR_ANY = ("[::]", "[::1]", "0.0.0.0", "127.", "localhost")
 
 
@@ -148,12 +149,12 @@ def _examine_service(chart: Chart, unit: Unit, context: Context, beside: Beside)
                 "run pgidle doctor as root, on the machine that has the file",
             )
     said = environment(unit, contents)
-    told = settle(chart, start.file, said, command[at + 2 :], start.line, context)
-    if told is None:
-        return
+    read = run_arguments(chart, start.where, command[at + 2 :])
+    told = settle(chart, start.file, said, read, start.line, context)
     _check_restart(chart, unit, told)
     _check_type(chart, unit)
     _check_stop(chart, unit, told, context)
+    _check_protection(chart, unit, beside)
     _check_activation(chart, unit, told, beside)
 
 
@@ -220,9 +221,45 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
             "TimeoutStopSec=30s",
         )
         seconds = STOP_TIMEOUT
-    name = found.key if found is not None else "TimeoutStopSec, which is not given,"
+    name = found.key if found is not None else "TimeoutStopSec"
     longer = int(max(told.settings.stop_timeout + 5, (context.shutdown or 0) * 2))
-    check_kill_timeout(chart, name, seconds, where, told.settings, context, f"TimeoutStopSec={longer}s")
+    check_kill_timeout(
+        chart,
+        name,
+        seconds,
+        where,
+        told.settings,
+        context,
+        f"TimeoutStopSec={longer}s",
+        is_given=found is not None,
+    )
+
+
+def _check_protection(chart: Chart, unit: Unit, beside: Beside) -> None:
+    if unit.is_on("Service", "PrivateNetwork"):
+        chart.wrong(
+            "PrivateNetwork=yes",
+            unit.where("Service", "PrivateNetwork"),
+            "the service has a network of its own, with nobody else in it, where no client reaches what Postgres"
+            " listens on",
+            "no PrivateNetwork=",
+        )
+    if not unit.is_on("Service", "ProtectKernelTunables"):
+        return
+    where, what = unit.where("Service", "ProtectKernelTunables"), "ProtectKernelTunables=yes"
+    why = "pgidle cannot set net.ipv4.tcp_migrate_req"
+    cure = f"no ProtectKernelTunables=, or, before it starts, sysctl -w {MIGRATION}=1 (to keep: in /etc/sysctl.d)"
+    if beside.socket is not None:
+        chart.wrong(
+            f"{what} in a service that a socket unit starts",
+            where,
+            f"{why}, and unless something else has set it, clients that wait at systemd's socket are not served",
+            cure,
+        )
+    else:
+        chart.note(
+            what, where, f"{why}, so who wakes Postgres may wait a second or two (gate mode synhold)", cure
+        )
 
 
 def _check_activation(chart: Chart, unit: Unit, told: Told, beside: Beside) -> None:
