@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,9 +21,13 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from pgidle.cli import cli
+from pgidle.doctor import files as doctor_files
+from pgidle.doctor.finding import Severity
+from pgidle.doctor.told import Context
 from pgidle.first_start import first_start
 from pgidle.init.choices import Platform
 from pgidle.init.command import make_plan
+from pgidle.init.debian import Cluster, find_cluster
 from pgidle.options import WhenIdle, parse_duration
 from pgidle.settings import resolve
 
@@ -351,3 +356,90 @@ def test_lines_are_short_enough_to_read() -> None:
         for file in make_plan(platform.value, {}).files:
             for above, line in pairwise(file.text.splitlines()):
                 assert len(line) <= 121, (file.path, above)
+
+
+def debian(tmp_path: Path, named: str = "{data}") -> tuple[Path, Path]:
+    """A data directory without its configuration, and the folder of it."""
+    data, folder = tmp_path / "data/15/main", tmp_path / "etc/15/shop"
+    for path in (data, folder, tmp_path / "etc/16/main"):
+        path.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("15\n")
+    (tmp_path / "etc/16/main/postgresql.conf").write_text(f"data_directory = '{data}'\n")
+    said = named.format(data=data)
+    (folder / "postgresql.conf").write_text(
+        f"# x\ndata_directory = '{said}'\t\t# use data in another directory\n"
+    )
+    return data, folder
+
+
+@pytest.mark.parametrize("name", ["shop", None])
+def test_systemd_takes_over_a_cluster_of_debian_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    data, folder = debian(tmp_path)
+    found = find_cluster(str(data), str(tmp_path / "etc"))
+    assert found == Cluster("15", "shop", str(folder))
+    monkeypatch.setattr("pgidle.init.systemd.find_cluster", lambda _: found)
+    made = make_plan("systemd", {"data-dir": str(data)} | ({"name": name} if name else {}))
+    suffix = f" run -- -c config_file={folder}/postgresql.conf"
+    path = "pgidle@shop.service.d/settings.conf" if name else "pgidle.service"
+    text = next(file.text for file in made.files if file.path == path)
+    starts = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+    assert starts[-1].endswith(suffix)
+    assert starts[:-1] == (["ExecStart="] if name else [])
+    commands = [line for line in made.steps.splitlines() if not line.startswith("#")]
+    assert "sudo systemctl disable --now postgresql@15-shop" in commands
+    # Debian's generator starts what start.conf calls auto, enabled or not.
+    assert f"echo manual | sudo tee {folder}/start.conf" in commands
+    assert "PASSWORD" not in made.steps
+    for file in made.files:
+        (tmp_path / file.path).parent.mkdir(exist_ok=True)
+        (tmp_path / file.path).write_text(file.text)
+    given = doctor_files.read(str(tmp_path / path))
+    said = doctor_files.examine(given, Context(), [given]).findings
+    assert [one.what for one in said if one.severity is Severity.WRONG] == []
+
+
+@pytest.mark.parametrize("broken", ["version", "conf beside", "data_directory", "no version"])
+def test_what_is_no_cluster_of_debian_s(tmp_path: Path, broken: str) -> None:
+    data, _ = debian(tmp_path, "/elsewhere" if broken == "data_directory" else "{data}")
+    if broken == "version":
+        (data / "PG_VERSION").write_text("14\n")
+    elif broken == "conf beside":
+        (data / "postgresql.conf").touch()
+    elif broken == "no version":
+        (data / "PG_VERSION").unlink()
+    assert find_cluster(str(data), str(tmp_path / "etc")) is None
+
+
+@pytest.mark.parametrize(("name", "env"), [("shop", "shop"), (None, "pgidle")])
+def test_systemd_steps_know_the_password(tmp_path: Path, name: str | None, env: str) -> None:
+    steps = make_plan("systemd", {"name": name} if name else {}).steps
+    (tmp_path / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
+    (tmp_path / "psql").write_text('#!/bin/sh\necho "$PGPASSWORD" "$@"\n')
+    for program in ("sudo", "psql"):
+        (tmp_path / program).chmod(0o755)
+    lines = [line for line in steps.splitlines() if "/etc/pgidle" in line]
+    script = "\n".join(lines).replace("/etc/pgidle", str(tmp_path / "pgidle"))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-eu"], input=script, env={"PATH": path}, capture_output=True, text=True, check=True
+    )
+    password, psql = done.stdout.strip().split(" ", 1)
+    assert (tmp_path / f"pgidle/{env}.env").read_text() == f"POSTGRES_PASSWORD={password}\n"
+    assert (len(password), psql) == (48, "host=localhost port=5432 user=postgres")
+
+
+def test_what_is_postgres_s_default_anyway_is_not_written() -> None:
+    for platform in (Platform.FLY, Platform.KUBERNETES):
+        assert "POSTGRES_INITDB_ARGS" not in text_of(platform, {"memory": "512MB"})
+        text = text_of(platform, {"memory": "256MB"})
+        assert "-c shared_buffers=64MB" in text
+        assert "leave it out" in text
+
+
+def test_fly_steps_try_it_from_here() -> None:
+    steps = make_plan("fly", {"name": "shop", "port": "5444"}).steps
+    assert "fly proxy 15432:5444 shop.flycast --app shop &" in steps
+    assert "@localhost:15432/postgres?sslmode=disable" in steps
+    assert 'echo "$PASSWORD"' in steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgidle.init.plan import render, with_steps
+from pgidle.init.plan import render, shared_buffers, with_steps
 
 if TYPE_CHECKING:
     from pgidle.init.choices import Choices
@@ -20,7 +20,7 @@ def plan(choices: Choices) -> Plan:
         "stop_timeout": choices.stop_timeout,
         "kill_timeout": choices.kill_timeout,
         "memory": f"{choices.memory}mb",
-        "shared_buffers": f"{choices.memory // 4}MB",
+        "shared_buffers": shared_buffers(choices, "fly/shared_buffers.toml"),
         "volume_size": f"{choices.volume_size}gb",
         "checkout": ""
         if choices.image

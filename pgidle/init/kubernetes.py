@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgidle.init.plan import with_steps
+from pgidle.init.plan import shared_buffers, with_steps
 
 if TYPE_CHECKING:
     from pgidle.init.choices import Choices
@@ -27,7 +27,7 @@ def plan(choices: Choices) -> Plan:
         "stop_timeout": choices.stop_timeout,
         "kill_timeout": choices.kill_timeout,
         "memory": f"{choices.memory}Mi",
-        "shared_buffers": f"{choices.memory // 4}MB",
+        "shared_buffers": shared_buffers(choices, "kubernetes/shared_buffers.yaml"),
         "volume_size": f"{choices.volume_size}Gi",
     }
     return with_steps("kubernetes/kubernetes.yaml", "kubernetes.yaml", values, "kubernetes/steps.txt")

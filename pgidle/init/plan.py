@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pgidle.init.choices import Choices
+
+
+DEFAULT_SHARED_BUFFERS = 128
+"""Megabytes: what initdb writes where it can."""
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -31,6 +37,12 @@ def render(template: str, values: Mapping[str, object]) -> str:
     """A file of `templates/`, `$name` replaced by its value; without the line break at its end."""
     text = files("pgidle.init").joinpath("templates", template).read_text(encoding="utf-8")
     return Template(text).substitute(values).rstrip("\n")
+
+
+def shared_buffers(choices: Choices, template: str) -> str:
+    """A quarter of the memory, as whole lines; nothing where that is what Postgres takes anyway."""
+    size = choices.memory // 4
+    return "" if size == DEFAULT_SHARED_BUFFERS else render(template, {"shared_buffers": f"{size}MB"}) + "\n"
 
 
 def with_steps(template: str, path: str, values: Mapping[str, object], steps: str) -> Plan:

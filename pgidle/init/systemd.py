@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgidle.init.debian import find_cluster
 from pgidle.init.plan import File, Plan, render
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ ADDRESSES = {"*": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}
 
 
 def plan(choices: Choices) -> Plan:
+    cluster = find_cluster(choices.data_dir)
+    postgres_args = f" -- -c config_file={cluster.folder}/postgresql.conf" if cluster is not None else ""
     instance = f"@{choices.name}" if choices.name else ""
     values = {
         "name": choices.name or "main",
@@ -26,6 +29,12 @@ def plan(choices: Choices) -> Plan:
         "stop_timeout": choices.stop_timeout,
         "kill_timeout": choices.kill_timeout,
         "program": _program(),
+        "postgres_args": postgres_args,
+        # In place of the template unit's, for this one's configuration is not beside its data.
+        "exec_start": f"ExecStart=\nExecStart={_program()} run{postgres_args}\n" if postgres_args else "",
+        "cluster": cluster.unit if cluster is not None else "",
+        "folder": cluster.folder if cluster is not None else "",
+        "host": _host(choices),
         "socket": f"pgidle{instance}.socket",
         "service": f"pgidle{instance}.service",
         "env": choices.name or "pgidle",
@@ -43,7 +52,17 @@ def plan(choices: Choices) -> Plan:
         File(path, render(f"systemd/{template}", values) + "\n") for path, template in units.items()
     )
     values["units"] = " ".join(dict.fromkeys(path.partition("/")[0] for path in units))
+    values["before"] = render("systemd/password.txt" if cluster is None else "systemd/takeover.txt", values)
+    values["connect"] = render(
+        "systemd/connect.txt" if cluster is None else "systemd/connect-existing.txt", values
+    )
     return Plan(files, render("systemd/steps.txt", values))
+
+
+def _host(choices: Choices) -> str:
+    """One that a client on this machine can connect to."""
+    first = choices.listen_addresses.partition(",")[0]
+    return "localhost" if first in (*ADDRESSES, "0.0.0.0", "::") else first
 
 
 def _listen_lines(choices: Choices) -> list[str]:
