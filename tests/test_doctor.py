@@ -21,8 +21,9 @@ from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.printed import as_text
 from pgidle.doctor.told import Context
-from pgidle.errors import SettingsError
+from pgidle.errors import PgidleError, SettingsError
 from pgidle.init.choices import Platform
+from pgidle.privileges import plan, prepare_directories
 
 if TYPE_CHECKING:
     from installations import Installation, Place
@@ -178,6 +179,39 @@ def test_a_first_start(newest: Installation, place: Place) -> None:
 
 
 @needs_root
+def test_a_first_start_that_may_not_make_its_directory(newest: Installation, place: Place) -> None:
+    """The doctor refuses what `run` refuses, and allows what `run` makes."""
+    closed, open_ = place.path / "closed", place.path / "open"
+    for folder, mode in ((closed, 0o700), (open_, 0o755)):
+        folder.mkdir()
+        folder.chmod(mode)
+    (closed / "empty").mkdir()
+    (open_ / "state").mkdir(mode=0o700)
+    options = ("--bin-dir", newest.bin_dir, "-p", free_port(), "--user", server_user().pw_name)
+    for data_dir, more, why in (
+        (closed / "x/pg", (), "cannot be created: Permission denied"),
+        (closed / "empty", (), "cannot be used by user"),
+        (open_ / "pg", ("--state-dir", closed / "x"), "cannot be created: Permission denied"),
+        (open_ / "pg", ("--state-dir", open_ / "state"), "cannot be used by user"),
+        (open_ / "x/pg", ("--state-dir", open_ / "y/z"), None),
+    ):
+        said = Said(run("-D", data_dir, *options, *more, "--json", POSTGRES_PASSWORD="x"))
+        if why is None:
+            assert said.wrong == {}
+            assert has(said.right, "missing: the first start makes it")
+            prepare_directories(str(data_dir), str(more[1]), plan(server_user().pw_name, str(data_dir)))
+            continue
+        (found,) = said.wrong
+        assert why in found
+        state_dir = str(more[1]) if more else f"{data_dir}/pgidle"
+        with pytest.raises(PgidleError) as refused:
+            prepare_directories(str(data_dir), state_dir, plan(server_user().pw_name, str(data_dir)))
+        assert refused.value.message == found
+        if more:
+            data_dir.rmdir()
+
+
+@needs_root
 def test_somebody_who_may_not_look(newest: Installation, place: Place) -> None:
     data_dir = place.data_dir(newest)
     command = [sys.executable, "-P", "-m", "pgidle", "doctor", "-D", str(data_dir), "--json"]
@@ -238,6 +272,9 @@ def test_a_postmaster_without_pgidle(newest: Installation, place: Place) -> None
     with Cluster(newest.bin_dir, place.data_dir(newest)) as cluster:
         cluster.start()
         assert has(doctor(newest, cluster.data_dir).wrong, f"a postmaster with pid {cluster.pid} runs")
+        # Not `postgresql`, which stops every cluster.
+        told = run("-D", cluster.data_dir, "--bin-dir", newest.bin_dir, "-p", free_port()).stdout
+        assert "systemctl disable --now postgresql@" in " ".join(told.split())
 
 
 def test_settings_that_are_wrong(tmp_path: Path) -> None:
@@ -253,14 +290,17 @@ def test_files_alone_and_several(tmp_path: Path) -> None:
     done = run(*(tmp_path / name for name in ("fly.toml", "x", "y", "z")))
     assert done.returncode == 1
     for line in (
-        "this machine",
         f"  wrong    {tmp_path}/fly.toml:5: the service of Postgres has no [[services.ports]]",
         f"  wrong    {tmp_path}/x:2: when-idle is exit, with restart: no",
         f"  note     {tmp_path}/y:2: Restart=no, which is the default",
         f"  wrong    {tmp_path}/z:1: no container here runs pgidle",
     ):
         assert line in done.stdout.replace("\n           ", " ")
-    assert done.stdout.endswith(" not checked\n")
+    assert done.stdout.endswith(" not checked\nthis machine was not checked: add -D DATA_DIRECTORY\n")
+    assert "this machine" not in [line.strip() for line in done.stdout.splitlines()]
+    alone = Said(run("--json", tmp_path / "fly.toml"))
+    assert "this machine" not in alone.unknown
+    assert "was not checked" not in run("-D", tmp_path / "none", tmp_path / "fly.toml").stdout
 
 
 @pytest.mark.parametrize("arguments", [*((one.value,) for one in Platform), ("systemd", "--name", "main")])

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+MACHINE = "machine"
+"""The subject of the chart of this machine, which is there where a data directory was named."""
+
 
 class Severity(Enum):
     """WRONG is for repair and makes the exit status 1. A NOTE may be meant so; what is UNKNOWN was not checked."""

@@ -13,8 +13,9 @@ from pgidle.cluster import DataDirState, inspect_data_dir, living_postmaster
 from pgidle.doctor.conf_file import read_parameters
 from pgidle.doctor.configuration import check_parameters, check_ssl
 from pgidle.doctor.durations import written
-from pgidle.doctor.finding import Chart
+from pgidle.doctor.finding import MACHINE, Chart
 from pgidle.doctor.hba import check_hba
+from pgidle.doctor.places import debian_unit, refused_directories
 from pgidle.doctor.probe import Question, ask
 from pgidle.errors import PgidleError
 from pgidle.first_start import first_start
@@ -46,7 +47,7 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
 
     `shutdown` is how many seconds the last one took.
     """
-    machine, data = Chart("machine"), Chart(f"data directory {settings.data_dir}")
+    machine, data = Chart(MACHINE), Chart(f"data directory {settings.data_dir}")
     try:
         if _is_out_of_reach(settings.data_dir):
             return [_out_of_reach(settings.data_dir)]
@@ -95,7 +96,7 @@ def _is_out_of_reach(data_dir: str) -> bool:
 
 
 def _out_of_reach(data_dir: str) -> Chart:
-    chart = Chart("machine")
+    chart = Chart(MACHINE)
     chart.unknown(
         "this machine and the data directory",
         data_dir,
@@ -112,7 +113,7 @@ def _check_python(chart: Chart, identity: Identity | None) -> None:
             f"user {identity.name} cannot read {place}",
             place,
             "everything is imported before Postgres is started, so waking takes longer",
-            "python3 -m venv /opt/pgidle, and pip install pgidle there",
+            "/usr/bin/python3 -m venv /opt/pgidle && /opt/pgidle/bin/pip install . (a Python that every user can read)",
         )
 
 
@@ -134,6 +135,10 @@ def _check_data_dir(
             first_start(environ)
         except PgidleError as error:
             _refusal(chart, "environment", error)
+            return found.version, False
+        refused = refused_directories(path, settings.state_dir, identity)
+        if refused is not None:
+            _refusal(chart, path, refused)
         else:
             chart.fine(f"{found.state.value}: the first start makes it")
         return found.version, False
@@ -366,7 +371,7 @@ def _check_port(chart: Chart, settings: Settings) -> None:
             f"a postmaster with pid {living} runs on the data directory, without pgidle",
             settings.data_dir,
             "`pgidle run` refuses to start beside it",
-            "stop it; with Debian's packages: systemctl disable --now postgresql",
+            f"stop it; with Debian's packages: systemctl disable --now {debian_unit(settings.data_dir)}",
         )
         return
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from pgidle.doctor.finding import Severity
+from pgidle.doctor.finding import MACHINE, Severity
 from pgidle.reasons import one_line
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def as_text(charts: Sequence[Chart], *, colour: bool = False) -> str:
     counted = {severity: sum(chart.count(severity) for chart in charts) for severity in Severity}
     wrong, notes, unknown = (counted[one] for one in (Severity.WRONG, Severity.NOTE, Severity.UNKNOWN))
     total = f"{wrong or 'nothing'} wrong, {notes} to note, {unknown} not checked"
-    return "\n\n".join([*blocks, total]) + "\n"
+    is_whole = any(chart.subject == MACHINE for chart in charts)
+    rest = "" if is_whole else "this machine was not checked: add -D DATA_DIRECTORY\n"
+    return "\n\n".join([*blocks, total]) + "\n" + rest
 
 
 def _chart(chart: Chart, *, colour: bool) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.boot import read_settings
 from pgidle.doctor import files, machine
-from pgidle.doctor.finding import Chart
+from pgidle.doctor.finding import MACHINE, Chart
 from pgidle.doctor.told import Context
 from pgidle.errors import SettingsError
 from pgidle.history import last_sleep
@@ -33,17 +33,11 @@ def _examine_machine(
     """Also how long the last shutdown took here."""
     named = {"data-dir", "config"} & options.keys()
     variables = {"PGIDLE_DATA_DIR", "PGDATA", "PGIDLE_CONFIG"} & os.environ.keys()
-    chart = Chart("machine")
+    chart = Chart(MACHINE)
     if not named and not variables:
         if is_alone:
             raise SettingsError("nothing to look at", "name the data directory with -D, or a file, or both")
-        chart.unknown(
-            "this machine",
-            "data-dir",
-            "no data directory was named, so it was taken for another one than Postgres's",
-            "pgidle doctor -D DATA_DIRECTORY, where Postgres is to run",
-        )
-        return [chart], None
+        return [], None
     try:
         settings = read_settings(options, postgres_args).settings
     except SettingsError as error:
