@@ -10,7 +10,7 @@ import signal
 import sys
 
 from pgidle.entrypoint import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
-from pgidle.errors import PgidleError
+from pgidle.errors import PgidleError, SettingsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

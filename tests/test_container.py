@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pgidle.cli import cli
-from pgidle.container import COMMANDS
+from pgidle.entrypoint import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

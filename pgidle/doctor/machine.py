@@ -131,15 +131,14 @@ def _check_data_dir(
         _refusal(chart, path, error)
         return None, False
     if found.state is not DataDirState.READY:
+        refused = refused_directories(path, settings.state_dir, identity)
+        if refused is not None:
+            _refusal(chart, path, refused)
         try:
             first_start(environ)
         except PgidleError as error:
             _refusal(chart, "environment", error)
-            return found.version, False
-        refused = refused_directories(path, settings.state_dir, identity)
-        if refused is not None:
-            _refusal(chart, path, refused)
-        else:
+        if not chart.findings:
             chart.fine(f"{found.state.value}: the first start makes it")
         return found.version, False
     major = int((found.version or "0").partition(".")[0])
