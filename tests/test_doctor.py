@@ -187,7 +187,8 @@ def test_a_first_start_that_may_not_make_its_directory(newest: Installation, pla
         folder.chmod(mode)
     (closed / "empty").mkdir()
     both = doctor(newest, closed / "x/pg", "--user", server_user().pw_name).wrong
-    assert has(both, "cannot be created") and has(both, "needs a password")
+    assert has(both, "cannot be created")
+    assert has(both, "needs a password")
     (open_ / "state").mkdir(mode=0o700)
     options = ("--bin-dir", newest.bin_dir, "-p", free_port(), "--user", server_user().pw_name)
     for data_dir, more, why in (
