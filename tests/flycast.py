@@ -137,7 +137,9 @@ class Flycast:
         while True:
             client, _ = await asyncio.get_running_loop().sock_accept(self._server)
             self.counts.connections += 1
-            self._spawn(self._serve(client))
+            serving = self._spawn(self._serve(client))
+            # Cancelled before it has begun, it would not close its client.
+            serving.add_done_callback(lambda _, client=client: client.close())  # type: ignore[misc]
 
     async def _serve(self, client: socket.socket) -> None:
         with client:
@@ -177,15 +179,19 @@ class Flycast:
             self.counts.timed_out_dials += 1
         except ConnectionRefusedError:
             self.counts.refused_dials += 1
+        except BaseException:
+            upstream.close()
+            raise
         else:
             return upstream
         upstream.close()
         return None
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _exited(pid: int) -> None:
