@@ -14,7 +14,9 @@ def main(port: str) -> None:
     failures = []
     while not select.select([sys.stdin], [], [], 0)[0]:
         try:
-            with socket.create_connection(("127.0.0.1", int(port)), 10) as client:
+            with socket.socket() as client:
+                client.settimeout(10)
+                client.connect(("127.0.0.1", int(port)))
                 client.sendall(b"?")
                 if not client.recv(1):
                     failures.append("closed")

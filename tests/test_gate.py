@@ -283,14 +283,17 @@ def test_handshakes_in_the_very_instant_of_a_hand_off() -> None:
         postgres = stack.enter_context(make_socket(socket.AF_INET))
         postgres.bind(("127.0.0.1", PORT))
         postgres.listen(200)
-        ended = threading.Event()
+        pause = threading.Event()
+
+        def answer(client: socket.socket) -> None:
+            with client, contextlib.suppress(OSError):
+                if client.recv(1):
+                    client.sendall(b"!")
 
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    client, _ = postgres.accept()
-                    with client, contextlib.suppress(OSError):
-                        client.sendall(b"!")
+                    threading.Thread(target=answer, args=(postgres.accept()[0],), daemon=True).start()
 
         threading.Thread(target=serve, daemon=True).start()
         command = [sys.executable, Path(__file__).with_name("hammer.py"), str(PORT)]
@@ -300,11 +303,11 @@ def test_handshakes_in_the_very_instant_of_a_hand_off() -> None:
             )
             for _ in range(3)
         ]
-        for _ in range(800):
+        for _ in range(1000):
             gate.open()
-            ended.wait(0.004)
+            pause.wait(0.004)
             gate.close()
-            ended.wait(0.001)
+            pause.wait(0.002)
         gate.open()
         assert [client.communicate("")[0] for client in clients] == ["0"] * 3
         postgres.shutdown(socket.SHUT_RD)
