@@ -66,7 +66,7 @@ WITH counters AS MATERIALIZED (
     SELECT a.pid, extract(epoch FROM a.backend_start)::float8 AS backend_start, a.backend_type, a.usename,
         a.datname, coalesce(a.application_name, '') AS application_name, host(a.client_addr) AS client_addr,
         a.client_port, a.state, extract(epoch FROM a.state_change)::float8 AS state_change,
-        extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS state_age, a.wait_event,
+        extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS state_age,
         coalesce(
             a.state = 'idle' AND a.query ~* '^[[:space:]]*(/[*].*[*]/[[:space:]]*)?listen[[:space:]"]', false
         ) AS listening,

@@ -41,17 +41,10 @@ class DataDir:
 
 @record
 class PidFile:
-    """postmaster.pid as far as it is written: Postgres adds lines as it starts (utils/pidfile.h)."""
+    """What counts of postmaster.pid, as far as it is written: Postgres adds lines as it starts (utils/pidfile.h)."""
 
     pid: int
-    standalone: bool = False
-    data_dir: str = ""
-    start_time: int | None = None
-    port: int | None = None
     socket_dir: str = ""
-    listen_address: str = ""
-    shared_memory: str = ""
-    status: str = ""
 
 
 def inspect_data_dir(path: str, uid: int) -> DataDir:
@@ -173,18 +166,7 @@ def read_pidfile(data_dir: str) -> PidFile | None:
     pid = _number(lines[0])
     if not pid:
         return None
-    lines += [""] * (8 - len(lines))
-    return PidFile(
-        pid=abs(pid),
-        standalone=pid < 0,
-        data_dir=lines[1],
-        start_time=_number(lines[2]),
-        port=_number(lines[3]),
-        socket_dir=lines[4],
-        listen_address=lines[5],
-        shared_memory=lines[6],
-        status=lines[7],
-    )
+    return PidFile(abs(pid), lines[4] if len(lines) > 4 else "")
 
 
 def _number(text: str) -> int | None:

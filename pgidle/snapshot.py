@@ -38,7 +38,6 @@ class Session:
     state: str | None = None
     state_change: float | None = None
     state_age: float | None = None
-    wait_event: str | None = None
     listening: bool = False
     advisory_locks: int = 0
     subscription: str | None = None

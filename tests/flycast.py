@@ -116,7 +116,7 @@ class Flycast:
             self._spawn(self._watch())
 
     async def _watch(self) -> None:
-        await _exited(self.machine.pid)
+        await exited(self.machine.pid)
         status = await asyncio.to_thread(self.machine.wait)
         self.counts.exits[status] += 1
         await asyncio.sleep(self.notice_delay)
@@ -194,7 +194,7 @@ class Flycast:
         return task
 
 
-async def _exited(pid: int) -> None:
+async def exited(pid: int) -> None:
     """Return when a process has exited; it stays to be reaped."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
     fd = os.pidfd_open(pid)

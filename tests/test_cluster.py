@@ -169,10 +169,8 @@ def test_the_pidfile_of_a_running_postmaster(installation: Installation, place: 
     with running(installation, data_dir) as pid:
         found = read_pidfile(str(data_dir))
         assert found is not None
-        assert (found.pid, found.standalone, found.data_dir) == (pid, False, str(data_dir))
-        assert (found.listen_address, found.status) == ("127.0.0.1", "ready")
-        assert abs((found.start_time or 0) - psutil.Process(pid).create_time()) < 5
-        assert f"-p {found.port}" in " ".join(psutil.Process(pid).cmdline())
+        assert found.pid == pid
+        assert Path(found.socket_dir).is_dir()
         assert living_postmaster(str(data_dir)) == pid
         os.kill(pid, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(pid)])
@@ -185,15 +183,11 @@ def test_a_pidfile_that_is_still_being_written(place: Place, count: int) -> None
     folder = place.folder()
     lines = ["123", "/data", "1700000000", "5432", "/run", "*", "  5432 1", "starting"][:count]
     folder.joinpath("postmaster.pid").write_text("\n".join(lines))
-    written = [line.strip() for line in lines] + [""] * (8 - count)
-    start, port = (int(text) if text else None for text in written[2:4])
     found = read_pidfile(str(folder))
     if count == 0:
         assert found is None
     else:
-        assert found == PidFile(
-            123, False, written[1], start, port, written[4], written[5], written[6], written[7]
-        )
+        assert found == PidFile(123, "/run" if count > 4 else "")
 
 
 def test_a_standalone_backend_holds_the_directory(newest: Installation, place: Place) -> None:
@@ -208,7 +202,7 @@ def test_a_standalone_backend_holds_the_directory(newest: Installation, place: P
         assert any(b"stand-alone backend" in line for line in iter(single.stdout.readline, b""))
         found = read_pidfile(str(data_dir))
         assert found is not None
-        assert (found.pid, found.standalone) == (single.pid, True)
+        assert found.pid == single.pid
         assert living_postmaster(str(data_dir)) == single.pid
         single.kill()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import time
 from pathlib import Path
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from flycast import Flycast
+from flycast import Flycast, exited
 from supervised import PATIENCE, Supervised, parse_line
 
 from torture.record import Exit
@@ -152,7 +151,7 @@ class Keeper:
     async def _keep(self) -> None:
         while True:
             began = time.monotonic()
-            await ended(self.machine.pid)
+            await exited(self.machine.pid)
             if await asyncio.to_thread(self.machine.wait) > 0 and time.monotonic() - began < SOON:
                 await asyncio.sleep(BACK_OFF)
             await asyncio.to_thread(self.machine.start)
@@ -163,18 +162,6 @@ class Proxy(Flycast):
 
     async def let_go(self) -> None:
         await self.__aexit__()
-
-
-async def ended(pid: int) -> None:
-    """Return when a process has exited; it stays to be reaped."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-    fd = os.pidfd_open(pid)
-    loop.add_reader(fd, done.set)
-    try:
-        await done.wait()
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
 
 
 async def stop(machine: Machine) -> int | None:

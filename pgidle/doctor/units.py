@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from pgidle.doctor.told import Context, Told
 
-SECTIONS = ("[Unit]", "[Service]", "[Socket]", "[Install]")
 STOP_TIMEOUT = 90.0
 """Seconds: systemd's DefaultTimeoutStopSec."""
 MIGRATION = "net.ipv4.tcp_migrate_req"
