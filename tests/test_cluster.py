@@ -19,7 +19,6 @@ from pgidle.privileges import acting_as, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from installations import Installation, Place
 
