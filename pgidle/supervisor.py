@@ -146,6 +146,10 @@ class Supervisor:
                 self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
             before = self.moment
             after, effects = advance(before.state, event)
+            if effects[:1] == (Effect.CLOSE_GATE,):
+                # Before a word of it is written, which may take a while: until then newcomers may be refused.
+                _EFFECTS[effects[0]](self)
+                effects = effects[1:]
             if after is not before.state:
                 self.moment = Moment(after, time.monotonic(), why)
                 self._log.line(after, why, **{"from": before.state})

@@ -47,6 +47,9 @@ class Stopped(Supervised):
     def reached(self) -> None:
         assert self._reached.wait(PATIENCE), f"never came to {self.point!r}; {self._tail()}"
 
+    def has_reached(self) -> bool:
+        return self._reached.is_set()
+
     def release(self) -> None:
         self._armed.clear()
         self._go_on.set()

@@ -15,7 +15,7 @@ from installations import Installation, Place, debian, embedded, installation_in
 
 from torture.injections import FAULTS
 from torture.namespace import enter
-from torture.plan import plan
+from torture.plan import MODES, plan
 from torture.play import Stage, play
 from torture.table import Totals, keep
 from torture.volume import Volume
@@ -59,7 +59,7 @@ def _names(only: str | None) -> list[str]:
 @click.option("--rounds", type=click.IntRange(1), help="How many rounds, instead of --minutes.")
 @click.option("--seed", type=int, help="Repeat what was planned with this seed. [default: a new one]")
 @click.option("--round", "number", type=click.IntRange(0), help="Play this round of the seed alone.")
-@click.option("--mode", type=click.Choice(("stay", "exit", "both")), default="both", show_default=True)
+@click.option("--mode", type=click.Choice((*MODES, "all")), default="all", show_default=True)
 @click.option(
     "--postgres",
     "bin_dir",
@@ -102,7 +102,7 @@ def main(
     seed = random.randrange(1_000_000) if seed is None else seed
     installation = _installation(bin_dir)
     click.echo(f"torture: seed {seed}, PostgreSQL {installation.major} ({installation.bin_dir})")
-    modes = ("stay", "exit") if mode == "both" else (mode,)
+    modes = MODES if mode == "all" else (mode,)
     until = time.monotonic() + (minutes or 5.0) * 60 if rounds is None and number is None else float("inf")
     first = number or 0
     last = first + 1 if number is not None else (first + rounds if rounds else sys.maxsize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from flycast import Flycast, exited
 from supervised import PATIENCE, Supervised, parse_line
 
 from torture.record import Exit
+from torture.scenario import readable
 
 if TYPE_CHECKING:
     from installations import Installation
@@ -152,9 +154,32 @@ class Keeper:
         while True:
             began = time.monotonic()
             await exited(self.machine.pid)
-            if await asyncio.to_thread(self.machine.wait) > 0 and time.monotonic() - began < SOON:
+            status = await asyncio.to_thread(self.machine.wait)
+            if status > 0 and time.monotonic() - began < SOON:
                 await asyncio.sleep(BACK_OFF)
+            await self._wanted(status)
             await asyncio.to_thread(self.machine.start)
+
+    async def _wanted(self, status: int) -> None:
+        """Return when it is to be started again."""
+
+
+class ServiceManager(Keeper):
+    """The platform of a supervisor whose socket it keeps: started again when it has failed, or when somebody knocks."""
+
+    async def _wanted(self, status: int) -> None:
+        if status == 0:
+            await readable(self.machine.listen[0].fileno(), 1e6)
+
+
+def listening(port: int) -> socket.socket:
+    """A socket as a service manager makes it."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", port))
+    made.listen(4096)
+    return made
 
 
 class Proxy(Flycast):

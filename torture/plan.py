@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+MODES = ("stay", "exit", "socket")
+"""A supervisor that stays, one that exits behind the Flycast stand-in, and one that exits and leaves its socket to
+whoever has started it, as under systemd."""
+
 IDLE_TIMEOUTS = (0.05, 0.15, 0.3, 0.6)
 
 PAIRS = ("SIGHUP", "sleep", "hold", "edit configuration", "kill backend", "stop backend", "stop supervisor")
 """Faults that come together with others; each keeps its own allowance."""
+
+SETTINGS = ("logging_collector = on",)
+"""Lines of postgresql.conf with which Postgres holds other descriptors and processes."""
 
 COMPANY = 0.3
 """How often a fault does not come alone."""
@@ -20,8 +27,8 @@ COMPANY = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`mode` is stay or exit; `faults` the one that the round is counted under and perhaps another; `clients` the
-    names of the actors."""
+    """`mode` is one of MODES; `faults` the one that the round is counted under and perhaps another; `clients` the names
+    of the actors; `settings` lines for postgresql.conf."""
 
     seed: int
     number: int
@@ -29,13 +36,15 @@ class Plan:
     faults: tuple[str, ...]
     idle_timeout: float
     clients: tuple[str, ...]
+    settings: tuple[str, ...]
 
     def chance(self, what: str) -> random.Random:
         return random.Random(f"{self.seed} {self.number} {what}")
 
     def __str__(self) -> str:
         who = ", ".join(self.clients)
-        return f"{' + '.join(self.faults)}; {self.mode}, idle after {self.idle_timeout:g} s; {who}"
+        with_what = "".join(f", {setting}" for setting in self.settings)
+        return f"{' + '.join(self.faults)}; {self.mode}, idle after {self.idle_timeout:g} s{with_what}; {who}"
 
 
 def plan(seed: int, number: int, names: Sequence[str], modes: Sequence[str]) -> Plan:
@@ -56,6 +65,6 @@ def plan(seed: int, number: int, names: Sequence[str], modes: Sequence[str]) -> 
         "garbage": (0, 1),
     }
     clients = tuple(f"{name} {i}" for name, few in mix.items() for i in range(chance.randint(*few)))
-    return Plan(
-        seed, number, chance.choice(list(modes)), (fault, *company), chance.choice(IDLE_TIMEOUTS), clients
-    )
+    mode, idle_timeout = chance.choice(list(modes)), chance.choice(IDLE_TIMEOUTS)
+    settings = tuple(setting for setting in SETTINGS if chance.random() < 0.3)
+    return Plan(seed, number, mode, (fault, *company), idle_timeout, clients, settings)

@@ -17,7 +17,7 @@ from pgidle.errors import PgidleError
 from torture import checks
 from torture.injections import FAKETIME, FAULTS
 from torture.judging import judge
-from torture.machine import Keeper, Machine, Proxy, stop
+from torture.machine import Keeper, Machine, Proxy, ServiceManager, listening, stop
 from torture.record import Round
 from torture.scenario import ACTORS, Crowd
 from torture.scene import Scene
@@ -60,8 +60,8 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
     """Play a round with so many seconds of clients and faults, and judge it."""
     mark = uuid.uuid4().hex
     volume = stage.volume
-    volume.restore()
     volume.configure(plan.idle_timeout)
+    volume.settle(plan.settings)
     env = {checks.MARK: mark}
     if "clock" in plan.faults:
         env |= {
@@ -79,7 +79,8 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         env=env,
         config=str(volume.config),
         idle_timeout=None,
-        when_idle=plan.mode,
+        listen=[listening(stage.port)] if plan.mode == "socket" else (),
+        when_idle="stay" if plan.mode == "stay" else "exit",
     )
     happened = Round(plan.idle_timeout, plan.mode == "stay")
     injected: Counter[str] = Counter()
@@ -95,6 +96,8 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         happened.violations.append(f"the round itself failed: {type(error).__name__}: {error}")
     finally:
         machine.clean()
+        for one in machine.listen:
+            one.close()
     happened.exits, happened.crashes = machine.exits, machine.crashes()
     happened.sleeps = len(machine.state_times("asleep"))
     judge(happened)
@@ -104,7 +107,13 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
 async def _play(
     stage: Stage, plan: Plan, machine: Machine, happened: Round, injected: Counter[str], seconds: float
 ) -> None:
-    platform = Keeper(machine) if happened.stays else Proxy(machine, machine.port)
+    platform: Keeper | Proxy
+    if machine.listen:
+        platform = ServiceManager(machine)
+    elif happened.stays:
+        platform = Keeper(machine)
+    else:
+        platform = Proxy(machine, machine.port)
     async with platform:
         front = conninfo(platform.port)
         crowd = Crowd(

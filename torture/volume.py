@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from installations import Place, run_as_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from installations import Installation
@@ -65,9 +65,10 @@ class Volume:
         run_as_server(installation.program("initdb"), "-D", self.data_dir, *options_)
         with (self.data_dir / "postgresql.conf").open("a") as conf:
             conf.write(f"{CONF}unix_socket_directories = '{place.folder('s')}'\n")
-        self.originals = {
+        self._first = {
             name: (self.data_dir / name).read_text() for name in ("postgresql.conf", "pg_hba.conf")
         }
+        self._standing = dict(self._first)
         self.configure(1.0)
         self.set_clock(0)
 
@@ -79,19 +80,25 @@ class Volume:
         """Write pgidle.toml as an editor does: whole, in one step."""
         self._replace(self.config, f'idle-timeout = "{round(idle_timeout * 1000)}ms"\n')
 
+    def settle(self, settings: Sequence[str]) -> None:
+        """Lines of postgresql.conf for a round, which `restore` keeps."""
+        own = "".join(f"{setting}\n" for setting in settings)
+        self._standing["postgresql.conf"] = self._first["postgresql.conf"] + own
+        self.restore()
+
     def set_clock(self, offset: int) -> None:
         """Seconds that the wall clock of those who have libfaketime differs by."""
         self._replace(self.clock, f"{offset:+d}\n")
 
     def restore(self) -> None:
-        """Configuration and clock as they were at first."""
+        """Configuration and clock as they were when the round began."""
         self.set_clock(0)
-        for name, text in self.originals.items():
+        for name, text in self._standing.items():
             self._replace(self.data_dir / name, text)
 
     def append(self, name: str, line: str) -> None:
         path = self.data_dir / name
-        self._replace(path, f"{self.originals[name]}{line}\n")
+        self._replace(path, f"{self._standing[name]}{line}\n")
 
     @contextlib.contextmanager
     def broken(self, name: str) -> Iterator[None]:
