@@ -6,8 +6,8 @@ without click where that is certain, and nothing is imported here that the spawn
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
@@ -50,15 +50,15 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     except OSError as error:
         _complain(PgidleError(f"cannot start: {error}"))
         return 1
-    from pgidle.server import Server
+    from pgidle.early import spawn_early
 
     try:
-        server = Server(house)
-        server.spawn_early()
+        early = spawn_early(house)
         # What Postgres does not need to start is imported while it starts.
         from pgidle.supervisor import Supervisor
 
-        status = Supervisor(house, server).run()
+        gc.enable()
+        status = Supervisor(house, early).run()
     except PgidleError as error:
         _complain(error)
         status = error.status
@@ -119,10 +119,8 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     from pgidle.cluster import DataDirState, inspect_data_dir, refuse_closed
     from pgidle.gate import Mode, open_shim
     from pgidle.house import Doors, Files, House
-    from pgidle.inbox import Inbox
-    from pgidle.inherited import take_sockets
+    from pgidle.inherited import take_manager, take_sockets
     from pgidle.log import Log, goes_to_journal
-    from pgidle.notify import Notifier, take_manager
     from pgidle.options import Tls
     from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
     from pgidle.statedir import StateDir
@@ -131,7 +129,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     cwd = _working_directory()
     settings = read_settings(options, postgres_args, cwd).settings
     log = Log(settings.log_format, is_stamped=not goes_to_journal(os.environ))
-    notifier = Notifier(take_manager(os.environ), loop, log)
+    manager = take_manager(os.environ)
     inherited = take_sockets(os.environ)
     settings = _served(settings, inherited)
     identity = plan(settings.user, settings.data_dir)
@@ -182,9 +180,8 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
             lambda: _served(read_settings(options, postgres_args, cwd).settings, inherited),
         ),
         loop=loop,
-        inbox=Inbox(),
         log=log,
-        notifier=notifier,
+        manager=manager,
     )
 
 
@@ -316,8 +313,7 @@ def _listen_control(state_dir: StateDir) -> socket.socket:
     folder = os.open(state_dir.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(CONTROL_SOCKET, dir_fd=folder)
+        _unlink(CONTROL_SOCKET, folder)
         listener.bind(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
         listener.listen(16)
     except OSError as error:
@@ -328,3 +324,10 @@ def _listen_control(state_dir: StateDir) -> socket.socket:
         os.umask(mask)
         os.close(folder)
     return listener
+
+
+def _unlink(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return

@@ -14,7 +14,6 @@ client's kernel. Where not even the group can be shared (`none`), the gate is a 
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import os
@@ -22,7 +21,7 @@ import select
 import socket
 
 from pgidle.errors import PgidleError
-from pgidle.steering import WIDE, can_migrate, dropped, make_socket, near, queue_length, shim_works, steer
+from pgidle.steering import WIDE, can_migrate, dropped, make_socket, near, queue_length, steer, try_shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,16 +59,20 @@ def try_mode(family: socket.AddressFamily, shim: int | None) -> tuple[Mode, str]
     """What this kernel, container and user allow, and why not more. Tried, never guessed; run as Postgres's user."""
     if shim is None:
         return Mode.NONE, "the preload shim was not compiled: install a C compiler and then pgidle again"
-    if not shim_works(shim):
-        return (
-            Mode.NONE,
-            f"user {os.geteuid()} cannot preload {os.readlink(f'/proc/self/fd/{shim}')}: install pgidle where it can",
-        )
+    # It runs while the kernel is tried.
+    shim_works = try_shim(shim)
+    migrates, refusal = False, ""
     try:
-        if can_migrate(family):
-            return Mode.HANDOFF, "the kernel moves parked connections"
+        migrates = can_migrate(family)
     except OSError as error:
-        return Mode.NONE, f"the kernel refuses to steer connections: {os.strerror(error.errno or 0)}"
+        refusal = os.strerror(error.errno or 0)
+    if not shim_works():
+        path = os.readlink(f"/proc/self/fd/{shim}")
+        return Mode.NONE, f"user {os.geteuid()} cannot preload {path}: install pgidle where it can"
+    if refusal:
+        return Mode.NONE, f"the kernel refuses to steer connections: {refusal}"
+    if migrates:
+        return Mode.HANDOFF, "the kernel moves parked connections"
     return (
         Mode.SYNHOLD,
         "the kernel does not move parked connections: set sysctl net.ipv4.tcp_migrate_req=1 (Linux 5.14+)",
@@ -114,17 +117,16 @@ class Door:
         self.listener.listen(WIDE)
         self.to_postgres()
         # Some kernels do not wake who waits on a listener that got its connections by migration.
-        with contextlib.suppress(OSError), make_socket(self.address[0]) as nudge:
+        with make_socket(self.address[0]) as nudge:
             nudge.settimeout(0.5)
-            nudge.connect(near(self.address))
+            _try_to_connect(nudge, self.address)
 
     def drop_copy(self) -> None:
         """Postgres is gone: its socket leaves the group, and who waits in its queue moves to the gate."""
         if self.copy is not None:
             self.to_gate()
             _settle()
-            with contextlib.suppress(OSError), self.copy:
-                self.copy.shutdown(socket.SHUT_RD)
+            _end(self.copy)
             self.copy = None
 
     def plug_first(self) -> None:
@@ -154,8 +156,7 @@ class Door:
         plug.bind((near(self.address)[0], 0))
         steer(self.listener, others, from_port=plug.getsockname()[1], port_number=self.number)
         plug.setblocking(False)
-        with contextlib.suppress(OSError):
-            plug.connect(near(self.address))
+        _try_to_connect(plug, self.address)
         self.listener.listen(0)
         self.plug = plug
 
@@ -297,6 +298,23 @@ class Gate:
             for one in (door.listener, door.plug, door.claim, door.copy):
                 if one is not None:
                     one.close()
+
+
+def _try_to_connect(one: socket.socket, address: Address) -> None:
+    """Connect, or be on the way, or not."""
+    try:
+        one.connect(near(address))
+    except OSError:
+        return
+
+
+def _end(copy: socket.socket) -> None:
+    """Have a socket of another process's leave the group, if it has not left it."""
+    with copy:
+        try:
+            copy.shutdown(socket.SHUT_RD)
+        except OSError:
+            return
 
 
 def _settle() -> None:

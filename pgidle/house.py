@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pgidle.errors import PgidleError
-from pgidle.inbox import SettingsChanged
 from pgidle.record import record
 
 TYPE_CHECKING = False
@@ -14,10 +13,10 @@ if TYPE_CHECKING:
     from pgidle.binaries import Binaries
     from pgidle.first_start import FirstStart
     from pgidle.gate import Gate
-    from pgidle.inbox import Inbox
+    from pgidle.inbox import SettingsChanged
+    from pgidle.inherited import Manager
     from pgidle.log import Log
     from pgidle.loop import Loop
-    from pgidle.notify import Notifier
     from pgidle.settings import Settings
     from pgidle.statedir import StateDir
 
@@ -43,6 +42,8 @@ class Files:
 
     def read(self) -> SettingsChanged:
         """The settings as they are now, or what is wrong with them."""
+        from pgidle.inbox import SettingsChanged
+
         try:
             return SettingsChanged(self.resolve(), "")
         except PgidleError as error:
@@ -66,6 +67,5 @@ class House:
     doors: Doors
     files: Files
     loop: Loop
-    inbox: Inbox
     log: Log
-    notifier: Notifier
+    manager: Manager | None

@@ -1,4 +1,4 @@
-"""Listening sockets that a service manager hands over (sd_listen_fds(3))."""
+"""What a service manager hands over: listening sockets (sd_listen_fds(3)), and where it wants to hear of us."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import socket
 
 from pgidle.errors import PgidleError
+from pgidle.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 
 FIRST = 3  # SD_LISTEN_FDS_START
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+
+@record
+class Manager:
+    """Where messages go (as bind(2) takes it: abstract with a NUL in front), and how often it wants to hear of us."""
+
+    address: str
+    ping_every: float | None
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
@@ -51,3 +60,16 @@ def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]
                 "give pgidle.socket BindIPv6Only=ipv6-only",
             )
     return tuple(taken)
+
+
+def take_manager(environ: MutableMapping[str, str]) -> Manager | None:
+    """The service manager that waits for messages, if one does. Nothing that we start hears of it: Postgres, built
+    with systemd, would tell it about itself."""
+    said = {name: environ.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
+    path = said["NOTIFY_SOCKET"]
+    if not path.startswith(("/", "@")) or len(path) < 2:
+        return None
+    is_for_us = said["WATCHDOG_PID"] in ("", str(os.getpid()))
+    micros = int(said["WATCHDOG_USEC"]) if is_for_us and said["WATCHDOG_USEC"].isdigit() else 0
+    # Half of the time, as sd_watchdog_enabled(3) recommends.
+    return Manager("\0" + path[1:] if path[0] == "@" else path, micros / 2e6 or None)

@@ -5,18 +5,15 @@ Nothing here waits: what the manager's socket does not take at once is kept and 
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 
 from pgidle.lifecycle import State
 from pgidle.log import one_line
-from pgidle.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
+    from pgidle.inherited import Manager
     from pgidle.log import Log
     from pgidle.loop import Loop
 
@@ -29,27 +26,6 @@ STOP_MARGIN = 10.0
 
 AGAIN_AFTER = 0.05
 """Seconds until what the manager had no room for is sent again."""
-
-
-@record
-class Manager:
-    """Where messages go (as bind(2) takes it: abstract with a NUL in front), and how often it wants to hear of us."""
-
-    address: str
-    ping_every: float | None
-
-
-def take_manager(environ: MutableMapping[str, str]) -> Manager | None:
-    """The service manager that waits for messages, if one does. Nothing that we start hears of it: Postgres, built
-    with systemd, would tell it about itself."""
-    said = {name: environ.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
-    path = said["NOTIFY_SOCKET"]
-    if not path.startswith(("/", "@")) or len(path) < 2:
-        return None
-    is_for_us = said["WATCHDOG_PID"] in ("", str(os.getpid()))
-    micros = int(said["WATCHDOG_USEC"]) if is_for_us and said["WATCHDOG_USEC"].isdigit() else 0
-    # Half of the time, as sd_watchdog_enabled(3) recommends.
-    return Manager("\0" + path[1:] if path[0] == "@" else path, micros / 2e6 or None)
 
 
 class Notifier:

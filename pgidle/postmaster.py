@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import struct
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Postmaster:
 
     def __init__(self, pid: int, data_dir: str, channel: socket.socket | None = None) -> None:
         self.pid = pid
+        self.since = time.monotonic()
         self.data_dir = data_dir
         self.pidfd = os.pidfd_open(pid)
         self._channel = channel
@@ -47,14 +48,15 @@ class Postmaster:
     def take_listeners(self) -> list[socket.socket]:
         """Copies of the sockets that it has bound since the last time, as the shim gives them."""
         taken = []
-        # Where there is no more, or no shim that gives any.
-        with contextlib.suppress(OSError):
-            while self._channel is not None:
+        while self._channel is not None:
+            try:
                 # socket.recv_fds() drops its flags: it would wait for as long as anybody has the other end.
                 _, rights, _, _ = self._channel.recvmsg(1, socket.CMSG_SPACE(_DESCRIPTOR.size), _ONCE)
-                if not rights:
-                    break
-                taken.append(socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
+            except OSError:
+                break  # There is no more, or no shim that gives any.
+            if not rights:
+                break
+            taken.append(socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
         return taken
 
     def fast_shutdown(self) -> None:
@@ -72,8 +74,10 @@ class Postmaster:
     def kill(self) -> None:
         """SIGKILL for every process of Postgres's, the postmaster last."""
         for child in self._children():
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.kill(int(child), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
         self._send(signal.SIGKILL)
 
     def find_background_writer(self) -> int | None:

@@ -11,12 +11,11 @@ import signal
 import time
 
 from pgidle.cluster import living_postmaster, read_pidfile
+from pgidle.early import spawn_postmaster
 from pgidle.errors import PgidleError
 from pgidle.lifecycle import Event
-from pgidle.options import Tls
-from pgidle.postmaster import is_shut_down, spawn
+from pgidle.postmaster import is_shut_down
 from pgidle.privileges import user_name
-from pgidle.tls import postgres_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,24 +42,22 @@ NOT_RECOVERED = "Postgres had not recovered yet: the next start does"
 
 
 class Server:
-    """One Postgres, running or not. Who owns it is told of POSTMASTER_READY, POSTMASTER_FAILING,
+    """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_FAILING,
     POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, early: Postmaster | None, happen: Callable[[Event, str], None]) -> None:
+        """`early` was spawned already."""
         settings = house.settings
+        self._house = house
         self._settings = settings
         self._first = house.first
         self._binaries = house.binaries
-        # As numbers, so that Postgres binds what the gate has bound.
         self._addresses = house.gate.hosts()
-        self._shim = house.shim
-        self._state_dir = house.state_dir
         self._environ = house.environ
         self._gate = house.gate
         self._loop = house.loop
         self._log = house.log
-        self._early: list[tuple[Event, str]] = []
-        self._happen: Callable[[Event, str], None] = lambda event, why: self._early.append((event, why))
+        self._happen = happen
         self._postmaster: Postmaster | None = None
         self._known = house.state_dir.earlier_postmaster
         """Pid of the postmaster that is ours to end, even if it is an earlier supervisor's child."""
@@ -73,6 +70,8 @@ class Server:
         self.is_ready = False
         self.is_clean = house.first is not None or is_shut_down(settings.data_dir)
         """Whether the last postmaster is known to have shut down cleanly, or to never have run."""
+        if early is not None:
+            self._adopt(early)
 
     @property
     def pid(self) -> int | None:
@@ -107,17 +106,6 @@ class Server:
 
         return make
 
-    def spawn_early(self) -> None:
-        """Spawn before there is a supervisor, where nothing has to be done first: it is imported meanwhile."""
-        if self._first is None and self.is_clean:
-            self._spawn()
-
-    def belong_to(self, happen: Callable[[Event, str], None]) -> None:
-        """From now on tell `happen`, beginning with what has happened already."""
-        self._happen = happen
-        for event, why in self._early:
-            happen(event, why)
-
     def listens(self) -> bool:
         """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""
         from pgidle.sockets import scan
@@ -133,10 +121,9 @@ class Server:
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""
         self._asked_to_stop = False
-        if self._postmaster is not None or self._early:
-            # It was spawned early, or could not be.
-            self._early.clear()
-        elif self._first is not None:
+        if self._postmaster is not None:
+            return  # It was spawned early.
+        if self._first is not None:
             self._initialise(self._first)
         elif delay or not self.is_clean:
             self._loop.after(delay, "start", self._await_orphans)
@@ -272,40 +259,25 @@ class Server:
             return
         self._loop.after(ORPHANS_POLL, "start", self._await_orphans)
 
-    def _command(self) -> list[str]:
-        settings = self._settings
-        command = [
-            os.path.join(self._binaries.bin_dir, "postgres"),
-            # First, because the last word counts: where Postgres listens is the gate's too.
-            *settings.postgres_args,
-            *("-D", settings.data_dir),
-            *("-p", str(settings.port)),
-            *("-c", f"listen_addresses={','.join(self._addresses)}"),
-            # A backend's crash ends the postmaster, so that the gate and not Postgres meets clients in recovery.
-            *("-c", "restart_after_crash=off"),
-        ]
-        if settings.tls is Tls.SELF_SIGNED:
-            command += postgres_arguments(settings.data_dir)
-        if settings.socket_dir is not None:
-            command += ["-k", settings.socket_dir]
-        return command
-
     def _spawn(self) -> None:
-        command = self._command()
         try:
-            self._postmaster = spawn(command, self._settings.data_dir, self._environ, self._shim)
+            postmaster = spawn_postmaster(self._house)
         except OSError as error:
-            reason = f"cannot execute {command[0]}: {error.strerror}"
+            reason = f"cannot execute {self._binaries.path('postgres')}: {error.strerror}"
             self._happen(Event.RESTARTS_EXHAUSTED, f"{reason}: check --bin-dir and who may execute it")
-            return
+        else:
+            self._adopt(postmaster)
+
+    def _adopt(self, postmaster: Postmaster) -> None:
+        """Look after it from now on."""
+        self._postmaster = postmaster
         self.is_clean = False
         self.is_ready = False
         self._is_reload_due = False
         self._is_stopping_immediately = False
-        self._known = self._postmaster.pid
-        self._state_dir.remember_postmaster(self._known)
-        self._step_since = time.monotonic()
-        self._loop.watch(self._postmaster.pidfd, self._on_exit)
+        self._known = postmaster.pid
+        self._step_since = postmaster.since
+        self._loop.watch(postmaster.pidfd, self._on_exit)
         self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)
 
     def _on_ready_poll(self) -> None:

@@ -22,6 +22,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeAlias
 
     Address: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
@@ -150,14 +151,15 @@ def can_migrate(family: socket.AddressFamily) -> bool:
                 return (queue_length(first), queue_length(second)) == (0, 2)
 
 
-def shim_works(shim: int) -> bool:
-    """Whether a program that this user starts can preload the shim: it ends with 1 where the parent is not the
-    promised one, so a `true` that fails has loaded it."""
+def try_shim(shim: int) -> Callable[[], bool]:
+    """Begin to find out whether a program that this user starts can preload the shim; what is returned waits for that.
+
+    The shim ends a program with 1 where the parent is not the promised one, so a `true` that fails has loaded it.
+    """
     true = next((path for path in ("/bin/true", "/usr/bin/true") if os.access(path, os.X_OK)), None)
     if true is None:
-        return os.access(f"/proc/self/fd/{shim}", os.R_OK)
+        return lambda: os.access(f"/proc/self/fd/{shim}", os.R_OK)
     quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
     environment = {"LD_PRELOAD": f"/proc/self/fd/{shim}", "PGIDLE_SUPERVISOR": "0"}
     pid = os.posix_spawn(true, [true], environment, file_actions=[*quiet, (os.POSIX_SPAWN_DUP2, shim, shim)])
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status) == 1
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1

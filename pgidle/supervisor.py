@@ -19,14 +19,17 @@ from pgidle.inbox import (
     BackstageFailed,
     Checkpointed,
     ConfigurationChanged,
+    Inbox,
     Looked,
     Requested,
     SettingsChanged,
 )
 from pgidle.lifecycle import Effect, Event, State, advance
+from pgidle.notify import Notifier
 from pgidle.porter import Porter, parked_text
 from pgidle.record import record
 from pgidle.restarts import Restarts
+from pgidle.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from pgidle.house import House
     from pgidle.inbox import Message
     from pgidle.judge import Judge
-    from pgidle.server import Server
+    from pgidle.postmaster import Postmaster
     from pgidle.status import Report
 
 BACKSTAGE_AFTER = 0.3
@@ -70,8 +73,8 @@ class Moment:
 class Supervisor:
     """Owner of the state. `run` returns the exit status."""
 
-    def __init__(self, house: House, server: Server) -> None:
-        """`server` may have been started already."""
+    def __init__(self, house: House, early: Postmaster | None) -> None:
+        """`early` was spawned already."""
         self.house = house
         self.settings = house.settings
         self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
@@ -81,12 +84,12 @@ class Supervisor:
         self.wakes = 0
         self.sleeps = 0
         self.crashes = 0
-        self.server = server
         self._gate = house.gate
         self._loop = house.loop
         self._porter = Porter(house.gate, house.loop, self._happen, house.settings.no_wake)
         self._log = house.log
-        self._notifier = house.notifier
+        self._notifier = Notifier(house.manager, house.loop, house.log)
+        self._inbox = Inbox()
         self._events: deque[tuple[Event, str]] = deque()
         self._backstage: Backstage | None = None
         self._exit_status: int | None = None
@@ -95,7 +98,7 @@ class Supervisor:
         self._delay = 0.0
         self._stop_since = 0.0
         self._slept_because, self._sleep_since = "", 0.0
-        server.belong_to(self._happen)
+        self.server = Server(house, early, self._happen)
 
     @property
     def state(self) -> State:
@@ -104,7 +107,7 @@ class Supervisor:
     def run(self) -> int:
         """Live until there is nothing left to do; the exit status."""
         self._loop.on_signal(self._on_signal)
-        self._loop.watch(self.house.inbox.fileno(), self._on_inbox)
+        self._loop.watch(self._inbox.fileno(), self._on_inbox)
         self._porter.attend()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
         self._notifier.entered(State.STARTING, self.moment.why, self.settings.stop_timeout)
@@ -211,7 +214,7 @@ class Supervisor:
         self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
 
     def _on_inbox(self) -> None:
-        for message in self.house.inbox.drain():
+        for message in self._inbox.drain():
             self._on_message(message)
 
     def _on_message(self, message: Message) -> None:
@@ -315,7 +318,7 @@ class Supervisor:
         from pgidle.backstage import Backstage
         from pgidle.judge import Judge
 
-        self._backstage = Backstage(self.house.inbox, self.report, self.house.doors, self.house.files)
+        self._backstage = Backstage(self._inbox, self.report, self.house.doors, self.house.files)
         self._backstage.start()
         self.judge = Judge(
             self.settings,

@@ -145,12 +145,12 @@ def test_every_folder_of_the_package_is_installed() -> None:
 SPAWN = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-import pgidle.server
+import pgidle.early
 def spawn(*_):
     import os
     os.write(1, " ".join(sys.modules).encode())
     os._exit(0)
-pgidle.server.spawn = spawn
+pgidle.early.spawn = spawn
 from pgidle.__main__ import main
 main()
 """
@@ -167,7 +167,7 @@ def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place) -> 
         check=False,
     )
     loaded = set(ran.stdout.split())
-    assert "pgidle.server" in loaded, ran.stderr
+    assert "pgidle.early" in loaded, ran.stderr
     assert sorted(loaded & HEAVY) == [], ran.stderr
-    # It is imported while Postgres starts.
-    assert "pgidle.supervisor" not in loaded
+    # Imported while Postgres starts.
+    assert not loaded & {"pgidle.lifecycle", "pgidle.server", "pgidle.supervisor"}
