@@ -8,6 +8,7 @@ itself, once it runs: those imports take longer than Postgres takes to start.
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import threading
 
@@ -93,8 +94,8 @@ class Backstage(threading.Thread):
         meter = Meter()
         telling = Application(self._report, meter)
         ordering = Application(self._report, meter, self._inbox)
-        doors = [Door(telling.answer, listener) for listener in self._doors.tcp]
-        doors.append(Door(ordering.answer, self._doors.control))
+        doors = [Door(telling.answer, _taken_over(listener)) for listener in self._doors.tcp]
+        doors.append(Door(ordering.answer, _taken_over(self._doors.control)))
         async with asyncio.TaskGroup() as group:
             looks = Looks(self._inbox, group)
             try:
@@ -118,6 +119,11 @@ class Backstage(threading.Thread):
             self._ready = (loop, looks)
             for order in self._early:
                 loop.call_soon(order, looks)
+
+
+def _taken_over(listener: socket.socket) -> socket.socket:
+    """A socket of `pgidle.light` as asyncio needs it."""
+    return socket.socket(fileno=listener.detach())
 
 
 def _import_without_ssl() -> None:

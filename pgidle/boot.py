@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import signal
-import socket
 import sys
 import time
 
 from pgidle.errors import PgidleError
+from pgidle.light import signal, socket
 from pgidle.record import replace
 
 TYPE_CHECKING = False

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import stat
-from enum import Enum
 
 from pgidle.errors import PgidleError, SettingsError
 from pgidle.privileges import user_name
-from pgidle.record import record
+from pgidle.record import Enum, record
 
 OWN_FOLDER = "pgidle"
 """pgidle's own folder in the data directory; Postgres does not mind it."""

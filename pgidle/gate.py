@@ -14,13 +14,13 @@ client's kernel. Where not even the group can be shared (`none`), the gate is a 
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 import select
-import socket
 
 from pgidle.errors import PgidleError
+from pgidle.light import socket
+from pgidle.record import Enum
 from pgidle.steering import WIDE, can_migrate, dropped, make_socket, near, queue_length, steer, try_shim
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ SETTLING = 0.0005
 in the very instant in which it stops is reset (inet_csk_reqsk_queue_add in net/ipv4/inet_connection_sock.c)."""
 
 
-class Mode(enum.Enum):
+class Mode(Enum):
     """What happens to a client that comes while Postgres is not ready."""
 
     HANDOFF = "handoff"
@@ -55,7 +55,7 @@ def open_shim() -> int | None:
     return None if name is None else os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def try_mode(family: socket.AddressFamily, shim: int | None) -> tuple[Mode, str]:
+def try_mode(family: int, shim: int | None) -> tuple[Mode, str]:
     """What this kernel, container and user allow, and why not more. Tried, never guessed; run as Postgres's user."""
     if shim is None:
         return Mode.NONE, "the preload shim was not compiled: install a C compiler and then pgidle again"
@@ -324,7 +324,7 @@ def _settle() -> None:
 
 def _where(one: socket.socket) -> Address:
     host, port = one.getsockname()[:2]
-    return socket.AddressFamily(one.family), (host, port)
+    return one.family, (host, port)
 
 
 def _is_connected(plug: socket.socket) -> bool:

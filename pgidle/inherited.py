@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 
 from pgidle.errors import PgidleError
+from pgidle.light import socket
 from pgidle.record import record
 
 TYPE_CHECKING = False

@@ -5,11 +5,10 @@ Durations are seconds. Whatever is wrong with a value is a SettingsError that do
 
 from __future__ import annotations
 
-from enum import Enum
 from os.path import normpath
 
 from pgidle.errors import SettingsError
-from pgidle.record import record
+from pgidle.record import Enum, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +51,17 @@ class IgnoreField(Enum):
     ADDRESS = "address"
 
 
-Kind = Enum("Kind", "ADDRESSES CHOICE CONNINFO DURATION ENDPOINT MANY NETWORKS PATH PORT TEXT")
+class Kind(Enum):
+    ADDRESSES = "addresses"
+    CHOICE = "choice"
+    CONNINFO = "conninfo"
+    DURATION = "duration"
+    ENDPOINT = "endpoint"
+    MANY = "many"
+    NETWORKS = "networks"
+    PATH = "path"
+    PORT = "port"
+    TEXT = "text"
 
 
 @record

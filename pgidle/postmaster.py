@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import struct
 import time
+
+from pgidle.light import signal, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Postmaster:
     def _children(self) -> list[str]:
         """Pids of its processes; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
         try:
-            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="utf-8") as file:
                 return file.read().split()
         except OSError:
             return []
@@ -95,7 +95,7 @@ class Postmaster:
     def accepts(self) -> bool:
         """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so."""
         try:
-            with open(f"{self.data_dir}/postmaster.pid", encoding="ascii", errors="replace") as file:
+            with open(f"{self.data_dir}/postmaster.pid", encoding="utf-8", errors="replace") as file:
                 lines = file.read().split("\n")
         except OSError:
             return False

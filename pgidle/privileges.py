@@ -162,7 +162,7 @@ def enable_migration(file: str = MIGRATION) -> str | None:
     Returns None when it is on, else one line that says why it is not.
     """
     try:
-        with open(file, encoding="ascii") as setting:
+        with open(file, encoding="utf-8") as setting:
             if setting.read().strip() == "1":
                 return None
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def enable_migration(file: str = MIGRATION) -> str | None:
     except OSError as fault:
         return f"net.ipv4.tcp_migrate_req cannot be read: {fault.strerror}"
     try:
-        with open(file, "w", encoding="ascii") as setting:
+        with open(file, "w", encoding="utf-8") as setting:
             setting.write("1")
     except PermissionError:
         return (

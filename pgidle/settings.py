@@ -6,8 +6,6 @@ working directory. Durations are seconds. A bad value is a SettingsError that na
 
 from __future__ import annotations
 
-from enum import Enum
-
 from pgidle.errors import SettingsError
 from pgidle.options import (
     OPTIONS,
@@ -23,7 +21,7 @@ from pgidle.options import (
     printable,
     read_value,
 )
-from pgidle.record import record, replace
+from pgidle.record import Enum, record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,18 +14,18 @@ What the kernel does (net/core/sock_reuseport.c, net/ipv4/inet_connection_sock.c
 
 from __future__ import annotations
 
-import array
 import errno
 import os
-import socket
 import struct
+
+from pgidle.light import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    Address: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
+    Address: TypeAlias = tuple[int, tuple[str, int]]
 
 SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 SO_MEMINFO = 55  # asm-generic/socket.h, linux/sock_diag.h
@@ -40,7 +40,7 @@ WIDE = 65535
 """A backlog that leaves the limit to net.core.somaxconn."""
 
 
-def make_socket(family: socket.AddressFamily) -> socket.socket:
+def make_socket(family: int) -> socket.socket:
     """A TCP socket that may join a reuseport group and speaks one IP version only, as Postgres's own do."""
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,15 +57,16 @@ def steer(member: socket.socket, number: int, from_port: int = 0, port_number: i
     """
     program = [(_BPF_RET_K, 0, 0, number)]
     if from_port:
-        source_port = _SKF_NET_OFF + _HEADER_BYTES[socket.AddressFamily(member.family)]
+        source_port = _SKF_NET_OFF + _HEADER_BYTES[member.family]
         program = [
             (_BPF_LDH_ABS, 0, 0, source_port),
             (_BPF_JEQ_K, 0, 1, from_port),
             (_BPF_RET_K, 0, 0, port_number),
             *program,
         ]
-    instructions = array.array("B", b"".join(struct.pack("=HBBI", *line) for line in program))
-    address, _ = instructions.buffer_info()
+    instructions = b"".join(struct.pack("=HBBI", *line) for line in program)
+    # Where CPython keeps them: behind the object's header, whose size counts the NUL at the end (bytesobject.h).
+    address = id(instructions) + bytes.__basicsize__ - 1
     member.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(program), address))
 
 
@@ -96,7 +97,7 @@ def resolve(listen_addresses: str, port: int) -> list[Address]:
             for family, _, _, _, where in socket.getaddrinfo(
                 host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
             ):
-                address = (socket.AddressFamily(family), (str(where[0]), int(where[1])))
+                address = (family, (str(where[0]), int(where[1])))
                 if address not in found:
                     found.append(address)
     return [one for one in found if listen_addresses.strip() != "*" or is_supported(one)]
@@ -121,7 +122,7 @@ def near(address: Address) -> tuple[str, int]:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port
 
 
-def can_migrate(family: socket.AddressFamily) -> bool:
+def can_migrate(family: int) -> bool:
     """Try on two sockets of our own whether waiting connections move when their listener stops.
 
     Raises OSError where steering itself is refused.

@@ -51,6 +51,7 @@ IMPURE = {
 HEAVY = {
     *("asyncio", "click", "dataclasses", "inspect", "json", "logging", "pathlib", "psutil", "psycopg", "re"),
     *("ssl", "subprocess", "tomllib", "typing", "h11", "watchfiles"),
+    *("collections", "contextlib", "enum", "functools", "selectors", "signal", "socket"),
 }
 
 

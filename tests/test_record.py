@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from pgidle.record import record, replace
+from pgidle.record import Enum, record, replace
 
 
 @record
@@ -99,3 +101,28 @@ def test_costs_no_import() -> None:
     code = "import sys; before = set(sys.modules); import pgidle.record; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) - {"__future__"} == {"pgidle", "pgidle.record"}
+
+
+class Light(Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+class Heavy(enum.Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+@pytest.mark.parametrize("kind", [Light, Heavy])
+def test_an_enumeration_does_what_the_standard_librarys_does(kind: Any) -> None:
+    assert [(one.name, one.value) for one in kind] == [("RED", "red"), ("GREEN", "green")]
+    assert len(kind) == 2
+    assert kind("red") is kind.RED
+    assert isinstance(kind.RED, kind)
+    assert kind.RED != kind.GREEN
+    assert {kind.RED: 1}[kind("red")] == 1
+    assert repr(kind.RED) == f"<{kind.__name__}.RED: 'red'>"
+    with pytest.raises(ValueError, match=f"'blue' is not a valid {kind.__name__}"):
+        kind("blue")
+    with pytest.raises(AttributeError, match="cannot reassign member 'RED'"):
+        kind.RED = "blue"
