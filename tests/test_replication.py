@@ -20,6 +20,7 @@ from replicas import ask, caught_up, copy, do, primary_data_dir, reach, standby_
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from conftest import Launch
     from installations import Installation, Place
@@ -55,6 +56,19 @@ def start(machines: tuple[Machine, Machine], place: Place, launch: Launch):
         one.wait_for_state("awake")
         do(reach(machines[0], one.port), "CREATE TABLE IF NOT EXISTS t (i int)")
         return one
+
+    return begin
+
+
+@pytest.fixture
+def follow(machines: tuple[Machine, Machine], launch: Launch):
+    """Start what is in a data directory under pgidle on the second machine."""
+    there = machines[1]
+
+    def begin(installation: Installation, data_dir: Path, **options: object) -> Supervised:
+        options = {"when_idle": "stay", "idle_timeout": SOON, "listen_addresses": there.address} | options
+        with there.entered():
+            return launch(installation, data_dir=data_dir, **options)
 
     return begin
 
@@ -151,15 +165,12 @@ def test_a_standby_that_hangs_delays_a_stop_and_does_not_spoil_it(
 
 
 def test_a_standby_stays_awake_also_without_its_primary(
-    newest: Installation, machines: tuple[Machine, Machine], place: Place, start, launch: Launch
+    newest: Installation, machines: tuple[Machine, Machine], place: Place, start, follow
 ) -> None:
     here, there = machines
     primary = start(newest, idle_timeout="off")
     data_dir = copy(newest, place, there, reach(here, primary.port), "follower")
-    with there.entered():
-        standby = launch(
-            newest, data_dir=data_dir, when_idle="stay", idle_timeout=SOON, listen_addresses=there.address
-        )
+    standby = follow(newest, data_dir)
     standby.wait_for_state("awake")
     wait_for(standby, "idle_timeout", "that is the idle timeout")
     wait_for(standby, "replication", "walreceiver")
@@ -171,20 +182,12 @@ def test_a_standby_stays_awake_also_without_its_primary(
 
 
 def test_a_standby_that_sleeps_catches_up_and_its_slot_is_a_warning(
-    newest: Installation, machines: tuple[Machine, Machine], place: Place, start, launch: Launch
+    newest: Installation, machines: tuple[Machine, Machine], place: Place, start, follow
 ) -> None:
     here, there = machines
     primary = start(newest, idle_timeout="off")
     data_dir = copy(newest, place, there, reach(here, primary.port), "follower")
-    with there.entered():
-        standby = launch(
-            newest,
-            data_dir=data_dir,
-            when_idle="stay",
-            idle_timeout=SOON,
-            listen_addresses=there.address,
-            replication="ignore",
-        )
+    standby = follow(newest, data_dir, replication="ignore")
     standby.wait_for_state("asleep")
     assert ask(reach(here, primary.port), "SELECT active FROM pg_replication_slots") is False
     do(reach(here, primary.port), "INSERT INTO t VALUES (1)", FILL)
@@ -205,19 +208,13 @@ def test_a_standby_that_sleeps_catches_up_and_its_slot_is_a_warning(
 
 
 def test_a_promoted_standby_sleeps_and_wakes_as_a_primary(
-    installation: Installation, machines: tuple[Machine, Machine], place: Place, start, launch: Launch
+    installation: Installation, machines: tuple[Machine, Machine], place: Place, start, follow
 ) -> None:
     here, there = machines
     primary = start(installation, idle_timeout="off")
     data_dir = copy(installation, place, there, reach(here, primary.port), "follower")
+    standby = follow(installation, data_dir)
     with there.entered():
-        standby = launch(
-            installation,
-            data_dir=data_dir,
-            when_idle="stay",
-            idle_timeout=SOON,
-            listen_addresses=there.address,
-        )
         standby.wait_for_state("awake")
         do(reach(here, primary.port), "INSERT INTO t VALUES (1)")
         wait_until(lambda: ask(reach(there, standby.port), COUNT) == 1)
@@ -258,22 +255,15 @@ def test_a_publisher_and_a_subscriber(
     machines: tuple[Machine, Machine],
     place: Place,
     start,
-    launch: Launch,
+    follow,
     replication: str,
 ) -> None:
     """Kept, both are awake; ignored, both sleep, and a query to each brings the rows across."""
     here, there = machines
     publisher = start(newest, replication=replication, no_wake=there.address)
     do(reach(here, publisher.port), "CREATE PUBLICATION p FOR TABLE t", "INSERT INTO t VALUES (1)")
+    subscriber = follow(newest, primary_data_dir(newest, place), replication=replication)
     with there.entered():
-        subscriber = launch(
-            newest,
-            data_dir=primary_data_dir(newest, place),
-            when_idle="stay",
-            idle_timeout=SOON,
-            listen_addresses=there.address,
-            replication=replication,
-        )
         subscriber.wait_for_state("awake")
         assert publisher.pgidle("hold", "1h").returncode == 0
         source = reach(here, publisher.port).replace("'", "")
