@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pgidle.postmaster import Postmaster
     from pgidle.settings import Settings
 
-READY_POLLS = ((0.25, 0.002), (2.0, 0.01), (float("inf"), 0.05))
+READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
 """While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
 
 SENTINEL_POLL = 0.2
