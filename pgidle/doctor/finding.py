@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgidle.errors import PgidleError
 
 MACHINE = "machine"
 """The subject of the chart of this machine, which is there where a data directory was named."""
@@ -56,3 +60,8 @@ class Chart:
         finding = Finding(severity, what, where, why, change)
         if finding not in self.findings:
             self.findings.append(finding)
+
+
+def refuse(chart: Chart, where: str, error: PgidleError) -> None:
+    """What `run` would end with."""
+    chart.wrong(error.message, where, "`pgidle run` refuses to start", error.hint or "see what it says")

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.binaries import find_bin_dir
-from pgidle.client import NotRunning, request
-from pgidle.cluster import DataDirState, inspect_data_dir, living_postmaster
+from pgidle.cluster import DataDirState, inspect_data_dir
 from pgidle.doctor.conf_file import read_parameters
 from pgidle.doctor.configuration import check_parameters, check_ssl
-from pgidle.doctor.durations import written
-from pgidle.doctor.finding import MACHINE, Chart
+from pgidle.doctor.finding import MACHINE, Chart, refuse
 from pgidle.doctor.hba import check_hba
-from pgidle.doctor.places import debian_unit, refused_directories
+from pgidle.doctor.places import refused_directories
 from pgidle.doctor.probe import Question, ask
+from pgidle.doctor.service import check_service, check_stop
+from pgidle.doctor.volume import check_room
 from pgidle.errors import PgidleError
 from pgidle.first_start import first_start
-from pgidle.gate import Mode, refuse_taken
-from pgidle.options import WhenIdle, absolute
+from pgidle.gate import Mode
+from pgidle.options import absolute
 from pgidle.privileges import MIGRATION, acting_as, plan, python_unreadable, user_name
-from pgidle.steering import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,10 +33,6 @@ if TYPE_CHECKING:
 
 OLDEST, NEWEST = 12, 18
 """Major versions of PostgreSQL that pgidle was made for."""
-LEAST_FREE = 256 * 2**20
-"""Bytes: a few WAL segments and a checkpoint's worth. Postgres that cannot write WAL crashes."""
-PASSING = ("overlay", "aufs", "tmpfs", "ramfs")
-"""File systems that end with the container or the machine."""
 _COMPLAINT = re.compile(r"(?:LOG|FATAL|ERROR|WARNING):\s+(.*)")
 _FILE_LINE = re.compile(r'file "([^"]+)" line (\d+)')
 
@@ -53,7 +48,7 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
             return [_out_of_reach(settings.data_dir)]
         identity = plan(settings.user, settings.data_dir)
     except PgidleError as error:
-        _refusal(machine, "user", error)
+        refuse(machine, "user", error)
         return [machine]
     uid = identity.uid if identity is not None else os.geteuid()
     machine.fine(f"Postgres runs as {user_name(uid)}")
@@ -63,7 +58,7 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
     charts = [machine, data]
     parameters = None
     if is_ready:
-        _check_room(data, settings.data_dir)
+        check_room(data, settings.data_dir)
         parameters = read_parameters(settings.data_dir, settings.postgres_args)
     try:
         answer = ask(identity, _question(settings, parameters, postgres))
@@ -74,14 +69,9 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
         _check_socket_dirs(machine, answer, uid)
         if parameters is not None:
             charts += _configuration(settings, parameters, answer, uid, environ)
-    _check_stop(machine, settings, shutdown)
-    _check_service(machine, settings)
+    check_stop(machine, settings, shutdown)
+    check_service(machine, settings)
     return charts
-
-
-def _refusal(chart: Chart, where: str, error: PgidleError) -> None:
-    """What `run` would end with."""
-    chart.wrong(error.message, where, "`pgidle run` refuses to start", error.hint or "see what it says")
 
 
 def _is_out_of_reach(data_dir: str) -> bool:
@@ -128,16 +118,16 @@ def _check_data_dir(
             with acting_as(identity):
                 inspect_data_dir(path, os.geteuid())
     except PgidleError as error:
-        _refusal(chart, path, error)
+        refuse(chart, path, error)
         return None, False
     if found.state is not DataDirState.READY:
         refused = refused_directories(path, settings.state_dir, identity)
         if refused is not None:
-            _refusal(chart, path, refused)
+            refuse(chart, path, refused)
         try:
             first_start(environ)
         except PgidleError as error:
-            _refusal(chart, "environment", error)
+            refuse(chart, "environment", error)
         if not chart.findings:
             chart.fine(f"{found.state.value}: the first start makes it")
         return found.version, False
@@ -178,48 +168,10 @@ def _find_postgres(
         with acting_as(identity):
             binaries = find_bin_dir(settings.bin_dir, version, environ.get("PATH", ""))
     except PgidleError as error:
-        _refusal(chart, "bin-dir", error)
+        refuse(chart, "bin-dir", error)
         return None
     chart.fine(f"PostgreSQL {binaries.version_major} in {binaries.bin_dir}")
     return binaries.path("postgres")
-
-
-def _check_room(chart: Chart, path: str) -> None:
-    room = os.statvfs(path)
-    free = room.f_bavail * room.f_frsize
-    if free < LEAST_FREE:
-        chart.wrong(
-            f"{free // 2**20} MB are free",
-            path,
-            "Postgres crashes when it cannot write its log, and does not start again",
-            "make room, or a larger volume",
-        )
-    else:
-        chart.fine(f"{free / 2**30:.1f} GB free")
-    kind = _file_system(path)
-    if kind in PASSING:
-        chart.note(
-            f"it lies on {kind}",
-            path,
-            "in a container that is gone with the container, on tmpfs with the machine",
-            "mount a volume above it",
-        )
-
-
-def _file_system(path: str) -> str:
-    """The type of the file system that holds it, by /proc/self/mountinfo (proc(5)); empty if that does not tell."""
-    best, kind = "", ""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    real = os.path.realpath(path)
-    for line in lines:
-        left, _, right = line.partition(" - ")
-        point = left.split(" ")[4]
-        if len(point) >= len(best) and (real == point or real.startswith(point.rstrip("/") + "/")):
-            best, kind = point, right.split(" ")[0]
-    return kind
 
 
 def _question(settings: Settings, parameters: Parameters | None, postgres: str | None) -> Question:
@@ -305,81 +257,3 @@ def _configuration(
         has_ssl=parameters.is_on("ssl", default=False),
     )
     return [conf, hba]
-
-
-def _check_stop(chart: Chart, settings: Settings, shutdown: float | None) -> None:
-    stop = settings.stop_timeout
-    if shutdown is None:
-        chart.unknown(
-            "how long a shutdown takes",
-            f"stop-timeout {written(stop)}",
-            "none was measured yet",
-            "pgidle sleep, while pgidle runs, and then pgidle doctor again",
-        )
-    elif shutdown >= stop:
-        chart.wrong(
-            f"the last shutdown took {written(shutdown)}, and stop-timeout is {written(stop)}",
-            "stop-timeout",
-            "a stop that takes that long is cut short, and the next start recovers",
-            f"--stop-timeout {int(shutdown * 2) + 1}s, and a kill timeout of the platform's above it",
-        )
-    else:
-        chart.fine(f"the last shutdown took {written(shutdown)} of {written(stop)} (stop-timeout)")
-
-
-def _check_service(chart: Chart, settings: Settings) -> None:
-    """The supervisor, where one runs; where none does, whether it would find its port free."""
-    try:
-        _, status = request(settings.state_dir, "GET", "/status")
-    except NotRunning:
-        _check_port(chart, settings)
-        return
-    except PgidleError as error:
-        chart.unknown(
-            f"the supervisor: {error.message}", settings.state_dir, "it runs, and was not asked", error.hint
-        )
-        return
-    state, mode = status["state"], status["gate"]["mode"]
-    if state == "failed":
-        chart.wrong(
-            "pgidle has failed", "pgidle status", status["why"], "put that right, and start pgidle again"
-        )
-    if mode == Mode.NONE.value:
-        chart.wrong(
-            "pgidle runs in gate mode none",
-            "pgidle status",
-            f"clients that come while Postgres is not ready are refused: {status['gate']['why']}",
-            "put that right, and start pgidle again",
-        )
-    blind = [one["text"] for one in status["reasons"] if one["kind"] == "unknown"]
-    for text in blind:
-        chart.wrong(
-            "pgidle cannot see whether Postgres is used",
-            "pgidle status",
-            f"so it stays awake: {text}",
-            "GRANT pg_monitor to the watching role, or --watch with a connection string that works",
-        )
-    if not blind and state != "failed":
-        seen = ", and sees who uses Postgres" if status["looks"] else ""
-        chart.fine(f"pgidle runs: {state}, gate mode {mode}{seen}")
-
-
-def _check_port(chart: Chart, settings: Settings) -> None:
-    if (living := living_postmaster(settings.data_dir)) is not None:
-        chart.wrong(
-            f"a postmaster with pid {living} runs on the data directory, without pgidle",
-            settings.data_dir,
-            "`pgidle run` refuses to start beside it",
-            f"stop it; with Debian's packages: systemctl disable --now {debian_unit(settings.data_dir)}",
-        )
-        return
-    try:
-        refuse_taken(resolve(settings.listen_addresses, settings.port))
-    except PgidleError as error:
-        _refusal(chart, "port", error)
-    except OSError as error:
-        _refusal(chart, "listen-addresses", PgidleError(f"{settings.listen_addresses}: {error.strerror}"))
-    else:
-        chart.fine(f"port {settings.port} is free")
-    if settings.when_idle is WhenIdle.STAY:
-        chart.fine("when-idle stay: pgidle wakes Postgres itself")
