@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pgidle.lifecycle import State
+from pgidle.settings import describe
 from pgidle.status import Report
 
 if TYPE_CHECKING:
@@ -41,4 +42,5 @@ def make_report(supervisor: Supervisor) -> Report:
         looks=judge.looks if judge is not None else 0,
         looks_failed=judge.looks_failed if judge is not None else 0,
         last_sleep=judge.last_sleep if judge is not None else None,
+        settings=tuple(describe(supervisor.settings)),
     )

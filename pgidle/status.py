@@ -54,6 +54,8 @@ class Report:
     looks: int
     looks_failed: int
     last_sleep: LastSleep | None
+    settings: tuple[tuple[str, str], ...] = ()
+    """Those that hold, by name, as a person would write them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
         "looks": report.looks,
         "looks_failed": report.looks_failed,
         "last_sleep": asdict(report.last_sleep) if report.last_sleep is not None else None,
+        "settings": dict(report.settings),
         "memory": {"supervisor": memory.supervisor, "postgres": memory.postgres},
     }
 

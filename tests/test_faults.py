@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -572,6 +573,9 @@ def test_sighup_reads_the_settings_too(newest: Installation, place: Place, launc
     config.write_text('idle-timeout = "200ms"')
     one.signal(signal.SIGHUP)
     one.wait_for_state("asleep")
+    # What holds, and not what a new start would take.
+    config.write_text('idle-timeout = "off"')
+    assert json.loads(one.pgidle("status", "--json").stdout)["settings"]["idle-timeout"] == "200ms"
     assert one.stop() == 0
 
 
