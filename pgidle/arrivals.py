@@ -15,8 +15,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from pgidle.snapshot import Connecting
 from pgidle.sockets import plain, scan
 
@@ -85,6 +83,8 @@ def _children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()]
     except FileNotFoundError:
+        import psutil
+
         return [child.pid for child in psutil.Process(pid).children()]
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import threading
 
 from pgidle.inbox import BackstageFailed
+from pgidle.lean import import_lean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Backstage(threading.Thread):
 
     def run(self) -> None:
         try:
-            _import_without_ssl()
+            import_lean()
             import asyncio
 
             asyncio.run(self._serve())
@@ -124,19 +124,3 @@ class Backstage(threading.Thread):
 def _taken_over(listener: socket.socket) -> socket.socket:
     """A socket of `pgidle.light` as asyncio needs it."""
     return socket.socket(fileno=listener.detach())
-
-
-def _import_without_ssl() -> None:
-    """Import what would import ssl, and does without where Python was built without it.
-
-    Nothing here speaks TLS but libpq, which brings its own; Python's would be a tenth of this process's memory.
-    """
-    if "ssl" in sys.modules:
-        return
-    sys.modules["ssl"] = None  # type: ignore[assignment]
-    try:
-        import asyncio  # noqa: F401
-
-        import psycopg  # noqa: F401
-    finally:
-        del sys.modules["ssl"]
