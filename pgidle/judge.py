@@ -16,6 +16,7 @@ from pgidle.gate import Mode
 from pgidle.history import load, save
 from pgidle.lifecycle import Event
 from pgidle.policy import Lease
+from pgidle.porter import parked_text
 from pgidle.reasons import ReasonKind, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
@@ -267,12 +268,19 @@ class Judge:
     def _conclude(self, look: Look, verdict: Verdict) -> None:
         if self._request is None or not self._request.force:
             if verdict.idle:
-                self._happen(Event.IDLE_CONFIRMED, self._summary())
+                self._confirm()
             else:
                 self._happen(Event.ACTIVITY_SEEN, "; ".join(map(str, verdict.reasons)))
         elif isinstance(look, Snapshot) and look.has_arrivals and self._may_drain():
             # Force cuts sessions, but nobody who has yet to get one: it takes milliseconds.
             self._loop.after(DRAIN_POLL, "drain", self._drain)
+        else:
+            self._confirm()
+
+    def _confirm(self) -> None:
+        """Nobody uses Postgres; and nobody has come meanwhile?"""
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, parked_text(parked))
         else:
             self._happen(Event.IDLE_CONFIRMED, self._summary())
 

@@ -76,12 +76,18 @@ class Effect(enum.Enum):
     UNPLUG_GATE = enum.auto()
     CONFIRM_IDLE = enum.auto()
     STOP_FAST = enum.auto()
+    STOP_DRAINED = enum.auto()
+    LIMIT_STOP = enum.auto()
     STOP_IMMEDIATE = enum.auto()
     RECORD_SLEEP = enum.auto()
     LOOK_AT_QUEUE = enum.auto()
+    LAST_LOOK = enum.auto()
     EXIT_CLEAN = enum.auto()
     EXIT_FAILED = enum.auto()
 
+
+URGENT = frozenset({Effect.CLOSE_GATE})
+"""Carried out before the change is told, which may take a while: until then newcomers meet a Postgres that refuses."""
 
 S, E, F = State, Event, Effect
 
@@ -91,7 +97,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     # Somebody else stopped it before it was ready (pg_ctl stop): that is no wish of ours, and clients may wait.
     (S.STARTING, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.STARTING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
-    (S.STARTING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.STOP_FAST)),
+    (S.STARTING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP, F.STOP_DRAINED)),
     (S.AWAKE, E.IDLE_JUDGED): (S.DROWSY, (F.CLOSE_GATE, F.CONFIRM_IDLE)),
     # It refuses clients until it has ended, which a process that does not die can put off for seconds.
     (S.AWAKE, E.POSTMASTER_FAILING): (S.STARTING, (F.CLOSE_GATE,)),
@@ -100,7 +106,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.AWAKE, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
     # A handshake that was under way at the hand-off ended up in the gate's queue: pass it on.
     (S.AWAKE, E.CLIENT_PARKED): (S.AWAKE, (F.OPEN_GATE,)),
-    (S.AWAKE, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.STOP_FAST)),
+    (S.AWAKE, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP, F.STOP_DRAINED)),
     (S.DROWSY, E.CLIENT_PARKED): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.ACTIVITY_SEEN): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.WAKE_REQUESTED): (S.AWAKE, (F.OPEN_GATE,)),
@@ -109,16 +115,18 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.DROWSY, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.DROWSY, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.DROWSY, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
-    (S.DROWSY, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.STOP_FAST)),
+    (S.DROWSY, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP, F.STOP_DRAINED)),
     (S.STOPPING, E.POSTMASTER_EXITED_CLEANLY): (S.ASLEEP, (F.RECORD_SLEEP, F.LOOK_AT_QUEUE)),
     # Not a sleep: the next start recovers, and only a shutdown that was clean may end in one.
     (S.STOPPING, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
     (S.STOPPING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
     (S.STOPPING, E.STOP_TIMED_OUT): (S.STOPPING, (F.STOP_IMMEDIATE,)),
-    (S.STOPPING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE,)),
+    # While nobody waits a slow shutdown may take its time.
+    (S.STOPPING, E.CLIENT_PARKED): (S.STOPPING, (F.LIMIT_STOP,)),
+    (S.STOPPING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP)),
     (S.ASLEEP, E.CLIENT_PARKED): (S.STARTING, (F.START_POSTMASTER,)),
     (S.ASLEEP, E.WAKE_REQUESTED): (S.STARTING, (F.START_POSTMASTER,)),
-    (S.ASLEEP, E.EXIT_CHOSEN): (S.LEAVING, (F.PLUG_GATE, F.LOOK_AT_QUEUE)),
+    (S.ASLEEP, E.EXIT_CHOSEN): (S.LEAVING, (F.PLUG_GATE, F.LAST_LOOK)),
     (S.ASLEEP, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.EXIT_CLEAN)),
     (S.LEAVING, E.CLIENT_PARKED): (S.STARTING, (F.UNPLUG_GATE, F.START_POSTMASTER)),
     (S.LEAVING, E.WAKE_REQUESTED): (S.STARTING, (F.UNPLUG_GATE, F.START_POSTMASTER)),

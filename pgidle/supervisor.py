@@ -24,9 +24,9 @@ from pgidle.inbox import (
     Requested,
     SettingsChanged,
 )
-from pgidle.lifecycle import Effect, Event, State, advance
+from pgidle.lifecycle import URGENT, Effect, Event, State, advance
 from pgidle.notify import Notifier
-from pgidle.porter import Porter, parked_text
+from pgidle.porter import Porter
 from pgidle.record import record
 from pgidle.restarts import Restarts
 from pgidle.server import Server
@@ -138,21 +138,11 @@ class Supervisor:
             event, why = self._events.popleft()
             if event in (Event.POSTMASTER_CRASHED, Event.POSTMASTER_EXITED_CLEANLY, Event.RESTARTS_EXHAUSTED):
                 event, why = self._on_postmaster_gone(event, why)
-            elif event is Event.IDLE_CONFIRMED and (parked := self._gate.parked()):
-                event, why = Event.CLIENT_PARKED, parked_text(parked)
-            elif (
-                event is Event.CLIENT_PARKED
-                and self.state is State.STOPPING
-                and not self._loop.is_set("stop")
-            ):
-                # While nobody waits a slow shutdown may take its time.
-                self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
             before = self.moment
             after, effects = advance(before.state, event)
-            if effects[:1] == (Effect.CLOSE_GATE,):
-                # Before a word of it is written, which may take a while: until then newcomers may be refused.
-                _EFFECTS[effects[0]](self)
-                effects = effects[1:]
+            for effect in effects:
+                if effect in URGENT:
+                    _EFFECTS[effect](self)
             if after is not before.state:
                 self.moment = Moment(after, time.monotonic(), why)
                 self._log.line(after, why, **{"from": before.state})
@@ -162,7 +152,8 @@ class Supervisor:
                 if before.state in SERVING and after not in SERVING and self.judge is not None:
                     self.judge.pause(why, granted=after is State.STOPPING)
             for effect in effects:
-                _EFFECTS[effect](self)
+                if effect not in URGENT:
+                    _EFFECTS[effect](self)
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Postgres has left the reuseport group. Whether it is started again depends on how often it has crashed."""
@@ -335,12 +326,17 @@ class Supervisor:
             self.judge.confirm()
 
     def _stop_fast(self) -> None:
-        if self.state is State.TERMINATING and self.server.is_ready and self._gate.mode is not Mode.NONE:
-            self._stop_since = time.monotonic()
-            self._drain_and_stop()
-            return
         # At once: every moment after the last look is one in which an idle session may stop being idle.
-        self._stop_now()
+        self.server.stop_fast()
+        if self._backstage is not None:
+            self._backstage.unwatch()
+
+    def _stop_drained(self) -> None:
+        self._stop_since = time.monotonic()
+        if self.server.is_ready and self._gate.mode is not Mode.NONE:
+            self._drain_and_stop()
+        else:
+            self._stop_fast()
 
     def _drain_and_stop(self) -> None:
         """Let Postgres take whom it has not accepted yet: after the signal it would not end them, and wait for them."""
@@ -350,14 +346,11 @@ class Supervisor:
         if on_their_way(self._gate) and time.monotonic() - self._stop_since < limit:
             self._loop.after(STOP_DRAIN_POLL, "drain", self._drain_and_stop)
         else:
-            self._stop_now()
+            self._stop_fast()
 
-    def _stop_now(self) -> None:
-        if self.state is State.TERMINATING and not self._loop.is_set("stop"):
+    def _limit_stop(self) -> None:
+        if not self._loop.is_set("stop"):
             self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
-        self.server.stop_fast()
-        if self._backstage is not None:
-            self._backstage.unwatch()
 
     def _stop_immediate(self) -> None:
         if self._loop.is_set("kill"):
@@ -367,11 +360,6 @@ class Supervisor:
         # A process that does not even hear that is killed.
         self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_stop_timeout)
 
-    def _plug_gate(self) -> None:
-        self._gate.plug()
-        if self.state is State.TERMINATING and self.server.pid is not None:
-            self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
-
     def _record_sleep(self) -> None:
         self.sleeps += 1
         if self.judge is not None:
@@ -380,10 +368,7 @@ class Supervisor:
     def _look_at_queue(self) -> None:
         self._loop.cancel("stop")
         self._loop.cancel("kill")
-        if self.state is State.LEAVING:
-            self._porter.look_for_the_last_time()
-        else:
-            self._porter.look_at_queue(self.settings.when_idle)
+        self._porter.look_at_queue(self.settings.when_idle)
 
     def _exit_clean(self) -> None:
         self._exit_status = 0
@@ -397,13 +382,16 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.START_POSTMASTER: Supervisor._start_postmaster,
     Effect.OPEN_GATE: Supervisor._open_gate,
     Effect.CLOSE_GATE: lambda supervisor: supervisor.house.gate.close(),
-    Effect.PLUG_GATE: Supervisor._plug_gate,
+    Effect.PLUG_GATE: lambda supervisor: supervisor.house.gate.plug(),
     Effect.UNPLUG_GATE: lambda supervisor: supervisor.house.gate.unplug(),
     Effect.CONFIRM_IDLE: Supervisor._confirm_idle,
     Effect.STOP_FAST: Supervisor._stop_fast,
+    Effect.STOP_DRAINED: Supervisor._stop_drained,
+    Effect.LIMIT_STOP: Supervisor._limit_stop,
     Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
     Effect.RECORD_SLEEP: Supervisor._record_sleep,
     Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,
+    Effect.LAST_LOOK: lambda supervisor: supervisor._porter.look_for_the_last_time(),
     Effect.EXIT_CLEAN: Supervisor._exit_clean,
     Effect.EXIT_FAILED: Supervisor._exit_failed,
 }

@@ -67,9 +67,10 @@ class World:
             case Effect.PLUG_GATE:
                 self.gate = "plugged"
             case Effect.STOP_FAST:
-                if self.state is State.STOPPING:
-                    assert self.gate == "parks"
-                    assert self.parked == 0, "stopped while somebody was parked"
+                assert self.gate == "parks"
+                assert self.parked == 0, "stopped while somebody was parked"
+            case Effect.STOP_DRAINED:
+                assert self.gate == "plugged"
             case Effect.EXIT_CLEAN:
                 assert self.exit is None
                 assert self.postmasters == 0, "left a postmaster behind"
