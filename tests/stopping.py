@@ -21,7 +21,8 @@ STEPS = {
     "Server.spawn": ("pgidle.server", "Server", "_spawn"),
     "Server.on_exit": ("pgidle.server", "Server", "_on_exit"),
     "Porter.last_look": ("pgidle.porter", "Porter", "look_for_the_last_time"),
-    "socket.shutdown": ("socket", "socket", "shutdown"),
+    "socket.shutdown": ("pgidle.light", "_Socket", "shutdown"),
+    "early.spawn": ("pgidle.early", "", "spawn_early"),
     "os._exit": ("os", "", "_exit"),
 }
 
