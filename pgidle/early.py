@@ -35,7 +35,11 @@ def postgres_command(house: House) -> list[str]:
 
 
 def spawn_postmaster(house: House) -> Postmaster:
-    """A new postmaster, of which a successor of ours can know. Raises OSError where it cannot be executed."""
+    """A new postmaster, of which a successor of ours can know. Raises OSError where it cannot be executed.
+
+    None runs. One of an earlier supervisor's may have had its number in the gate's group when the gate was made.
+    """
+    house.gate.postgres_gone()
     made = spawn(postgres_command(house), house.settings.data_dir, house.environ, house.shim)
     house.state_dir.remember_postmaster(made.pid)
     return made

@@ -253,8 +253,6 @@ class Server:
             return
         else:
             discard_stale_pidfile(data_dir)
-            # The postmaster of an earlier supervisor was in the gate's group.
-            self._gate.postgres_gone()
             self._spawn()
             return
         self._loop.after(ORPHANS_POLL, "start", self._await_orphans)

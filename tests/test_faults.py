@@ -25,6 +25,7 @@ from flycast import Flycast
 from installations import conninfo, server_user
 from namespaces import own_network, set_migration
 from postgres_fixture import wait_until
+from stopped import Stopped
 
 from pgidle.sockets import scan
 
@@ -230,6 +231,29 @@ def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
     assert len(answers) >= 5 * shim
     assert ledger.missing(one.conninfo()) == []
     assert one.stop() == 0
+
+
+def test_a_postmaster_of_a_killed_supervisor_that_ends_while_its_successor_begins(
+    newest: Installation, place: Place
+):
+    """Seen alive when the gate is made, and gone when the next one is spawned: which then must not be taken for it."""
+    one = Stopped(newest, place, "before early.spawn", idle_timeout="off")
+    with one:
+        one.wait_for_state("awake")
+        ledger_of(one)
+        with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+            one.kill()
+            one.arm()
+            mark = one.mark()
+            one.start()
+            one.reached()
+        wait_until(lambda: one.processes() == [])
+        with knocking(one) as answers:
+            one.release()
+            one.wait_for_state("awake", since=mark)
+        assert set(answers) == {b"R"}
+        assert len(answers) >= 5
+        assert one.stop() == 0
 
 
 def test_a_successor_that_is_stopped_waits_as_well(newest: Installation, launch):
