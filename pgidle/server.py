@@ -322,4 +322,6 @@ def describe(status: int) -> str:
         return "the postmaster ended without a clean shutdown: the next start recovers"
     if status > 0:
         return f"the postmaster exited with status {status} (its own message is above)"
-    return f"the postmaster was ended by {signal.Signals(-status).name}"
+    # Of the real-time signals only the first and the last have names.
+    named = next((one.name for one in signal.Signals if one == -status), f"signal {-status}")
+    return f"the postmaster was ended by {named}"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGRTMIN, SIGTERM
 from typing import TYPE_CHECKING
 
 import psutil
@@ -220,3 +220,14 @@ def test_the_port_of_a_background_worker_is_shared_with_nobody() -> None:
         assert ran.stdout == "0\n"
         with pytest.raises(BlockingIOError):
             supervisor.recv(1, socket.MSG_DONTWAIT)
+
+
+def test_a_postmaster_that_a_signal_without_a_name_ends(newest: Installation, launch: Launch) -> None:
+    one = launch(newest, **STAY)
+    one.wait_for_state("awake")
+    mark = one.mark()
+    os.kill(one.postmaster_pid or 0, SIGRTMIN + 1)
+    one.wait_for_state("starting", since=mark)
+    one.wait_for_state("awake", since=mark)
+    assert serves(one)
+    assert one.stop() == 0
