@@ -59,8 +59,9 @@ class Server:
         self._log = house.log
         self._happen = happen
         self._postmaster: Postmaster | None = None
-        self._known = house.state_dir.earlier_postmaster
-        """Pid of the postmaster that is ours to end, even if it is an earlier supervisor's child."""
+        self._known = {house.state_dir.earlier_postmaster}
+        """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
+        than to the lock that the one we spawn then finds taken."""
         self._sentinel: int | None = None
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
@@ -231,7 +232,7 @@ class Server:
 
         data_dir = self._settings.data_dir
         waited = time.monotonic() - self._step_since
-        if (living := living_postmaster(data_dir)) is not None and living != self._known:
+        if (living := living_postmaster(data_dir)) is not None and living not in self._known:
             # Somebody started it while Postgres slept. It is theirs, whatever waits at the gate.
             self._loop.cancel("start")
             reason = (
@@ -273,7 +274,7 @@ class Server:
         self.is_ready = False
         self._is_reload_due = False
         self._is_stopping_immediately = False
-        self._known = postmaster.pid
+        self._known.add(postmaster.pid)
         self._step_since = postmaster.since
         self._loop.watch(postmaster.pidfd, self._on_exit)
         self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)
@@ -283,6 +284,7 @@ class Server:
             return
         if self._postmaster.accepts():
             self.is_ready = True
+            self._known = {self._postmaster.pid}
             if self._is_reload_due:
                 self._postmaster.reload()
             waited = time.monotonic() - self._step_since

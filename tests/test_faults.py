@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,12 @@ def lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def reads_configuration(postmaster: psutil.Process) -> bool:
+    """Whether it waits in the middle of that, for a pipe that is included."""
+    names = {Path(file.path).name for file in postmaster.open_files()}
+    return "postgresql.conf" in names and postmaster.status() == psutil.STATUS_SLEEPING
 
 
 def queued(one: Supervised) -> int:
@@ -254,6 +261,36 @@ def test_a_postmaster_of_a_killed_supervisor_that_ends_while_its_successor_begin
         assert set(answers) == {b"R"}
         assert len(answers) >= 5
         assert one.stop() == 0
+
+
+def test_a_postmaster_of_a_killed_supervisor_that_has_not_locked_its_directory_yet(
+    newest: Installation, launch
+):
+    """As from a slow disk: told to stop it reads its configuration first, and then takes the lock before ours does."""
+    one = launch(newest, start=False, idle_timeout="off")
+    slow = one.data_dir / "slow.conf"
+    os.mkfifo(slow)
+    slow.chmod(0o644)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("include = 'slow.conf'\n")
+    masters = []
+    for _ in range(2):
+        if masters:
+            one.kill()
+        mark = one.mark()
+        one.start()
+        one.wait_for_state("starting", since=mark)
+        masters += psutil.Process(one.pid).children()
+        wait_until(partial(reads_configuration, masters[-1]))
+    old, new = masters
+    pipe = slow.rename(one.data_dir / "pipe")
+    slow.touch(mode=0o644)
+    with stopped(new):
+        pipe.open("w").close()
+        wait_until(lambda: one.postmaster_pid == old.pid)
+    one.wait_for_state("awake", since=mark)
+    assert not lives(old)
+    assert one.stop() == 0
 
 
 def test_a_successor_that_is_stopped_waits_as_well(newest: Installation, launch):
