@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from clients import Ledger
 from faults import as_server, carry_out
 from namespaces import migration_is_on
 from supervised import parse_line
+
+from pgidle.server import describe
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind everything: only `torture` is to be found there
@@ -104,12 +107,33 @@ def test_the_known_limits_have_a_limit() -> None:
 
 def test_only_a_gap_that_a_fault_made_excuses_a_refusal() -> None:
     gone = Exit(0, at=100.0, said=True, is_clean=True, listening=100.2)
-    stopped = Window("SIGTERM", STOPPED, 99.5, 101.0)
+    stopped = Window("SIGTERM", STOPPED, 99.5, 101.0, felt=99.9)
     refused = failure(Doing.CONNECT, began=100.1, at=100.1)
     assert rule(refused, happened(stopped, exits=(gone,))) is Ruling.EXCUSED
     assert rule(refused, happened(exits=(gone,), stays=False)) is Ruling.VIOLATION
-    later = failure(Doing.CONNECT, began=100.6, at=100.7)
+    later = failure(Doing.CONNECT, began=100.21, at=100.3)
     assert rule(later, happened(stopped, exits=(gone,))) is Ruling.VIOLATION
+
+
+def test_a_socket_that_a_service_manager_keeps_excuses_no_refusal_but_after_a_sigkill() -> None:
+    refused = failure(Doing.CONNECT, began=100.1, at=100.1)
+    for status, allowance, ruling in (
+        (0, STOPPED, Ruling.VIOLATION),
+        (-9, FAULTS["kill supervisor"].allowance, Ruling.EXCUSED),
+    ):
+        gone = Exit(status, at=100.0, said=True, is_clean=True, listening=100.2)
+        one = happened(Window("x", allowance, 99.5, 101.0, felt=99.6), exits=(gone,), stays=False)
+        one.keeps_socket = True
+        assert rule(refused, one) is ruling
+
+
+def test_who_listens_again_ends_every_gap_before(newest: Installation, place: Place) -> None:
+    machine = Machine(newest, place)
+    machine.exits = [Exit(-15, 100.0, said=True, is_clean=True), Exit(2, 100.1, said=False, is_clean=True)]
+    line = '{"pid": 1, "state": "starting", "from": null, "reason": "pgidle was started"}'
+    with subprocess.Popen(["sh", "-c", f"echo '{line}' >&2"], stderr=subprocess.PIPE, text=True) as said:
+        machine._read(said)
+    assert all(gone.listening <= time.monotonic() for gone in machine.exits)
 
 
 @pytest.mark.parametrize(
@@ -221,11 +245,32 @@ def test_a_lost_commit_and_a_broken_page_are_noticed(newest: Installation, place
     assert "pg_checksums" in checks.checksums(newest, volume.data_dir)[0]
 
 
-def test_bad_lines_are_noticed(newest: Installation, place: Place) -> None:
+def test_bad_lines_are_noticed() -> None:
+    lines = ["PANIC:  could not write", "LOG:  fine"]
+    assert len(checks.bad_lines(lines, False)) == 1
+    assert checks.bad_lines(lines, True) == []
+
+
+def test_what_the_logging_collector_wrote_is_read_for_one_round(newest: Installation, place: Place) -> None:
+    volume = Volume(newest, place, is_own=False)
+    file = volume.data_dir / "log" / "postgresql.log"
+    file.parent.mkdir()
+    file.write_text("LOG:  fine\nPANIC:  could not write\n")
+    assert len(checks.bad_lines(volume.collected(), False)) == 1
+    volume.settle(())
+    assert volume.collected() == []
+
+
+def test_a_start_that_fails_is_a_crash_that_is_noticed(newest: Installation, place: Place) -> None:
     machine = Machine(newest, place)
-    machine.lines = [parse_line("PANIC:  could not write"), parse_line("LOG:  fine")]
-    assert len(checks.bad_lines(machine, False)) == 1
-    assert checks.bad_lines(machine, True) == []
+    said = (
+        {"topic": "start", "reason": "waiting for postmaster 1 of an earlier supervisor to end"},
+        {"topic": "start", "reason": describe(1)},
+        {"topic": "start", "reason": describe(-9)},
+    )
+    machine.lines = [parse_line(json.dumps(one)) for one in said]
+    machine.times = [1.0, 2.0, 3.0]
+    assert [at for at, _ in machine.crashes()] == [2.0, 3.0]
 
 
 @pytest.mark.heavy

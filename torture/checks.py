@@ -18,9 +18,9 @@ from installations import run_as_server
 from pgidle.sockets import scan
 
 if TYPE_CHECKING:
-    from installations import Installation
+    from collections.abc import Iterable
 
-    from torture.machine import Machine
+    from installations import Installation
 
 SAMPLE = 0.03
 """Seconds between two looks for a second postmaster."""
@@ -193,7 +193,7 @@ BAD = re.compile(
 )
 
 
-def bad_lines(machine: Machine, expects_panic: bool) -> list[str]:
+def bad_lines(lines: Iterable[str], expects_panic: bool) -> list[str]:
     """What nobody should have had to write."""
-    found = [line.text for line in machine.lines if BAD.search(line.text)]
+    found = [text for text in lines if BAD.search(text)]
     return [f"log: {text}" for text in found if not (expects_panic and "PANIC" in text)]

@@ -274,7 +274,7 @@ FAULTS: dict[str, Fault] = {
     "hold": Fault(_hold, NOTHING),
     "edit configuration": Fault(_edit, NOTHING),
     # Whoever has to start with broken files ends: 2 for pgidle's own, 1 for Postgres's.
-    "break configuration": Fault(_break, Allowance(exits=frozenset({1, 2}))),
+    "break configuration": Fault(_break, Allowance(exits=frozenset({1, 2}), crashes=True)),
     # Postgres panics when it cannot write WAL, and cannot start; it says 53100 itself where it can.
     "disk full": Fault(
         _disk_full,

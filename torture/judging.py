@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import signal
 from typing import TYPE_CHECKING
 
 from torture.record import Cuts, Doing
@@ -57,11 +58,9 @@ def _is_answer(failure: Failure, allowance: Allowance) -> bool:
 
 def _rule_connecting(failure: Failure, happened: Round, at_work: list[Window]) -> Ruling:
     for gone in happened.exits:
-        if (
-            excused(gone, happened)
-            and gone.at - SLACK <= failure.at
-            and failure.began <= gone.listening + SLACK
-        ):
+        # The line that `listening` is known by comes later than the port: no slack there.
+        is_away = gone.at - SLACK <= failure.at and failure.began <= gone.listening
+        if is_away and _leaves_the_port(gone, happened) and excused(gone, happened):
             return Ruling.EXCUSED
     if failure.doing is Doing.CANCEL and any(one.allowance.cuts is not Cuts.NONE for one in at_work):
         return Ruling.EXCUSED  # whom it was to cancel may be gone
@@ -73,6 +72,12 @@ def _rule_connecting(failure: Failure, happened: Round, at_work: list[Window]) -
             if failure.began <= felt:
                 return Ruling.IN_FLIGHT if failure.began <= one.began else Ruling.LIMIT
     return Ruling.VIOLATION
+
+
+def _leaves_the_port(gone: Exit, happened: Round) -> bool:
+    """Whether nobody may have held the port. A service manager keeps its socket, and only after a SIGKILL does a
+    Postgres that nobody looks after have what comes to it."""
+    return not happened.keeps_socket or gone.status == -signal.SIGKILL
 
 
 def excused(gone: Exit, happened: Round) -> bool:

@@ -80,13 +80,14 @@ class Machine(Supervised):
         return [(at, str(line.data["state"])) for at, line in pairs if "state" in line.data]
 
     def crashes(self) -> list[tuple[float, str]]:
-        """When, and why, a Postgres that was serving or shutting down was gone or going."""
+        """When, and why, a Postgres that was serving or shutting down was gone or going, or did not start."""
         with self._news:
             pairs = list(zip(self.times, self.lines, strict=True))
         return [
             (at, str(line.data["reason"]))
             for at, line in pairs
-            if line.data.get("state") == "starting" and line.data["from"] in ("awake", "drowsy", "stopping")
+            if (line.data.get("state") == "starting" and line.data["from"] in ("awake", "drowsy", "stopping"))
+            or (line.data.get("topic") == "start" and str(line.data["reason"]).startswith("the postmaster "))
         ]
 
     @property
@@ -106,8 +107,9 @@ class Machine(Supervised):
                         self.entered.setdefault(state, []).append(self.times[-1])
                     self._news.notify_all()
                 if line.data.get("state") == "starting" and line.data.get("from") is None and self.exits:
-                    # It listens before it says its first line.
-                    self.exits[-1].listening = min(self.exits[-1].listening, self.times[-1])
+                    # It listens before it says its first line. Some before it may have ended without one.
+                    for gone in self.exits:
+                        gone.listening = min(gone.listening, self.times[-1])
 
 
 def is_shut_down(installation: Installation, data_dir: str) -> bool:

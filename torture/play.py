@@ -82,7 +82,7 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         listen=[listening(stage.port)] if plan.mode == "socket" else (),
         when_idle="stay" if plan.mode == "stay" else "exit",
     )
-    happened = Round(plan.idle_timeout, plan.mode == "stay")
+    happened = Round(plan.idle_timeout, plan.mode == "stay", plan.mode == "socket")
     injected: Counter[str] = Counter()
     began = time.monotonic()
     try:
@@ -91,7 +91,9 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         happened.violations += sentry.seen
         happened.violations += checks.orphans(volume.data_dir, mark)
         happened.violations += checks.checksums(stage.installation, volume.data_dir)
-        happened.violations += checks.bad_lines(machine, "disk full" in plan.faults)
+        happened.violations += checks.bad_lines(
+            [*(line.text for line in machine.lines), *volume.collected()], "disk full" in plan.faults
+        )
     except Exception as error:  # noqa: BLE001
         happened.violations.append(f"the round itself failed: {type(error).__name__}: {error}")
     finally:

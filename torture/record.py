@@ -124,6 +124,8 @@ class Round:
 
     idle_timeout: float
     stays: bool
+    keeps_socket: bool = False
+    """Whether the platform goes on listening when the supervisor is gone."""
     tally: Tally = field(default_factory=Tally)
     windows: list[Window] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)

@@ -80,8 +80,17 @@ class Volume:
         """Write pgidle.toml as an editor does: whole, in one step."""
         self._replace(self.config, f'idle-timeout = "{round(idle_timeout * 1000)}ms"\n')
 
+    def collected(self) -> list[str]:
+        """What Postgres's own logging collector has written in this round."""
+        return [line for file in self._logs() for line in file.read_text(errors="replace").splitlines()]
+
+    def _logs(self) -> list[Path]:
+        return sorted((self.data_dir / "log").glob("*"))
+
     def settle(self, settings: Sequence[str]) -> None:
-        """Lines of postgresql.conf for a round, which `restore` keeps."""
+        """Lines of postgresql.conf for a round, which `restore` keeps; and logs of its own."""
+        for file in self._logs():
+            file.unlink()
         own = "".join(f"{setting}\n" for setting in settings)
         self._standing["postgresql.conf"] = self._first["postgresql.conf"] + own
         self.restore()
