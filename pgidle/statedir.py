@@ -33,7 +33,7 @@ class StateDir:
             self._take()
             self.earlier_postmaster = _record(self._lock)[1]
             """Pid of the postmaster that the supervisor before us started, if it had no time to forget it."""
-            self.remember_postmaster(self.earlier_postmaster)
+            self._write(self.earlier_postmaster)
         except OSError as error:
             raise PgidleError(
                 f"cannot write the state directory {path}: {error.strerror}",
@@ -41,7 +41,17 @@ class StateDir:
             ) from error
 
     def remember_postmaster(self, pid: int | None) -> None:
-        """Write down whom we started, for a successor who finds it alive after we were killed."""
+        """Write down whom we started, for a successor who finds it alive after we were killed.
+
+        Where the disk takes nothing, not even in place, it is left: nobody who waits is refused for it, and only such
+        a successor will not know.
+        """
+        try:
+            self._write(pid)
+        except OSError:
+            return
+
+    def _write(self, pid: int | None) -> None:
         text = f"{os.getpid()}\n{pid or ''}\n".encode()
         os.pwrite(self._lock, text.ljust(RECORD_BYTES), 0)
 

@@ -20,6 +20,7 @@ from installations import conninfo, free_port, server_user
 
 import pgidle
 from pgidle.gate import open_shim
+from pgidle.statedir import StateDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,3 +232,10 @@ def test_a_postmaster_that_a_signal_without_a_name_ends(newest: Installation, la
     one.wait_for_state("awake", since=mark)
     assert serves(one)
     assert one.stop() == 0
+
+
+def test_a_disk_that_takes_nothing_is_no_reason_to_end(place: Place) -> None:
+    state_dir = StateDir(str(place.folder()))
+    with open("/dev/full", "r+b") as full:  # noqa: PTH123 - a device
+        os.dup2(full.fileno(), state_dir._lock)
+    state_dir.remember_postmaster(7)
