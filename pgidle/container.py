@@ -5,12 +5,13 @@ Runs before everything else in every wake, so whatever is not on the server's wa
 
 from __future__ import annotations
 
+import gc
 import os
-import signal
 import sys
 
 from pgidle.entrypoint import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
 from pgidle.errors import PgidleError, SettingsError
+from pgidle.light import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ VOLUMES = "/var/lib/postgresql"
 
 
 def main() -> None:
+    gc.disable()  # As in `__main__`; `run` turns it on.
     words = completed(sys.argv[1:])
     try:
         if words[0] == "pgidle":

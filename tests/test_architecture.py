@@ -144,25 +144,36 @@ def test_every_folder_of_the_package_is_installed() -> None:
 
 
 SPAWN = """
+import gc
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 import pgidle.early
 def spawn(*_):
     import os
-    os.write(1, " ".join(sys.modules).encode())
+    os.write(1, " ".join([*sys.modules, *["collecting"] * gc.isenabled()]).encode())
     os._exit(0)
 pgidle.early.spawn = spawn
-from pgidle.__main__ import main
-main()
+name = sys.argv.pop(1)
+__import__(name)
+sys.modules[name].main()
 """
 
 
-def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place) -> None:
-    options = {"-D": place.data_dir(newest), "-p": free_port(), "--bin-dir": newest.bin_dir, "--http": "off"}
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("pgidle.__main__", ["run", "--http", "off"]), ("pgidle.container", ["-c", "work_mem=8MB"])],
+)
+def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place, module, words) -> None:
+    settings = {
+        "PGDATA": place.data_dir(newest),
+        "PGPORT": free_port(),
+        "PGIDLE_BIN_DIR": newest.bin_dir,
+        "PGIDLE_HTTP": "off",
+    }
     ran = subprocess.run(
         # Without site: an editable install has a finder that imports much by itself.
-        [sys.executable, "-I", "-S", "-c", SPAWN, str(PACKAGE.parent), "run"]
-        + [str(word) for pair in options.items() for word in pair],
+        [sys.executable, "-I", "-S", "-c", SPAWN, str(PACKAGE.parent), module, *words],
+        env={name: str(value) for name, value in settings.items()},
         capture_output=True,
         text=True,
         check=False,
@@ -170,5 +181,6 @@ def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place) -> 
     loaded = set(ran.stdout.split())
     assert "pgidle.early" in loaded, ran.stderr
     assert sorted(loaded & HEAVY) == [], ran.stderr
+    assert "collecting" not in loaded
     # Imported while Postgres starts.
     assert not loaded & {"pgidle.lifecycle", "pgidle.server", "pgidle.supervisor"}
