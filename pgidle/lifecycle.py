@@ -78,6 +78,7 @@ class Effect(enum.Enum):
     STOP_FAST = enum.auto()
     STOP_DRAINED = enum.auto()
     LIMIT_STOP = enum.auto()
+    KEEP_WISH = enum.auto()
     STOP_IMMEDIATE = enum.auto()
     RECORD_SLEEP = enum.auto()
     LOOK_AT_QUEUE = enum.auto()
@@ -123,6 +124,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.STOPPING, E.STOP_TIMED_OUT): (S.STOPPING, (F.STOP_IMMEDIATE,)),
     # While nobody waits a slow shutdown may take its time.
     (S.STOPPING, E.CLIENT_PARKED): (S.STOPPING, (F.LIMIT_STOP,)),
+    (S.STOPPING, E.WAKE_REQUESTED): (S.STOPPING, (F.LIMIT_STOP, F.KEEP_WISH)),
     (S.STOPPING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP)),
     (S.ASLEEP, E.CLIENT_PARKED): (S.STARTING, (F.START_POSTMASTER,)),
     (S.ASLEEP, E.WAKE_REQUESTED): (S.STARTING, (F.START_POSTMASTER,)),

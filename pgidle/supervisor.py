@@ -97,6 +97,8 @@ class Supervisor:
         self._attended: int | None = None
         self._delay = 0.0
         self._stop_since = 0.0
+        self._is_wanted = False
+        """Somebody asked for a wake while Postgres was going to sleep."""
         self._slept_because, self._sleep_since = "", 0.0
         self.server = Server(house, early, self._happen)
 
@@ -270,6 +272,7 @@ class Supervisor:
     def _start_postmaster(self) -> None:
         self._loop.cancel("stop")
         self._loop.cancel("kill")
+        self._is_wanted = False
         self._porter.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
@@ -360,6 +363,9 @@ class Supervisor:
         # A process that does not even hear that is killed.
         self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_stop_timeout)
 
+    def _keep_wish(self) -> None:
+        self._is_wanted = True
+
     def _record_sleep(self) -> None:
         self.sleeps += 1
         if self.judge is not None:
@@ -368,7 +374,10 @@ class Supervisor:
     def _look_at_queue(self) -> None:
         self._loop.cancel("stop")
         self._loop.cancel("kill")
-        self._porter.look_at_queue(self.settings.when_idle)
+        if self._is_wanted:
+            self._happen(Event.WAKE_REQUESTED, "asked to wake while it was going to sleep")
+        else:
+            self._porter.look_at_queue(self.settings.when_idle)
 
     def _exit_clean(self) -> None:
         self._exit_status = 0
@@ -388,6 +397,7 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.STOP_FAST: Supervisor._stop_fast,
     Effect.STOP_DRAINED: Supervisor._stop_drained,
     Effect.LIMIT_STOP: Supervisor._limit_stop,
+    Effect.KEEP_WISH: Supervisor._keep_wish,
     Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
     Effect.RECORD_SLEEP: Supervisor._record_sleep,
     Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,

@@ -721,3 +721,16 @@ def knocked(one: Supervised) -> bool:
         return bool(query(one, "SELECT 1"))
     except psycopg.OperationalError:
         return False
+
+
+def test_who_asks_for_a_wake_while_it_goes_to_sleep_gets_one(newest: Installation, launch):
+    one = launch(newest, idle_timeout="off", when_idle="stay")
+    one.wait_for_state("awake")
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+        mark = one.mark()
+        assert one.pgidle("sleep", "--force").returncode == 0
+        one.wait_for_state("stopping", since=mark)
+        assert one.pgidle("wake").returncode == 0
+    one.wait_for_state("asleep", since=mark)
+    one.wait_for_state("awake", since=mark)
+    assert one.stop() == 0
