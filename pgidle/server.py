@@ -12,7 +12,6 @@ import time
 
 from pgidle.cluster import living_postmaster, read_pidfile
 from pgidle.early import spawn_postmaster
-from pgidle.errors import PgidleError
 from pgidle.lifecycle import Event
 from pgidle.postmaster import is_shut_down
 from pgidle.privileges import user_name
@@ -34,6 +33,9 @@ READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
 
 SENTINEL_POLL = 0.2
 """Seconds between two looks for the background writer, which old versions start after they are ready."""
+
+REAP_POLL = 0.01
+"""Seconds between two attempts to reap a postmaster that has exited."""
 
 ORPHANS_POLL = 0.02
 """Seconds between two looks at processes that must end before a start."""
@@ -301,7 +303,9 @@ class Server:
         self._loop.forget(postmaster.pidfd)
         status = postmaster.reap()
         if status is None:
-            raise PgidleError(f"postmaster {postmaster.pid} exited and cannot be reaped")
+            # Somebody traces it, whose it is to reap first (wait_consider_task in kernel/exit.c).
+            self._loop.after(REAP_POLL, "reap", self._on_exit)
+            return
         self._postmaster = None
         self._loop.cancel("ready")
         self._forget_sentinel()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGRTMIN, SIGTERM
 from typing import TYPE_CHECKING
@@ -17,9 +18,11 @@ import psutil
 import psycopg
 import pytest
 from installations import conninfo, free_port, server_user
+from postgres_fixture import wait_until
 
 import pgidle
 from pgidle.gate import open_shim
+from pgidle.sockets import scan
 from pgidle.statedir import StateDir
 
 if TYPE_CHECKING:
@@ -239,3 +242,42 @@ def test_a_disk_that_takes_nothing_is_no_reason_to_end(place: Place) -> None:
     with open("/dev/full", "r+b") as full:  # noqa: PTH123 - a device
         os.dup2(full.fileno(), state_dir._lock)
     state_dir.remember_postmaster(7)
+
+
+TRACE = """
+import ctypes, os, sys
+CONT, SEIZE = 7, 0x4206  # linux/ptrace.h
+pid = int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.ptrace(SEIZE, pid, None, None), flush=True)
+while os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT).si_code == os.CLD_TRAPPED:
+    _, status = os.waitpid(pid, 0)
+    libc.ptrace(CONT, pid, None, ctypes.c_void_p(0 if status >> 16 else os.WSTOPSIG(status)))
+# It has exited, and is not reaped before this process ends.
+sys.stdin.read()
+"""
+
+
+def test_a_postmaster_that_somebody_traces_is_reaped_when_they_let_go(
+    newest: Installation, launch: Launch
+) -> None:
+    """Its pidfd says that it has exited while it is the tracer's to reap."""
+    one = launch(newest, when_idle="stay", idle_timeout="off")
+    one.wait_for_state("awake")
+    postmaster = one.postmaster_pid
+    command = [sys.executable, "-c", TRACE, str(postmaster)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdin
+        assert tracer.stdout
+        if tracer.stdout.readline() != "0\n":
+            pytest.skip("tracing is not allowed here")
+        mark = one.mark()
+        assert one.pgidle("sleep").returncode == 0
+        one.wait_log("database system is shut down", since=mark)
+        wait_until(lambda: psutil.Process(postmaster).status() == psutil.STATUS_ZOMBIE)
+        with ThreadPoolExecutor() as pool:
+            coming = pool.submit(serves, one)
+            wait_until(lambda: sum(queue.length for queue in scan(one.port).listeners) == 1)
+            tracer.stdin.close()
+            assert coming.result()
+    assert one.stop() == 0
