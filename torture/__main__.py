@@ -147,4 +147,4 @@ def main(
     sys.exit(1 if wrong else 0)
 
 
-main()
+main(prog_name="scripts/torture")
