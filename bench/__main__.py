@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import chart
 import click
@@ -18,7 +21,7 @@ from installations import Installation, Place, debian, embedded
 from measures import QUICK, Bench, Effort
 from peers import PEERS
 from report import Result, Row, machine, peers_table, table
-from servers import PROJECT, install
+from servers import PROJECT, commit, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,8 +38,48 @@ LOADS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "pgbench": load.pgbench,
 }
 COMPARED, CYCLES = "peers", "cycles"
+PAGE = PROJECT / "README.md"
 MANY, FEW = 2000, 50
 """Cycles of sleep and wake, unless told."""
+
+
+class Refused(click.ClickException):
+    """What was asked for cannot be done; said before anything is measured."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"bench: {self.message}", err=True, file=file)
+
+
+def _check_files(as_json: str | None, picture: Path | None, *, page: bool) -> None:
+    """That what is measured can be written in the end."""
+    told = {"--json": Path(as_json) if as_json not in (None, "-") else None, "--chart": picture}
+    for option, path in told.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise Refused(f"{option}: {path} is a folder: name a file")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+            raise Refused(
+                f"{option}: {path.parent} is no folder that can be written to: make it, or name another"
+            )
+    if page:
+        if picture is None or not picture.resolve().is_relative_to(PROJECT):
+            raise Refused(
+                "--readme shows the picture, too: say --chart docs/bench.svg, or another file of the project"
+            )
+        readme.around(PAGE)
+
+
+def _check_program(program: Path) -> None:
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=30)
+        said = done.stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Refused(f"--program: {program}: {error}") from None
+    if not said.startswith("pgidle"):
+        raise Refused(f"--program: {program} is not pgidle: its --version says {said.strip()[:60]!r}")
 
 
 def _installation(major: int | None) -> Installation:
@@ -76,7 +119,9 @@ def _installation(major: int | None) -> Installation:
 @click.option(
     "--chart", "picture", type=click.Path(path_type=Path), help="The peers as a picture (SVG), to a file."
 )
-@click.option("--readme", "page", is_flag=True, help="The peers, and the picture, into README.md.")
+@click.option(
+    "--readme", "page", is_flag=True, help="The figures, and the picture of --chart, into README.md."
+)
 def main(
     quick: bool,
     runs: int | None,
@@ -92,16 +137,23 @@ def main(
     """Measure pgidle against bare Postgres, and beside other ways to have a Postgres that is not always there.
 
     Ratios are medians of pairs taken one right after the other, so that other load on the machine meets both.
-    Peers that are not installed are left out, and named; --install (Debian, root) installs them.
+    Peers that are not installed are left out, and named; --install, alone, installs them (Debian, root).
+    The exit status is 1 if a connection failed or another promise was broken; what is missed of speed, memory and
+    CPU is only said.
     """
     effort = QUICK if quick else Effort()
     if runs is not None:
         effort = dataclasses.replace(effort, load_starts=1, loads=runs, wakes=runs, crowds=runs)
     parts = set(only) or {*PARTS, COMPARED, *((*LOADS, CYCLES) if loaded else ())}
     if (picture or page) and COMPARED not in parts:
-        raise click.UsageError(f"--chart and --readme show the part {COMPARED}, which --only leaves out")
+        raise Refused(f"--chart and --readme show the part {COMPARED}, which --only leaves out")
+    _check_files(as_json, picture, page=page)
+    if program is not None:
+        _check_program(program)
+    measured = commit() if program is None else ""
     count = cycles or (FEW if quick else MANY)
-    measures = {**PARTS, **LOADS, CYCLES: lambda bench: load.cycles(bench, count)}
+    cycles_of = partial(load.cycles, count=count)
+    measures: dict[str, Callable[[Bench], Iterator[Row]]] = {**PARTS, **LOADS, CYCLES: cycles_of}
     installation = _installation(major)
     began = time.monotonic()
 
@@ -120,18 +172,19 @@ def main(
         comparison = Comparison(bench)
         lines = comparison.lines() if COMPARED in parts else []
         versions = {one.name: one.version() for one in PEERS if lines and not one.missing()}
-        result = Result(
-            machine(installation, bench.gate, versions), rows, lines, comparison.skipped if lines else {}
-        )
+        about = machine(installation, bench.gate, versions, measured)
+        result = Result(about, rows, lines, comparison.skipped if lines else {})
     finally:
         place.clean()
     say("done")
     _show(result, as_json)
     if picture:
         readme.replace(picture, chart.svg(result))
-    if page:
-        shown = os.path.relpath(picture, PROJECT) if picture else None
-        readme.write(PROJECT / "README.md", readme.markdown(result, shown))
+    if page and picture:
+        readme.write(PAGE, readme.markdown(result, str(picture.resolve().relative_to(PROJECT))))
+    if result.broken:
+        click.echo(f"bench: a promise was broken: {'; '.join(result.broken)}", err=True)
+        sys.exit(1)
 
 
 def _said(say: Callable[[str], None], name: str, rows: Iterator[Row]) -> Iterator[Row]:
@@ -152,4 +205,4 @@ def _show(result: Result, as_json: str | None) -> None:
         readme.replace(Path(as_json), f"{text}\n")
 
 
-main()
+main(prog_name="scripts/bench")

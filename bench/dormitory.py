@@ -141,9 +141,12 @@ def main(instances: int, at_once: int) -> None:
     _row(f"wake of {ONE_BY_ONE}, one by one: median / slowest", _milliseconds(alone))
     if together:
         _row(f"wake of {len(together)}, {at_once} at once: median / slowest", _milliseconds(together))
-    _row("connections that failed", str([*alone, *together].count(None)))
+    failed = [*alone, *together].count(None)
+    _row("connections that failed", str(failed))
     _row("sockets that listen no more", str(lost))
+    if failed or lost:
+        raise click.ClickException(f"{failed} connections failed, {lost} sockets listen no more")
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/bench-systemd")

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import wire
@@ -212,10 +212,11 @@ class Bench:
                 mine.append(served * MS)
                 failed += unserved
         yield Row(f"{CROWD} clients served: asleep, bare running", "ms", mine, theirs)
-        yield Row(f"  of {CROWD * self.effort.crowds} not served", "", [float(failed)], (), 0)
+        whole = CROWD * self.effort.crowds
+        yield Row(f"  of {whole} not served", "", [float(failed)], (), 0, is_promise=True)
 
     def staying(self, settings: tuple[str, ...] | None = None, **options: str) -> Installed:
-        return Pgidle(self.setting(settings=settings), **options).server
+        return Pgidle(self.setting(settings=settings), told=False, **options).server
 
     @cached_property
     def gate(self) -> str:
@@ -246,13 +247,10 @@ class Bench:
 
     def _loads(self) -> Iterator[tuple[str, Callable[[int], float]]]:
         for clients in (1, 8) if self.pgbench and self.effort.load_seconds else ():
-            yield (
-                f"pgbench -S, {clients} client{'s' * (clients > 1)}",
-                lambda port, n=clients: self._tps(port, n),
-            )
+            yield f"pgbench -S, {clients} client{'s' * (clients > 1)}", partial(self._tps, clients)
         yield f"COPY of {self.effort.copied // 1000} MB to the client", _copied
 
-    def _tps(self, port: int, clients: int) -> float:
+    def _tps(self, clients: int, port: int) -> float:
         threads = str(min(clients, os.cpu_count() or 1))
         seconds = str(self.effort.load_seconds)
         says = self.run_pgbench(port, "-n", "-T", seconds, "-S", "-c", str(clients), "-j", threads)

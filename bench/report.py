@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class Row:
     bare: Sequence[float] = ()
     target: float | None = None
     floor: bool = False
+    is_promise: bool = False
+    """Its target is not an aim: missed, the run has failed."""
 
     @property
     def ratios(self) -> list[float]:
@@ -78,9 +81,17 @@ class Cell:
         return statistics.median(self.values)
 
     @property
+    def ratios(self) -> list[float]:
+        return [mine / theirs for mine, theirs in zip(self.values, self.bare, strict=False)]
+
+    @property
     def ratio(self) -> float | None:
-        pairs = [mine / theirs for mine, theirs in zip(self.values, self.bare, strict=False)]
-        return statistics.median(pairs) if pairs else None
+        return statistics.median(self.ratios) if self.ratios else None
+
+    @property
+    def failed(self) -> int:
+        """Connections."""
+        return sum(self.counts.values()) - self.counts.get("connections", 0)
 
     def as_dict(self) -> dict[str, object]:
         found: dict[str, object] = {"text": self.text} if self.text else {}
@@ -122,6 +133,21 @@ class Result:
         return list(dict.fromkeys(name for line in self.lines for name in line.cells))
 
     @property
+    def broken(self) -> list[str]:
+        """What pgidle promises and did not keep in this run."""
+        broken = [
+            f"{part}: {row.name.strip()}: {number(row.judged)}"
+            for part, rows in self.parts.items()
+            for row in rows
+            if row.is_promise and not row.met
+        ]
+        for line in self.lines:
+            cell = line.cells.get("pgidle")
+            if cell is not None and (cell.failed or (line.name == "client_addr" and cell.text != "kept")):
+                broken.append(f"{line.name}: {shown(line, 'pgidle')}")
+        return broken
+
+    @property
     def notes(self) -> list[str]:
         """Who is not there, and what those met that failed, for each peer."""
         notes = [f"{name}: skipped, {why}" for name, why in self.skipped.items()]
@@ -141,8 +167,10 @@ class Result:
         }
 
 
-def machine(installation: Installation, gate: str, versions: Mapping[str, str]) -> dict[str, object]:
-    """What the figures hold for; nothing that says whose machine it is."""
+def machine(
+    installation: Installation, gate: str, versions: Mapping[str, str], measured: str
+) -> dict[str, object]:
+    """What the figures hold for; nothing that says whose machine it is. `measured` is a commit, or empty."""
     model = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     postgres = subprocess.run(
         [installation.program("postgres"), "--version"], check=True, capture_output=True, text=True
@@ -155,22 +183,38 @@ def machine(installation: Installation, gate: str, versions: Mapping[str, str]) 
         "postgresql": postgres.stdout.removeprefix("postgres (PostgreSQL)").strip(),
         "gate": gate,
         "peers": ", ".join(one for one in versions.values() if one),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": measured,
     }
 
 
 HEADS = ("", "unit", "bare", "best", "pgidle", "best", "ratio", "quartiles", "of", "target", "")
 
 
+LEGEND = """\
+bare, pgidle: medians of the runs, and the best of them; a run of bare is right before its run of pgidle
+ratio: median of the pairs' ratios (not the ratio of the medians); quartiles: the middle half of them lies between
+of: runs; MISSED: of speed, memory and CPU an aim, of the others a promise: then the exit status is 1
+"""
+PEERS_LEGEND = """\
+bare: all its runs, one of them right before each of a peer's; ratios are medians over those pairs, so that they do not
+follow from the cells; in brackets their quartiles, or behind a time its ratio: a range that spans 1 is noise
+memory, CPU: of what is there besides Postgres
+"""
+
+
 def table(result: Result) -> str:
     """Medians, the best run, the median and the quartiles of the ratios of so many pairs, and what was aimed at."""
     head = [f"{name}: {value}" for name, value in result.about.items() if value]
-    return "\n".join([*head, "", *_aligned([HEADS, *(_cells(row) for row in result.rows)], 2)]) + "\n"
+    return "\n".join([*head, "", *_aligned([HEADS, *(_cells(row) for row in result.rows)], 2), "", LEGEND])
 
 
 def peers_table(result: Result) -> str:
     """A column for each peer: medians, with the median of the ratios to bare behind those that are timed."""
     body = [(line.name, line.unit, *(shown(line, name) for name in result.peers)) for line in result.lines]
-    return "\n".join([*_aligned([("", "unit", *result.peers), *body], 2), "", *result.notes]) + "\n"
+    return "\n".join(
+        [*_aligned([("", "unit", *result.peers), *body], 2), "", *result.notes, "", PEERS_LEGEND]
+    )
 
 
 def shown(line: Line, name: str) -> str:
@@ -180,10 +224,10 @@ def shown(line: Line, name: str) -> str:
     if not cell.values:
         return cell.text
     if line.unit == "ratio":
-        return f"{cell.ratio:.2f}"
+        quartiles = _quartiles(cell.ratios)
+        return f"{cell.ratio:.2f}" + (f" ({quartiles})" if quartiles else "")
     if cell.counts:
-        failed = sum(cell.counts.values()) - cell.counts["connections"]
-        return f"{cell.median:.1f} ({failed} of {cell.counts['connections']})" if failed else "0"
+        return f"{cell.median:.1f} ({cell.failed} of {cell.counts['connections']})" if cell.failed else "0"
     return number(cell.median) + (f" ({cell.ratio:.2f}x)" if cell.ratio is not None else "")
 
 

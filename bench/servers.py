@@ -64,6 +64,20 @@ def install(place: Place) -> Path:
     return program
 
 
+def commit() -> str:
+    """Of this checkout, with a + where a file differs from it; empty where git does not tell."""
+    said = []
+    for words in ("rev-parse --short HEAD", "status --porcelain --untracked-files=no"):
+        try:
+            done = subprocess.run(
+                ["git", "-C", PROJECT, *words.split()], check=True, capture_output=True, text=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+        said.append(done.stdout.strip())
+    return f"{said[0]}{'+' * bool(said[1])}"
+
+
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
@@ -174,7 +188,9 @@ class Installed(Supervised):
         try:
             return wire.first_row(self.port, lambda: self.running)
         except (OSError, wire.RefusedError) as error:
-            raise SystemExit(f"bench: {error}\n{self._tail()}") from error
+            said = self.lines[-1].text if self.lines else "without a word"
+            status = "runs" if self.running else f"exit status {self._process and self._process.returncode}"
+            raise SystemExit(f"bench: {self._program}: {status}: {said}; a client: {error}") from error
 
     def settle(self) -> int:
         """Wait until it does nothing but serve and watch; the pid of the backend through which it watches."""

@@ -160,7 +160,7 @@ class Front:
     """A process of a peer's, run as the user that runs Postgres, its output in a file to quote when it dies."""
 
     def __init__(self, folder: Path, *command: str | Path, **more: Any) -> None:
-        self._log = folder / "log"
+        self._log, self._name = folder / "log", " ".join(map(str, command))
         user = server_user()
         who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
         with self._log.open("ab") as log:
@@ -185,7 +185,7 @@ class Front:
                 is_up()
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"bench: {self.process.args}: {self._log.read_text()}") from None
+                    raise SystemExit(f"bench: {self._name}: {self._log.read_text()}") from None
                 time.sleep(0.002)
             else:
                 return

@@ -38,7 +38,7 @@ class SocketProxyd(Peer):
     """One activation after the other: a process that waits for a client, asks for Postgres, then is the proxy."""
 
     name = "systemd-socket-proxyd"
-    by: ClassVar[str] = "itself"
+    by: ClassVar[str] = "harness, for systemd"
 
     def __init__(self, setting: Setting, *, told: bool = False) -> None:
         super().__init__(setting, told=told)
@@ -90,7 +90,7 @@ class SocketProxyd(Peer):
         # Above the number that it is to have.
         fd = fcntl.fcntl(self._socket, fcntl.F_DUPFD, 20)
         self._asks, asking = socket.socketpair()
-        proxy = [PROXY, f"--exit-idle-time={IDLE}", f"--connections-max={MOST}"]
+        proxy: list[str | Path] = [PROXY, f"--exit-idle-time={IDLE}", f"--connections-max={MOST}"]
         try:
             self._front = Front(
                 self._folder,
