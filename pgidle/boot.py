@@ -57,7 +57,11 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
         from pgidle.supervisor import Supervisor
 
         gc.enable()
-        status = Supervisor(house, early).run()
+        try:
+            supervisor = Supervisor(house, early)
+        except OSError as error:
+            raise PgidleError(f"cannot look after Postgres, which ends now: {error}") from None
+        status = supervisor.run()
     except PgidleError as error:
         _complain(error)
         status = error.status

@@ -33,7 +33,7 @@ class Doors:
 class Files:
     """What to notice changes of: the data directory's configuration, and the settings file, there or not yet.
 
-    `resolve` reads the settings again, on the backstage's thread; it raises PgidleError.
+    `resolve` reads the settings again, on any thread; it raises PgidleError.
     """
 
     data_dir: str

@@ -52,6 +52,7 @@ class Server:
         settings = house.settings
         self._house = house
         self._settings = settings
+        self.stop_timeout = settings.stop_timeout
         self._first = house.first
         self._binaries = house.binaries
         self._addresses = house.gate.hosts()
@@ -245,7 +246,7 @@ class Server:
         if living is not None:
             # Ours, whose supervisor died.
             self._log.once("start", f"waiting for postmaster {living} of an earlier supervisor to end")
-            hasten_postmaster(living, waited, self._settings.stop_timeout)
+            hasten_postmaster(living, waited, self.stop_timeout)
         elif orphans := find_orphans(data_dir):
             pids = ", ".join(map(str, orphans))
             self._log.once("start", f"waiting for processes {pids} of an earlier postmaster to end")

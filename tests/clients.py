@@ -80,13 +80,9 @@ class Load:
 
     connections: int = 0
     commits: int = 0
-    selects: int = 0
     cuts: int = 0
     longest_connect: float = 0.0
     failures: list[Failure] = field(default_factory=list)
-
-    def failed_connections(self) -> list[Failure]:
-        return [failure for failure in self.failures if failure.doing == "connect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +160,6 @@ class Client:
                 self.load.commits += 1
             else:
                 await connection.execute("SELECT count(*) FROM ledger")
-                self.load.selects += 1
         except psycopg.Error as error:
             if idle + LATE >= self.habits.cut_after and connection.closed:
                 self.load.cuts += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -105,8 +106,23 @@ def test_no_edge_knows_the_supervisor(module: str) -> None:
     assert not imports(module, at_run_time=True) & above
 
 
-def test_imports_have_no_cycle() -> None:
-    graph = {
+def rows() -> list[set[str]]:
+    """The modules in each row of the map in CONTRIBUTING.md, from the top."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## The map")[2].partition("\n\nTwo threads")[0]
+    lines = [line.split("|")[2] for line in table.splitlines() if line.startswith("|")]
+    named = [re.findall(r"`([^`]+)`", files) for files in lines]
+    found = [{name.replace("/", ".") for name in names} for names in named if names]
+    single = set().union(*found)
+    for row in found:
+        for folder in [name for name in row if name.endswith(".*")]:
+            row.remove(folder)
+            row |= {name for name in MODULES if name.startswith(folder[:-1]) and name not in single}
+    return found
+
+
+def own_imports() -> dict[str, set[str]]:
+    return {
         module: {
             name.removeprefix("pgidle.")
             for name in imports(module, at_run_time=True)
@@ -114,6 +130,22 @@ def test_imports_have_no_cycle() -> None:
         }
         for module in MODULES
     }
+
+
+def test_imports_go_down_the_map() -> None:
+    place = {name: number for number, row in enumerate(rows()) for name in row}
+    assert set(MODULES) <= set(place)
+    upwards = [
+        f"{module} imports {name}"
+        for module, names in own_imports().items()
+        for name in names
+        if name in place and place[name] < place[module]
+    ]
+    assert upwards == []
+
+
+def test_imports_have_no_cycle() -> None:
+    graph = own_imports()
     done: set[str] = set()
     while waiting := set(graph) - done:
         free = {module for module in waiting if not (graph[module] & waiting - {module})}
