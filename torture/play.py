@@ -117,7 +117,8 @@ async def _play(
     else:
         platform = Proxy(machine, machine.port)
     async with platform:
-        front = conninfo(platform.port)
+        # Not the name of the round before, which pgidle remembers: who comes back after each sleep is flapping.
+        front = conninfo(platform.port, application_name=f"round {machine.env[checks.MARK]}")
         crowd = Crowd(
             platform.port, front, stage.ledger, happened.tally, plan.chance("crowd"), plan.idle_timeout
         )

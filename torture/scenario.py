@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import socket
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 45
 """Seconds after which a connection is taken to be refused, whatever waits."""
+
+NUMBERS = itertools.count()
 
 SERVER_SLEEP = 20
 """Seconds that a statement would take that is there to be cancelled."""
@@ -84,7 +87,6 @@ class Crowd:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     high: asyncio.Event = field(default_factory=asyncio.Event)
     holding: int = 0
-    _sessions: int = 0
 
     async def tide(self) -> None:
         """Busy, quiet, busy."""
@@ -126,15 +128,15 @@ class Crowd:
     async def open(self, who: str) -> Session | None:
         """A new session, or None if it failed, which is noted."""
         self.tally.tried += 1
-        self._sessions += 1
         began = time.monotonic()
         try:
             connection = await psycopg.AsyncConnection.connect(
                 self.conninfo,
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT,
-                # One application that comes back after each sleep is flapping, and sleep is put off for it.
-                application_name=f"{who} {self._sessions}",
+                # One application that comes back after each sleep is flapping, and sleep is put off for it. pgidle
+                # remembers that from round to round.
+                application_name=f"{who} {next(NUMBERS)}",
             )
         except psycopg.Error as error:
             self.tally.fail(began, who, Doing.CONNECT, error)
