@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+import psutil
 import pytest
 from clients import Ledger
 from faults import as_server, carry_out
@@ -23,24 +29,33 @@ from pgidle.server import describe
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind everything: only `torture` is to be found there
 
-from torture import checks, judging, play  # noqa: E402
-from torture.injections import CRASH, FAULTS, STOPPED  # noqa: E402
+from torture import checks, injections, judging, play  # noqa: E402
+from torture.__main__ import main  # noqa: E402
+from torture.choice import ALL, Choice, lacking, missing_for  # noqa: E402
+from torture.injections import ASKED, CRASH, FAULTS, STOPPED  # noqa: E402
 from torture.judging import LIMIT_PER_CRASH, Ruling, judge, rule  # noqa: E402
 from torture.machine import Machine  # noqa: E402
 from torture.plan import plan  # noqa: E402
 from torture.record import Allowance, Doing, Exit, Failure, Round, Window  # noqa: E402
+from torture.table import Totals  # noqa: E402
 from torture.volume import Volume  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from conftest import Launch
     from installations import Installation, Place
 
-SECONDS = 45
+SECONDS = 38
 """Of the run that is part of the tests, for which CI has time. The seed is one that begins with the hardest faults."""
 
 
-def failure(doing: Doing, began: float = 100.0, at: float = 100.1, idle: float = 0.0) -> Failure:
-    return Failure(began, at, "somebody", doing, "server closed the connection unexpectedly", None, idle)
+def failure(
+    doing: Doing, began: float = 100.0, at: float = 100.1, idle: float = 0.0, held: float = 90.0
+) -> Failure:
+    return Failure(
+        began, at, "somebody", doing, "server closed the connection unexpectedly", None, idle, held
+    )
 
 
 def happened(*windows: Window, exits: tuple[Exit, ...] = (), stays: bool = True) -> Round:
@@ -75,6 +90,21 @@ def test_a_crash_excuses_a_connection_until_it_is_felt_and_no_longer() -> None:
     assert rule(failure(Doing.CONNECT, began=98.9, at=99.2), happened(parked)) is Ruling.VIOLATION
     late = crash(felt=120.0)
     assert rule(failure(Doing.CONNECT, began=100.5, at=100.6), happened(late)) is Ruling.VIOLATION
+
+
+@pytest.mark.parametrize(
+    ("path", "cut"),
+    [("/sleep", {Doing.IDLE}), ("/sleep?force=1", {Doing.IDLE, Doing.HELD, Doing.CANCEL}), ("/wake", set())],
+)
+def test_an_order_excuses_what_it_may_do_and_no_more(path: str, cut: set[Doing]) -> None:
+    window = Window("sleep", ASKED[path], 99.0, 101.0)
+    excused = {doing for doing in Doing if rule(failure(doing), happened(window)) is Ruling.EXCUSED}
+    assert excused == cut
+
+
+def test_who_became_busy_after_an_unforced_sleep_was_ordered_may_have_been_idle_when_it_was_decided() -> None:
+    window = Window("sleep", ASKED["/sleep"], 99.0, 101.0)
+    assert rule(failure(Doing.HELD, held=99.01), happened(window)) is Ruling.EXCUSED
 
 
 def test_a_postgres_that_ends_by_itself_is_noticed() -> None:
@@ -156,6 +186,129 @@ def test_exit_statuses_must_be_true_and_explained(
     assert (judging.judge_exit(gone, happened(*windows, stays=stays)) is None) == right
 
 
+def test_only_who_has_not_spoken_may_die_of_a_stop_signal() -> None:
+    stopped = Window("SIGTERM", STOPPED, 99.0, 101.0)
+    python = Exit(-15, 100.0, said=False, is_clean=True)
+    assert judging.judge_exit(python, happened(stopped)) is None
+    assert "SIGTERM" in (judging.judge_exit(replace(python, said=True), happened(stopped)) or "")
+
+
+def test_the_printed_command_plays_the_same_round(newest: Installation) -> None:
+    names = tuple(name for name in FAULTS if name in ("hold", "clock", "kill backend"))
+    for choice in (Choice(7, tuple(FAULTS), ALL, 2.5, newest), Choice(8, names, "stay", 5.0, newest)):
+        program, *words = shlex.split(choice.again(23))
+        assert program == "scripts/torture"
+        given = main.make_context(program, words).params
+        again = Choice(*(given[name] for name in ("seed", "names", "mode", "seconds", "installation")))
+        assert again == choice
+        assert given["number"] == 23
+
+
+def test_what_this_machine_lacks_is_left_out_and_changes_no_other_round(newest: Installation) -> None:
+    choice = Choice(7, tuple(FAULTS), ALL, 5.0, newest)
+    everything = lacking(choice, "handoff", "", has_volume=True)
+    lacks = lacking(choice, "synhold", "a sysctl is off", has_volume=False)
+    assert lacks.keys() - everything.keys() == {"disk full", "mode socket"}
+    for planned in map(choice.plan, range(60)):
+        unplayable = planned.mode == "socket" or bool({*planned.faults} & lacks.keys())
+        assert (missing_for(planned, lacks) is not None) == unplayable
+    for names, mode in ((("disk full",), "stay"), (("hold",), "socket")):
+        with pytest.raises(click.ClickException, match="is left"):
+            lacking(Choice(7, names, mode, 5.0, newest), "synhold", "a sysctl is off", has_volume=False)
+
+
+def test_the_last_line_says_what_was_tested(newest: Installation, place: Place) -> None:
+    choice = Choice(7, ("none", "hold", "disk full"), "stay", 5.0, newest)
+    totals = Totals(choice, {"disk full": "it needs root"})
+    assert (totals.is_good, "nothing was tested" in totals.verdict()) == (False, True)
+    one = play.Outcome(
+        replace(choice.plan(0), faults=("none",)),
+        happened(),
+        Machine(newest, place, data_dir=place.folder()),
+        Counter({"none": 2}),
+        1.0,
+    )
+    one.happened.sleeps = 3
+    totals.add(one)
+    assert totals.is_good
+    assert totals.verdict() == (
+        f"1 round, 1 of {len(FAULTS)} faults, 3 sleeps: every promise was kept; not played: hold; left out: disk full"
+    )
+    one.happened.harness = "no such file"
+    totals.add(one)
+    assert "the harness failed in 1 round" in totals.verdict()
+    one.happened.violations.append("lost")
+    totals.add(one)
+    assert "BROKEN PROMISES in 1 round;" in totals.verdict()
+    assert "every promise" not in totals.verdict()
+    assert (totals.is_good, totals.rows["none"]["went wrong"]) == (False, 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seconds", "0"],
+        ["--minutes", "0"],
+        ["--round", "1", "--rounds", "2"],
+        ["--round", "1", "--minutes", "2"],
+        ["--only", ""],
+        ["--postgres", "/tmp"],
+        ["--json", "/nope/x.json"],
+    ],
+    ids=shlex.join,
+)
+def test_what_cannot_be_played_is_said_before_anything_runs(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("torture.__main__.enter")
+    with pytest.raises(click.UsageError) as says:
+        main(words, standalone_mode=False)
+    text = says.value.format_message()
+    assert (words[0] in text, "\n" in text) == (True, False)
+
+
+def test_wrong_usage_is_one_line_and_status_2() -> None:
+    words = torture("--postgres", "/tmp")
+    says = subprocess.run(words, env=ENV, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (says.returncode, says.stdout, says.stderr.count("\n")) == (2, "", 1)
+
+
+def test_an_interrupted_run_cleans_up_and_says_what_it_saw(place: Place) -> None:
+    folder = place.folder()
+    words = torture("--seed", "1", "--seconds", "600", "--only", "SIGHUP", "--mode", "stay")
+    with subprocess.Popen(
+        words, env=ENV | {"TMPDIR": str(folder)}, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as run:
+        below: list[psutil.Process] = []
+        try:
+            while not any("127.0.0.1" in title for title in titles(below)):
+                assert run.poll() is None
+                time.sleep(0.02)
+                below = psutil.Process(run.pid).children(recursive=True)
+            run.terminate()
+            said, _ = run.communicate()
+        finally:
+            run.kill()
+    assert run.returncode == 1
+    assert "again: scripts/torture --seed 1 --round 0 --mode stay --seconds 600 " in said
+    assert "interrupted in round 0; until then no promise was seen broken" in said.splitlines()[-1]
+    assert list(folder.iterdir()) == []
+    assert not any(one.is_running() for one in below)
+
+
+def titles(processes: list[psutil.Process]) -> Iterator[str]:
+    for one in processes:
+        with contextlib.suppress(psutil.Error):
+            yield " ".join(one.cmdline())
+
+
+def torture(*words: str) -> list[str]:
+    return [sys.executable, "-m", "torture", *words]
+
+
+ENV = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
+
+
 def test_each_fault_has_its_turn_and_the_seed_says_which() -> None:
     names = list(FAULTS)
     planned = [plan(7, number, names, ("stay", "exit")) for number in range(len(names))]
@@ -228,15 +381,22 @@ def test_a_socket_that_postgres_should_not_have_is_noticed() -> None:
             child.communicate()
 
 
-def test_a_lost_commit_and_a_broken_page_are_noticed(newest: Installation, place: Place) -> None:
+def test_a_lost_commit_a_broken_page_and_no_sleep_are_noticed(
+    newest: Installation, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not migration_is_on():
         pytest.skip("the promises that it checks need net.ipv4.tcp_migrate_req=1")
     ledger = Ledger()
     ledger.acknowledge(ledger.send(-1))
     volume = Volume(newest, place, is_own=False)
     stage = play.Stage(newest, place, volume, ledger)
-    outcome = play.play(stage, plan(1, 0, ("SIGHUP",), ("stay",)), 0.5)
-    assert outcome.happened.violations == ["lost: [(-1, 1)]"]
+    monkeypatch.setattr(injections, "NAP", 0.5)
+    planned = replace(plan(1, 0, ("none",), ("stay",)), idle_timeout=3600.0)
+    outcome = play.play(stage, planned, 0.1)
+    assert outcome.happened.violations == [
+        "no sleep in 0.5 s, though nobody did anything to it",
+        "lost: [(-1, 1)]",
+    ]
     assert outcome.happened.tally.commits > 0
     table = max((volume.data_dir / "base").glob("*/*"), key=lambda path: path.stat().st_size)
     with table.open("r+b") as file:

@@ -5,69 +5,68 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from clients import Ledger
-from installations import Installation, Place, debian, embedded, installation_in
+from installations import Place
 
-from torture.injections import FAULTS
+from torture.choice import ALL, Choice, find_installation, gate_mode, lacking, missing_for, read_names
 from torture.namespace import enter
-from torture.plan import MODES, plan
+from torture.plan import MODES
 from torture.play import Stage, play
-from torture.table import Totals, keep
+from torture.table import LEGEND, Totals, keep
 from torture.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torture.plan import Plan
+    from torture.play import Outcome
 
 CALM = 5.0
 """Seconds of clients and faults in a round."""
 
 SAID = 8
-"""Violations of a round that are printed; all are kept."""
+"""Broken promises of a round that are printed; all are kept."""
 
 
-def _installation(bin_dir: Path | None) -> Installation:
-    if bin_dir is not None:
-        return installation_in(bin_dir)
-    found = [one for one in (debian(), embedded()) if one]
-    if not found:
-        raise click.ClickException("no PostgreSQL found: name one with --postgres")
-    return max(found, key=lambda one: one.major)
+class Positive(click.FloatRange):
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
 
 
-def _names(only: str | None) -> list[str]:
-    names = [name.strip() for name in only.split(",")] if only else list(FAULTS)
-    if unknown := [name for name in names if name not in FAULTS]:
-        raise click.BadParameter(f"no fault {unknown[0]!r}; there are: {', '.join(FAULTS)}")
-    for name in names:
-        if why := FAULTS[name].missing:
-            click.echo(f"torture: left out: {name}: {why}", err=True)
-    names = [name for name in names if not FAULTS[name].missing]
-    if os.geteuid() != 0 and "disk full" in names:
-        click.echo("torture: left out: disk full: needs root, for a small file system", err=True)
-        names.remove("disk full")
-    if not names:
-        raise click.ClickException("no fault is left")
-    return names
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=LEGEND)
 @click.option(
-    "--minutes", type=float, help="How long; the round that is being played then is the last. [default: 5]"
+    "--minutes",
+    type=Positive(),
+    help="How long; the round that is being played then is the last. [default: 5]",
 )
 @click.option("--rounds", type=click.IntRange(1), help="How many rounds, instead of --minutes.")
 @click.option("--seed", type=int, help="Repeat what was planned with this seed. [default: a new one]")
 @click.option("--round", "number", type=click.IntRange(0), help="Play this round of the seed alone.")
-@click.option("--mode", type=click.Choice((*MODES, "all")), default="all", show_default=True)
+@click.option("--mode", type=click.Choice((*MODES, ALL)), default=ALL, show_default=True)
 @click.option(
     "--postgres",
-    "bin_dir",
+    "installation",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
+    callback=lambda _, __, value: find_installation(value),
     help="Folder of `postgres`. [default: the newest there is]",
 )
-@click.option("--only", metavar="FAULT,...", help="Only these faults.")
-@click.option("--seconds", type=float, default=CALM, show_default=True, help="Clients and faults, per round.")
+@click.option(
+    "--only",
+    "names",
+    metavar="FAULT,...",
+    callback=lambda _, __, value: read_names(value),
+    help="Only these faults.",
+)
+@click.option(
+    "--seconds", type=Positive(), default=CALM, show_default=True, help="Clients and faults, per round."
+)
 @click.option("--keep-going", is_flag=True, help="Play on after a round that went wrong.")
 @click.option(
     "--keep-in",
@@ -84,67 +83,114 @@ def main(
     rounds: int | None,
     seed: int | None,
     number: int | None,
-    mode: str,
-    bin_dir: Path | None,
-    only: str | None,
-    seconds: float,
     keep_going: bool,
     keep_in: Path,
     json_file: Path | None,
+    **chosen: object,
 ) -> None:
     """Torture pgidle: seeded rounds of clients and faults on one data directory, each judged.
 
     What is planned repeats from the seed; what the scheduler makes of it does not. Exit status 1 if any promise was
-    broken.
+    broken, if a round could not be played, or if it was interrupted.
     """
-    names = _names(only)
-    is_inside = enter()
-    seed = random.randrange(1_000_000) if seed is None else seed
-    installation = _installation(bin_dir)
-    click.echo(f"torture: seed {seed}, PostgreSQL {installation.major} ({installation.bin_dir})")
-    modes = MODES if mode == "all" else (mode,)
-    until = time.monotonic() + (minutes or 5.0) * 60 if rounds is None and number is None else float("inf")
-    first = number or 0
-    last = first + 1 if number is not None else (first + rounds if rounds else sys.maxsize)
-    totals, wrong = Totals(), 0
-    place = Place()
-    volume = Volume(installation, place, is_own=is_inside)
+    if number is not None and (rounds is not None or minutes is not None):
+        raise click.UsageError("--round plays one round: leave out --rounds and --minutes")
+    if rounds is not None and minutes is not None:
+        raise click.UsageError("--rounds or --minutes, not both")
+    if json_file is not None and not os.access(json_file.parent, os.W_OK | os.X_OK):
+        raise click.UsageError(f"--json: cannot write in {json_file.parent}: name a folder that is there")
+    choice = Choice(random.randrange(1_000_000) if seed is None else seed, **chosen)  # type: ignore[arg-type]
+    has_volume = enter()
+    # Also where a shell that started us in the background has told us to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    gate, why = gate_mode()
+    one = choice.installation
+    click.echo(
+        f"torture: seed {choice.seed}, PostgreSQL {one.major} ({one.bin_dir}), gate mode {gate}: {why}"
+    )
+    lacks = lacking(choice, gate, why, has_volume=has_volume)
+    for name, text in lacks.items():
+        click.echo(f"torture: left out: {name}: {text}")
+    if number is not None and (lack := missing_for(choice.plan(number), lacks)):
+        raise click.ClickException(f"round {number} cannot be played here: {lack}")
+    plans = (choice.plan(index) for index in range(number or 0, sys.maxsize))
+    playable = (one for one in plans if missing_for(one, lacks) is None)
+    totals = Totals(choice, lacks, has_volume)
+    minutes = None if rounds or number is not None else minutes or 5.0
     try:
-        stage = Stage(installation, place, volume, Ledger())
-        for index in range(first, last):
-            if time.monotonic() >= until:
-                break
-            outcome = play(stage, plan(seed, index, names, modes), seconds)
+        _play_all(
+            totals, playable, 1 if number is not None else rounds, minutes, keep_in, keep_going=keep_going
+        )
+    except KeyboardInterrupt:
+        totals.interrupted = True
+    if totals.interrupted and totals.playing is not None:
+        click.echo(f"  again: {choice.again(totals.playing)}")
+    click.echo(totals.text())
+    if json_file is not None:
+        table = {"seed": choice.seed, "postgres": one.major, "faults": totals.rows}
+        json_file.write_text(json.dumps(table, indent=2))
+    click.echo(f"torture: seed {choice.seed}: {totals.verdict()}")
+    sys.exit(0 if totals.is_good else 1)
+
+
+def _play_all(
+    totals: Totals,
+    plans: Iterable[Plan],
+    rounds: int | None,
+    minutes: float | None,
+    keep_in: Path,
+    *,
+    keep_going: bool,
+) -> None:
+    """Rounds until there were so many, or so many minutes are over, or one went wrong."""
+    choice = totals.choice
+    place = Place()
+    volume = Volume(choice.installation, place, is_own=totals.has_volume)
+    try:
+        stage = Stage(choice.installation, place, volume, Ledger())
+        over = time.monotonic() + (minutes * 60 if minutes is not None else float("inf"))
+        for count, plan in enumerate(plans, 1):
+            click.echo(f"round {plan.number}: {plan}")
+            totals.playing = plan.number
+            outcome = play(stage, plan, choice.seconds)
             totals.add(outcome)
-            happened = outcome.happened
-            injected = ", ".join(f"{name} x{count}" for name, count in outcome.injected.items())
-            click.echo(
-                f"round {index}: {outcome.plan}\n"
-                f"  {outcome.seconds:.1f} s: {injected or 'nothing'}; {happened.sleeps} sleeps, "
-                f"{happened.tally.tried + happened.tally.strangers} connections, {happened.tally.commits} commits, "
-                f"longest connect {happened.tally.longest:.2f} s"
-            )
-            if happened.violations:
-                wrong += 1
-                where = keep(outcome, stage.ledger, keep_in)
-                for one in happened.violations[:SAID]:
-                    click.echo(f"  WRONG: {one}")
-                if (more := len(happened.violations) - SAID) > 0:
-                    click.echo(f"  and {more} more")
-                click.echo(f"  kept in {where}; again: scripts/torture --seed {seed} --round {index}")
-                if not keep_going:
-                    break
+            _tell(outcome)
+            if outcome.is_wrong:
+                click.echo(f"  kept in {keep(outcome, stage.ledger, keep_in)}")
+            if outcome.interrupted:
+                break
+            if outcome.is_wrong:
+                click.echo(f"  again: {choice.again(plan.number)}")
+            totals.playing = None
+            if (outcome.is_wrong and not keep_going) or count == rounds or time.monotonic() >= over:
+                break
     finally:
         volume.close()
         place.clean()
-    click.echo(totals.text())
-    if json_file is not None:
-        rows = {name: dict(row) for name, row in totals.rows.items()}
-        json_file.write_text(
-            json.dumps({"seed": seed, "postgres": installation.major, "faults": rows}, indent=2)
-        )
-    click.echo(f"torture: seed {seed}: {f'{wrong} rounds went wrong' if wrong else 'every promise was kept'}")
-    sys.exit(1 if wrong else 0)
 
 
-main(prog_name="scripts/torture")
+def _tell(outcome: Outcome) -> None:
+    happened = outcome.happened
+    injected = ", ".join(f"{name} x{count}" for name, count in outcome.injected.items())
+    click.echo(
+        f"  {outcome.seconds:.1f} s: {injected or 'nothing'}; {happened.sleeps} sleeps, "
+        f"{happened.tally.tried + happened.tally.strangers} connections, {happened.tally.commits} commits, "
+        f"longest connect {happened.tally.longest:.2f} s"
+    )
+    for one in happened.violations[:SAID]:
+        click.echo(f"  BROKEN PROMISE: {one}")
+    if (more := len(happened.violations) - SAID) > 0:
+        click.echo(f"  and {more} more")
+    if happened.harness is not None:
+        click.echo(f"  THE HARNESS FAILED, which says nothing about pgidle: {happened.harness}")
+    if outcome.interrupted:
+        click.echo("  interrupted; it was not judged to its end")
+
+
+if __name__ == "__main__":
+    try:
+        main(prog_name="scripts/torture", standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"torture: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)

@@ -1,4 +1,5 @@
-"""The faults, and what each excuses: the table `FAULTS` is the whole of what clients and exit statuses are forgiven."""
+"""The faults, and what each excuses: `FAULTS`, and for one of them `ASKED`, are the whole of what clients and exit
+statuses are forgiven."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torture.judging import UNCAUGHT
 from torture.record import Allowance, Cuts
 from torture.scene import frozen, send, until
 
@@ -20,16 +22,30 @@ if TYPE_CHECKING:
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 FILL = "INSERT INTO filler SELECT md5(i::text) FROM generate_series(1, 100000) i"
-STOPS = frozenset({0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT})
+STOPS = UNCAUGHT | {0}
+
+NAP = 20.0
+"""Seconds in which a lull must have come that is long enough for a sleep."""
 
 # The client's own backend was killed, or Postgres ended every session because one of its processes died.
 CRASH = Allowance(cuts=Cuts.ALL, limit=True, crashes=True)
 
+# Orders through the control socket. None of them excuses that a newcomer fails.
+ASKED = {
+    "/sleep": Allowance(cuts=Cuts.IDLE),
+    "/sleep?force=1": Allowance(cuts=Cuts.ALL),
+    "/wake": Allowance(),
+}
+
+
+class NotNow(Exception):
+    """What a fault is for was not there: it was not injected."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`inject` returns when the fault is over. `most`: injections in a round, since pgidle gives up on a Postgres that
-    crashes five times in a minute. `missing`: what this machine lacks for it."""
+    """`inject` returns when the fault is over, or raises NotNow. `most`: injections in a round, since pgidle gives up
+    on a Postgres that crashes five times in a minute. `missing`: what this machine lacks for it."""
 
     inject: Callable[[Scene, Fault], Awaitable[None]]
     allowance: Allowance
@@ -42,9 +58,10 @@ class Fault:
 
 
 async def _nothing(scene: Scene, _: Fault) -> None:
-    """Only sleeps and wakes."""
-    before = len(scene.machine.state_times("stopping"))
-    await until(lambda: len(scene.machine.state_times("stopping")) > before, 5.0)
+    """Only sleeps and wakes, of which one has to come."""
+    before = len(scene.machine.state_times("asleep"))
+    if not await until(lambda: len(scene.machine.state_times("asleep")) > before, NAP):
+        scene.happened.violations.append(f"no sleep in {NAP:g} s, though nobody did anything to it")
     await scene.recovered()
 
 
@@ -52,7 +69,7 @@ async def _kill_postmaster(scene: Scene, fault: Fault) -> None:
     """At any time: serving, or in the first moments of a start."""
     pid = await scene.awake()
     if scene.chance.random() < 0.4:
-        async with scene.window("sleep", FAULTS["sleep"].allowance):
+        async with scene.window("sleep", ASKED["/sleep?force=1"]):
             await scene.ask("/sleep?force=1")
         pid = await scene.awake()
         await asyncio.sleep(scene.chance.uniform(0, 0.1))
@@ -70,8 +87,7 @@ async def _noticed(scene: Scene, pid: int) -> None:
 async def _kill_child(title: str, scene: Scene, fault: Fault) -> None:
     postmaster = await scene.awake()
     if (pid := await scene.child(title)) is None:
-        await asyncio.sleep(0.05)
-        return
+        raise NotNow
     async with scene.window(fault.name, fault.allowance) as window:
         send(pid, signal.SIGKILL)
         await _noticed(scene, postmaster)
@@ -121,8 +137,9 @@ async def _sleep(scene: Scene, fault: Fault) -> None:
     """`pgidle sleep`, forced or not, and `pgidle wake`."""
     await scene.awake()
     path = scene.chance.choice(("/sleep", "/sleep?force=1", "/sleep?force=1", "/wake"))
-    async with scene.window(fault.name, fault.allowance):
-        await scene.ask(path)
+    async with scene.window(fault.name, ASKED[path]):
+        if await scene.ask(path) is None:
+            raise NotNow
 
 
 async def _hold(scene: Scene, fault: Fault) -> None:
@@ -132,12 +149,12 @@ async def _hold(scene: Scene, fault: Fault) -> None:
         answer = await scene.ask("/hold?seconds=30&why=torture")
         pid = scene.machine.pid
         if answer is None or answer[0] != 200:
-            return
+            raise NotNow
         held = time.monotonic()
         await asyncio.sleep(scene.chance.uniform(0.2, 1.5))
-        until = time.monotonic()
+        released = time.monotonic()
         await scene.ask("/release")
-        slept = [at for at in scene.machine.state_times("asleep") if held + 0.5 < at < until]
+        slept = [at for at in scene.machine.state_times("asleep") if held + 0.5 < at < released]
         if slept and scene.machine.pid == pid:
             scene.happened.violations.append(f"it went to sleep at {slept[0]:.3f}, held since {held:.3f}")
 
@@ -181,12 +198,13 @@ async def _hang_watch(scene: Scene, fault: Fault) -> None:
         elif (pid := await scene.child("[local]")) is not None:
             with frozen([pid]):
                 await asyncio.sleep(seconds)
+        else:
+            raise NotNow
 
 
 async def _stop_backend(scene: Scene, fault: Fault) -> None:
     if (pid := await scene.child("127.0.0.1")) is None:
-        await asyncio.sleep(0.05)
-        return
+        raise NotNow
     async with scene.window(fault.name, fault.allowance):
         with frozen([pid]):
             await asyncio.sleep(scene.chance.uniform(0.2, 3.0))
@@ -269,8 +287,8 @@ FAULTS: dict[str, Fault] = {
         _storming(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
         Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS | {1}),
     ),
-    # Unforced it cuts idle sessions only, but this excuses what the forced one does: every session, no newcomer.
-    "sleep": Fault(_sleep, Allowance(cuts=Cuts.ALL)),
+    # What it excuses depends on the order: see ASKED.
+    "sleep": Fault(_sleep, NOTHING),
     "hold": Fault(_hold, NOTHING),
     "edit configuration": Fault(_edit, NOTHING),
     # Whoever has to start with broken files ends: 2 for pgidle's own, 1 for Postgres's.

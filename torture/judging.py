@@ -26,6 +26,9 @@ AT_THE_GATE = 0.05
 LIMIT_PER_CRASH = 4
 """Connections begun after a crash that may be lost before it is noticed. Of those begun before, each client has one."""
 
+UNCAUGHT = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT})
+"""Exit statuses of whoever met such a signal before it had a handler: Python itself, still starting."""
+
 
 class Ruling(enum.Enum):
     SLEPT = "was idle for the idle timeout"
@@ -44,9 +47,14 @@ def rule(failure: Failure, happened: Round) -> Ruling:
         return _rule_connecting(failure, happened, at_work)
     if failure.doing is Doing.IDLE and failure.idle + LATE >= happened.idle_timeout:
         return Ruling.SLEPT
-    worst = max((one.allowance.cuts.value for one in at_work), default=0)
-    needed = Cuts.IDLE.value if failure.doing is Doing.IDLE else Cuts.ALL.value
-    return Ruling.EXCUSED if worst >= needed else Ruling.VIOLATION
+    return Ruling.EXCUSED if any(_may_cut(failure, one) for one in at_work) else Ruling.VIOLATION
+
+
+def _may_cut(failure: Failure, window: Window) -> bool:
+    """Whether a fault may have cut this session. Who was idle when that was decided may be busy a moment later."""
+    if window.allowance.cuts is Cuts.IDLE:
+        return failure.doing is Doing.IDLE or failure.held >= window.began
+    return window.allowance.cuts is Cuts.ALL
 
 
 def _is_answer(failure: Failure, allowance: Allowance) -> bool:
@@ -62,7 +70,7 @@ def _rule_connecting(failure: Failure, happened: Round, at_work: list[Window]) -
         is_away = gone.at - SLACK <= failure.at and failure.began <= gone.listening
         if is_away and _leaves_the_port(gone, happened) and excused(gone, happened):
             return Ruling.EXCUSED
-    if failure.doing is Doing.CANCEL and any(one.allowance.cuts is not Cuts.NONE for one in at_work):
+    if failure.doing is Doing.CANCEL and any(_may_cut(failure, one) for one in at_work):
         return Ruling.EXCUSED  # whom it was to cancel may be gone
     for one in at_work:
         if one.parks_since is not None and failure.began > one.parks_since + AT_THE_GATE:
@@ -90,6 +98,8 @@ def excused(gone: Exit, happened: Round) -> bool:
 
 def judge_exit(gone: Exit, happened: Round) -> str | None:
     """What is wrong with the end of a supervisor, if anything is."""
+    if gone.said and gone.status in UNCAUGHT:
+        return f"ended by {signal.Signals(-gone.status).name}, which it had to catch: it had begun to speak"
     if gone.status == 0 and not gone.is_clean:
         return "exit status 0, and Postgres is not shut down cleanly"
     if excused(gone, happened):

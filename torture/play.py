@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
 import time
 import uuid
 from collections import Counter
@@ -15,7 +17,7 @@ from installations import conninfo, free_port
 from pgidle.client import request
 from pgidle.errors import PgidleError
 from torture import checks
-from torture.injections import FAKETIME, FAULTS
+from torture.injections import FAKETIME, FAULTS, NotNow
 from torture.judging import judge
 from torture.machine import Keeper, Machine, Proxy, ServiceManager, listening, stop
 from torture.record import Round
@@ -47,17 +49,29 @@ class Stage:
     port: int = field(default_factory=free_port)
 
 
+class Unkept(Exception):
+    """A promise was broken in a way that ends the round."""
+
+
 @dataclass(slots=True)
 class Outcome:
+    """A round that was played. `interrupted`: not to its end, so that most of the checks are missing."""
+
     plan: Plan
     happened: Round
     machine: Machine
     injected: Counter[str]
     seconds: float
+    interrupted: bool = False
+
+    @property
+    def is_wrong(self) -> bool:
+        return bool(self.happened.violations) or self.happened.harness is not None
 
 
 def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
-    """Play a round with so many seconds of clients and faults, and judge it."""
+    """Play a round with so many seconds of clients and faults, and judge it, or what there was of it when somebody
+    pressed Ctrl-C."""
     mark = uuid.uuid4().hex
     volume = stage.volume
     volume.configure(plan.idle_timeout)
@@ -84,26 +98,32 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
     )
     happened = Round(plan.idle_timeout, plan.mode == "stay", plan.mode == "socket")
     injected: Counter[str] = Counter()
-    began = time.monotonic()
+    began, interrupted = time.monotonic(), False
+    sentry = checks.Sentry(volume.data_dir)
     try:
-        with checks.Sentry(volume.data_dir) as sentry:
+        with sentry:
             asyncio.run(_play(stage, plan, machine, happened, injected, seconds))
-        happened.violations += sentry.seen
         happened.violations += checks.orphans(volume.data_dir, mark)
         happened.violations += checks.checksums(stage.installation, volume.data_dir)
         happened.violations += checks.bad_lines(
             [*(line.text for line in machine.lines), *volume.collected()], "disk full" in plan.faults
         )
+    except KeyboardInterrupt:
+        interrupted = True
+    except (psycopg.Error, Unkept) as error:
+        # Nothing was being done to it when these sessions of ours were opened.
+        happened.violations.append(f"the round could not go on: {type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001
-        happened.violations.append(f"the round itself failed: {type(error).__name__}: {error}")
+        happened.harness = f"{type(error).__name__}: {error}"
     finally:
         machine.clean()
         for one in machine.listen:
             one.close()
+    happened.violations += sentry.seen
     happened.exits, happened.crashes = machine.exits, machine.crashes()
     happened.sleeps = len(machine.state_times("asleep"))
     judge(happened)
-    return Outcome(plan, happened, machine, injected, time.monotonic() - began)
+    return Outcome(plan, happened, machine, injected, time.monotonic() - began, interrupted)
 
 
 async def _play(
@@ -125,21 +145,22 @@ async def _play(
         scene = Scene(machine, platform, stage.volume, crowd, happened, plan.chance("faults"))
         await asyncio.to_thread(stage.ledger.create, front)
         before = await _at_rest(machine, front, plan)
-        clients = [
+        tasks = [
             asyncio.create_task(crowd.live(ACTORS[name.split(" ")[0]], name), name=name)
             for name in plan.clients
         ]
-        tide = asyncio.create_task(crowd.tide())
+        tasks.append(asyncio.create_task(crowd.tide(), name="tide"))
         try:
             await _inject(scene, plan, injected, seconds)
-        finally:
             crowd.over.set()
             crowd.high.set()
-        done, late = await asyncio.wait([*clients, tide], timeout=FINISH)
+            done, late = await asyncio.wait(tasks, timeout=FINISH)
+        finally:
+            # Before the platform goes, or they would meet what nobody promises anything about.
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         happened.violations += [f"{one.get_name()} is not done {FINISH:g} s after the end" for one in late]
-        for one in late:
-            one.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
         for one in done:
             one.result()
         stage.volume.restore()
@@ -157,8 +178,9 @@ async def _inject(scene: Scene, plan: Plan, injected: Counter[str], seconds: flo
             # The first is the one that it is about.
             name = names[0] if len(names) == 1 or scene.chance.random() < 0.6 else names[1]
             await scene.moment()
-            await FAULTS[name].inject(scene, FAULTS[name])
-            injected[name] += 1
+            with contextlib.suppress(NotNow):
+                await FAULTS[name].inject(scene, FAULTS[name])
+                injected[name] += 1
 
 
 async def _at_rest(machine: Machine, front: str, plan: Plan) -> Counter[str]:
@@ -181,7 +203,7 @@ async def _looked(machine: Machine) -> None:
         except (PgidleError, OSError, KeyError, ValueError):
             pass
         if time.monotonic() > deadline:
-            raise AssertionError("no successful look within 30 s")
+            raise Unkept("no successful look within 30 s")
         await asyncio.sleep(0.05)
 
 
@@ -212,7 +234,10 @@ async def _finish(
         )
         await platform.let_go()
         before_last = len(machine.exits)
-        status = await stop(machine)
+        try:
+            status = await stop(machine)
+        except subprocess.TimeoutExpired as error:
+            raise Unkept(f"SIGTERM at the end: still there after {error.timeout:g} s") from None
         if status != 0 or not machine.exits[before_last].is_clean:
             happened.violations.append(f"SIGTERM at the end: status {status}, {machine.exits[before_last:]}")
         del machine.exits[before_last:]

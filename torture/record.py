@@ -30,7 +30,7 @@ class Cuts(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One client's bad moment. `idle`: seconds since the session's last reply, when it sent the statement that failed
-    or was cut."""
+    or was cut. `held`: since when nobody but a fault might cut it, for Doing.HELD."""
 
     began: float
     at: float
@@ -39,6 +39,7 @@ class Failure:
     text: str
     sqlstate: str | None = None
     idle: float = 0.0
+    held: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,20 +102,24 @@ class Tally:
     """What the clients of a round did and met."""
 
     tried: int = 0
-    connected: int = 0
     commits: int = 0
-    cancels: int = 0
     strangers: int = 0
     longest: float = 0.0
     failures: list[Failure] = field(default_factory=list)
 
     def fail(
-        self, began: float, who: str, doing: Doing, error: BaseException | str, idle: float = 0.0
+        self,
+        began: float,
+        who: str,
+        doing: Doing,
+        error: BaseException | str,
+        idle: float = 0.0,
+        held: float = 0.0,
     ) -> None:
         text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
         sqlstate = getattr(error, "sqlstate", None)
         self.failures.append(
-            Failure(began, time.monotonic(), who, doing, " ".join(text.split()), sqlstate, idle)
+            Failure(began, time.monotonic(), who, doing, " ".join(text.split()), sqlstate, idle, held)
         )
 
 
@@ -132,6 +137,9 @@ class Round:
     crashes: list[tuple[float, str]] = field(default_factory=list)
     """When and why pgidle lost a Postgres that it had, by its own account."""
     violations: list[str] = field(default_factory=list)
+    """Promises that pgidle broke."""
+    harness: str | None = None
+    """Why the round could not be played to its end, through no fault of pgidle's as far as is known."""
     limits: int = 0
     excused: int = 0
     slept: int = 0

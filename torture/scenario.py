@@ -45,7 +45,8 @@ class Session:
     who: str
     tally: Tally
     since: float = field(default_factory=time.monotonic)
-    held: bool = False
+    held: float | None = None
+    """Since when it must not be cut (monotonic), if it must not."""
 
     async def run(self, statement: str, arguments: tuple[object, ...] | None = None) -> bool:
         """Run a statement; False if it failed, which is noted."""
@@ -54,7 +55,7 @@ class Session:
         try:
             await self.connection.execute(statement, arguments)
         except psycopg.Error as error:
-            self.tally.fail(began, self.who, Doing.HELD if self.held else Doing.IDLE, error, idle)
+            self._cut(began, error, idle)
             return False
         self.since = time.monotonic()
         return True
@@ -67,11 +68,18 @@ class Session:
         try:
             await self.connection.execute("SELECT 1")
         except psycopg.Error as error:
-            doing = Doing.HELD if self.held else Doing.IDLE
-            self.tally.fail(began, self.who, doing, error, began - self.since)
+            self._cut(began, error, began - self.since)
             return False
         self.since = time.monotonic()
         return True
+
+    def hold(self) -> None:
+        """From here on it must not be cut."""
+        self.held = time.monotonic()
+
+    def _cut(self, began: float, error: psycopg.Error, idle: float) -> None:
+        doing = Doing.IDLE if self.held is None else Doing.HELD
+        self.tally.fail(began, self.who, doing, error, idle, self.held or 0.0)
 
 
 @dataclass(slots=True)
@@ -141,7 +149,6 @@ class Crowd:
         except psycopg.Error as error:
             self.tally.fail(began, who, Doing.CONNECT, error)
             return None
-        self.tally.connected += 1
         self.tally.longest = max(self.tally.longest, time.monotonic() - began)
         return Session(connection, who, self.tally)
 
@@ -227,7 +234,7 @@ async def transaction(crowd: Crowd, name: str, chance: random.Random) -> None:
         rows = [crowd.ledger.send(number(name)) for _ in range(2)]
         if not await one.run("BEGIN"):
             return
-        one.held = True
+        one.hold()
         for row in rows:
             if not await one.run(INSERT, row) or not await one.rest(chance.uniform(0.05, 0.6)):
                 return
@@ -241,7 +248,7 @@ async def listener(crowd: Crowd, name: str, chance: random.Random) -> None:
     """LISTEN and wait: that keeps Postgres awake too."""
     async with crowd.session(name) as one:
         if one and await one.run("LISTEN news"):
-            one.held = True
+            one.hold()
             await one.rest(chance.uniform(0.2, 1.0))
 
 
@@ -261,9 +268,9 @@ async def canceller(crowd: Crowd, name: str, chance: random.Random) -> None:
         try:
             await asked
         except psycopg.errors.QueryCanceled:
-            crowd.tally.cancels += 1
+            return
         except psycopg.Error as error:
-            crowd.tally.fail(began, name, Doing.HELD, error)
+            crowd.tally.fail(began, name, Doing.HELD, error, held=began)
         else:
             crowd.tally.fail(sent, name, Doing.CANCEL, "the cancel request was not heard")
 

@@ -54,13 +54,15 @@ class Scene:
 
     @asynccontextmanager
     async def window(self, fault: str, allowance: Allowance) -> AsyncIterator[Window]:
-        """A fault is at work inside the block, and until somebody who comes after it is served."""
+        """A fault is at work inside the block, and until a newcomer is served, or we are interrupted."""
         one = Window(fault, allowance, time.monotonic())
         self.happened.windows.append(one)
         try:
             yield one
         finally:
-            await self.recovered()
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                await self.recovered()
             one.ended = time.monotonic()
 
     async def moment(self) -> None:
@@ -117,7 +119,7 @@ class Scene:
         async with self.crowd.session("locker") as one:
             if one is None or not await one.run("BEGIN"):
                 return False
-            one.held = True
+            one.hold()
             if not await one.run(f"LOCK {relation} IN ACCESS EXCLUSIVE MODE"):
                 return False
             return await one.rest(seconds)

@@ -9,54 +9,97 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torture.injections import FAULTS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from clients import Ledger
 
+    from torture.choice import Choice
     from torture.play import Outcome
 
-COLUMNS = (
-    "fault",
-    "rounds",
-    "injected",
-    "connections",
-    "failed",
-    "known limits",
-    "excused",
-    "slept",
-    "commits",
-    "lost",
-)
+MEANING = {
+    "rounds": "rounds that were about this fault, another may have come with it",
+    "went wrong": "of those: broke a promise, or could not be played to the end",
+    "injections": "how often it was done, in any round",
+    "connections": "that clients tried in those rounds",
+    "broken": "connections and sessions that failed and should not have",
+    "known limit": 'failed as README says under "Known limits"',
+    "by fault": "failed or cut, which this fault excuses",
+    "by sleep": "sessions cut that were idle for the idle timeout",
+    "commits": "that were acknowledged",
+    "lost": "of those: not there at the end of a round",
+}
+COLUMNS = ("fault", *MEANING)
+
+LEGEND = "\b\nThe table at the end:\n" + "\n".join(f"  {name:11}  {text}" for name, text in MEANING.items())
 
 
 @dataclass(slots=True)
 class Totals:
-    """By fault. `failed` are violations; `excused` and `slept` are sessions and connections that a fault, or idleness,
-    may end."""
+    """All that was played, by fault, as MEANING says. `interrupted`: before all was."""
 
+    choice: Choice
+    lacks: dict[str, str]
+    has_volume: bool = False
     rows: dict[str, Counter[str]] = field(default_factory=dict)
+    interrupted: bool = False
+    playing: int | None = None
+    """The number of the round in play."""
+    rounds: int = 0
+    sleeps: int = 0
+    broken: int = 0
+    unplayed: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Everything but injections is counted under the fault that the round was about."""
         happened = outcome.happened
-        main = self.rows.setdefault(outcome.plan.faults[0], Counter())
         tally = happened.tally
+        self.interrupted |= outcome.interrupted
+        self.rounds += not outcome.interrupted
+        self.sleeps += happened.sleeps
+        self.broken += bool(happened.violations)
+        self.unplayed += happened.harness is not None and not happened.violations
         failed = len(tally.failures) - happened.limits - happened.excused - happened.slept
-        main += Counter(
+        self.rows.setdefault(outcome.plan.faults[0], Counter()).update(
             {
-                "rounds": 1,
+                "rounds": int(not outcome.interrupted),
+                "went wrong": int(outcome.is_wrong),
                 "connections": tally.tried + tally.strangers,
-                "failed": failed,
-                "known limits": happened.limits,
-                "excused": happened.excused,
-                "slept": happened.slept,
+                "broken": failed,
+                "known limit": happened.limits,
+                "by fault": happened.excused,
+                "by sleep": happened.slept,
                 "commits": tally.commits,
                 "lost": happened.lost,
             }
         )
         for name, count in outcome.injected.items():
-            self.rows.setdefault(name, Counter())["injected"] += count
+            self.rows.setdefault(name, Counter())["injections"] += count
+
+    @property
+    def is_good(self) -> bool:
+        """Whether something was tested, to its end, and every promise was kept."""
+        return bool(self.rounds) and not (self.broken or self.unplayed or self.interrupted)
+
+    def verdict(self) -> str:
+        """The last line: what was tested, what came of it, and what was not tested."""
+        played = [name for name in self.choice.names if self.rows.get(name, Counter())["injections"]]
+        rest = [name for name in self.choice.names if name not in played and name not in self.lacks]
+        where = "" if self.playing is None else f" in round {self.playing}"
+        wrong = [
+            *([f"BROKEN PROMISES in {_count(self.broken, 'round')}"] if self.broken else ()),
+            *([f"the harness failed in {_count(self.unplayed, 'round')}"] if self.unplayed else ()),
+            *([f"interrupted{where}"] if self.interrupted else ()),
+        ]
+        if self.interrupted and not self.broken:
+            wrong.append("until then no promise was seen broken")
+        said = "; ".join(wrong) or ("every promise was kept" if self.is_good else "nothing was tested")
+        faults = f"{len(played)} of {len(FAULTS)} faults"
+        unplayed = f"; not played: {', '.join(rest)}" if rest else ""
+        left_out = f"; left out: {', '.join(self.lacks)}" if self.lacks else ""
+        return f"{_count(self.rounds, 'round')}, {faults}, {_count(self.sleeps, 'sleep')}: {said}{unplayed}{left_out}"
 
     def text(self) -> str:
         names = sorted(self.rows)
@@ -74,6 +117,10 @@ class Totals:
     @staticmethod
     def _line(name: str, row: Counter[str]) -> tuple[str, ...]:
         return (name, *(str(row[column]) for column in COLUMNS[1:]))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def keep(outcome: Outcome, ledger: Ledger, folder: Path) -> Path:
