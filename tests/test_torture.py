@@ -107,6 +107,23 @@ def test_who_became_busy_after_an_unforced_sleep_was_ordered_may_have_been_idle_
     assert rule(failure(Doing.HELD, held=99.01), happened(window)) is Ruling.EXCUSED
 
 
+@pytest.mark.parametrize(
+    ("fault", "doing", "ruling"),
+    [
+        ("stop backend", Doing.CANCEL, Ruling.EXCUSED),
+        ("stop backend", Doing.IDLE, Ruling.VIOLATION),
+        ("stop postgres", Doing.CANCEL, Ruling.EXCUSED),
+        ("stop postgres", Doing.IDLE, Ruling.EXCUSED),
+        ("stop postgres", Doing.HELD, Ruling.VIOLATION),
+        ("stop supervisor", Doing.CANCEL, Ruling.VIOLATION),
+    ],
+)
+def test_what_a_process_that_stands_still_excuses(fault: str, doing: Doing, ruling: Ruling) -> None:
+    """A cancel request before its statement, and the sessions of a postmaster that has its order pending."""
+    still = Window(fault, FAULTS[fault].allowance, 99.0, 101.0)
+    assert rule(failure(doing, idle=0.03), happened(still)) is ruling
+
+
 def test_a_postgres_that_ends_by_itself_is_noticed() -> None:
     one = happened(crash())
     one.crashes = [(100.0, "killed"), (103.0, "nobody knows")]

@@ -124,6 +124,8 @@ def descriptors(pid: int) -> Counter[str]:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 kinds[re.sub(r"\[\d+\]|\d+", "", os.readlink(entry))] += 1  # noqa: PTH115
+    # The library's that moves the clock, which opens it now and then.
+    del kinds["/dev/shm/faketime_shm_"]
     return kinds
 
 

@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -266,6 +266,8 @@ ENDING = ("terminating", "failed")
 NOTHING = Allowance()
 # A shutdown that hangs while somebody waits becomes an immediate one, which is no clean end; but nobody notices.
 HANGING = Allowance(crashes=True)
+# A postmaster that stands still has its order to stop before it, and the sessions that it then cuts go on meanwhile.
+FROZEN = Allowance(cuts=Cuts.IDLE, crashes=True, deaf=True)
 STOPPED = Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS)
 
 FAULTS: dict[str, Fault] = {
@@ -307,8 +309,8 @@ FAULTS: dict[str, Fault] = {
         most=2,
     ),
     "hang watch": Fault(_hang_watch, HANGING),
-    "stop backend": Fault(_stop_backend, HANGING),
-    "stop postgres": Fault(_stop_postgres, HANGING),
+    "stop backend": Fault(_stop_backend, replace(HANGING, deaf=True)),
+    "stop postgres": Fault(_stop_postgres, FROZEN),
     "stop supervisor": Fault(_stop_supervisor, NOTHING),
     "clock": Fault(
         _clock, NOTHING, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"

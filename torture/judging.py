@@ -70,8 +70,9 @@ def _rule_connecting(failure: Failure, happened: Round, at_work: list[Window]) -
         is_away = gone.at - SLACK <= failure.at and failure.began <= gone.listening
         if is_away and _leaves_the_port(gone, happened) and excused(gone, happened):
             return Ruling.EXCUSED
-    if failure.doing is Doing.CANCEL and any(_may_cut(failure, one) for one in at_work):
-        return Ruling.EXCUSED  # whom it was to cancel may be gone
+    if failure.doing is Doing.CANCEL:
+        if any(one.allowance.deaf or _may_cut(failure, one) for one in at_work):
+            return Ruling.EXCUSED  # whom it was to cancel may be gone
     for one in at_work:
         if one.parks_since is not None and failure.began > one.parks_since + AT_THE_GATE:
             continue

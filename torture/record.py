@@ -49,6 +49,7 @@ class Allowance:
     `cuts`: sessions that may end. `limit`: connections to a Postgres that was killed while it had the port may fail, if
     they were under way or came in the milliseconds before that was noticed (README, "Known limits"); they are counted
     apart, and those that came then are few.
+    `deaf`: a backend may hear a cancel request before it reads the statement that it is for.
     `exits`: statuses with which the supervisor may end; while it is gone nobody holds the port.
     `crashes`: Postgres may end otherwise than by being put to sleep or stopped.
     `errors`: classes of SQLSTATE that Postgres itself may answer with; `words`: what such an answer to a connection
@@ -57,6 +58,7 @@ class Allowance:
 
     cuts: Cuts = Cuts.NONE
     limit: bool = False
+    deaf: bool = False
     exits: frozenset[int] = frozenset()
     crashes: bool = False
     errors: tuple[str, ...] = ()
