@@ -45,7 +45,11 @@ def request(state_dir: str, method: str, path: str, timeout: float = TIMEOUT) ->
         try:
             connection.connect()
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            raise NotRunning(f"no supervisor runs at {state_dir}", "see --data-dir and --state-dir") from None
+            above = os.path.dirname(state_dir)  # noqa: PTH120
+            gone = "" if os.path.exists(above) else f", as there is no {above}"  # noqa: PTH110
+            raise NotRunning(
+                f"no supervisor runs at {state_dir}{gone}", "see --data-dir and --state-dir"
+            ) from None
         except OSError as error:
             why = "it does not answer" if isinstance(error, TimeoutError) else error.strerror
             hint = "run this as root or as the user of Postgres" if isinstance(error, PermissionError) else ""

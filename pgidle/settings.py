@@ -111,8 +111,11 @@ def _value(option: Option, source: Source, raw: object, cwd: str) -> Any:
 def _unknown(where: str, name: str, known: list[str]) -> SettingsError:
     import difflib
 
-    near = difflib.get_close_matches(name.upper() if known[0].isupper() else name.lower(), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    prefix = PREFIX if known[0].startswith(PREFIX) else ""
+    bare = [one.removeprefix(prefix) for one in known]
+    said = (name.upper() if prefix else name.lower()).removeprefix(prefix)
+    near = difflib.get_close_matches(said, bare, n=1)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
     return SettingsError(f"{where}: {name!r} is unknown", hint)
 
 

@@ -197,6 +197,7 @@ def test_the_line_says_what_to_do() -> None:
     ("environ", "file", "expected"),
     [
         ({"PGIDLE_HTPP": ":1"}, {}, "'PGIDLE_HTPP' is unknown: did you mean PGIDLE_HTTP?"),
+        ({"PGIDLE_QWERTY": "1"}, {}, "'PGIDLE_QWERTY' is unknown: known are PGIDLE_DATA_DIR, "),
         ({"PGIDLE_port": "1"}, {}, "'PGIDLE_port' is unknown: did you mean PGIDLE_PORT?"),
         ({}, {"idle-timout": "1s"}, "'idle-timout' is unknown: did you mean idle-timeout?"),
         ({}, {"Port": 1}, "'Port' is unknown: did you mean port?"),

@@ -228,6 +228,8 @@ def test_who_is_not_there_is_told_from_who_does_not_answer(
     missing = tmp_path / "missing"
     with pytest.raises(NotRunning, match="no supervisor runs at"):
         request(str(missing), "GET", "/health")
+    with pytest.raises(NotRunning, match=f"as there is no {missing}: "):
+        request(str(missing / "pgidle"), "GET", "/health")
     with pytest.raises(NotRunning, match="no supervisor runs at"):
         request(str(tmp_path), "GET", "/health")
     with socket.socket(socket.AF_UNIX) as dead:
