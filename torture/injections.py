@@ -266,6 +266,8 @@ ENDING = ("terminating", "failed")
 NOTHING = Allowance()
 # A shutdown that hangs while somebody waits becomes an immediate one, which is no clean end; but nobody notices.
 HANGING = Allowance(crashes=True)
+# libfaketime ends a program that cannot have its semaphore, so that a start of Postgres may fail; nobody notices.
+JOSTLED = Allowance(crashes=True)
 # A postmaster that stands still has its order to stop before it, and the sessions that it then cuts go on meanwhile.
 FROZEN = Allowance(cuts=Cuts.IDLE, crashes=True, deaf=True)
 STOPPED = Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS)
@@ -313,7 +315,7 @@ FAULTS: dict[str, Fault] = {
     "stop postgres": Fault(_stop_postgres, FROZEN),
     "stop supervisor": Fault(_stop_supervisor, NOTHING),
     "clock": Fault(
-        _clock, NOTHING, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"
+        _clock, JOSTLED, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"
     ),
     "slow fsync": Fault(
         _slow_fsync,
