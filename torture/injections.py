@@ -264,10 +264,9 @@ def _storming(*numbers: signal.Signals) -> Callable[[Scene, Fault], Awaitable[No
 ENDING = ("terminating", "failed")
 
 NOTHING = Allowance()
-# A shutdown that hangs while somebody waits becomes an immediate one, which is no clean end; but nobody notices.
+# A shutdown that hangs while somebody waits becomes an immediate one, which is no clean end; and libfaketime ends a
+# program that cannot have its semaphore, a starting Postgres too. But nobody notices.
 HANGING = Allowance(crashes=True)
-# libfaketime ends a program that cannot have its semaphore, so that a start of Postgres may fail; nobody notices.
-JOSTLED = Allowance(crashes=True)
 # A postmaster that stands still has its order to stop before it, and the sessions that it then cuts go on meanwhile.
 FROZEN = Allowance(cuts=Cuts.IDLE, crashes=True, deaf=True)
 STOPPED = Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS)
@@ -315,7 +314,7 @@ FAULTS: dict[str, Fault] = {
     "stop postgres": Fault(_stop_postgres, FROZEN),
     "stop supervisor": Fault(_stop_supervisor, NOTHING),
     "clock": Fault(
-        _clock, JOSTLED, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"
+        _clock, HANGING, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"
     ),
     "slow fsync": Fault(
         _slow_fsync,
