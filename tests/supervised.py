@@ -113,6 +113,7 @@ class Supervised:
         self._news = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._started: int | None = None
 
     def __enter__(self) -> Supervised:
         self.start()
@@ -136,6 +137,7 @@ class Supervised:
         """Start it; it must not be running."""
         assert self._process is None or self._process.poll() is not None, "still running"
         command, env = self.command(), self.environment()
+        self._started = self.mark()
         sources = [fcntl.fcntl(one, fcntl.F_DUPFD, 20) for one in self.listen]
         if sources:
             command = [sys.executable, "-c", HAND_OVER, *map(str, sources), "--", *command]
@@ -257,15 +259,19 @@ class Supervised:
             return [line.data["state"] for line in self.lines if "state" in line.data]
 
     def wait_for_state(self, state: str, timeout: float = PATIENCE, *, since: int | None = None) -> Line:
-        """Wait until it is in a state, or, with `since` a mark, until it has entered it after the mark.
+        """Wait until it is in a state or enters it, or, with `since` a mark, until it has entered it after the mark.
 
-        Take the mark before what makes it change: without one, the state that it is still in may match.
+        Take the mark before what makes it change: without one, the state that it is still in may match, and
+        one that it has already left does not. Since a start nobody has waited for, the mark is that start.
         """
+        if since is None:
+            with self._news:
+                changes = [number for number, line in enumerate(self.lines) if "state" in line.data]
+                since = max(changes[-1:], default=0) if self._started is None else self._started
+        self._started = None
 
         def entered() -> Line | None:
-            changes = [line for line in self.lines[since or 0 :] if "state" in line.data]
-            if since is None:
-                changes = changes[-1:]
+            changes = (line for line in self.lines[since:] if "state" in line.data)
             return next((line for line in changes if line.data["state"] == state), None)
 
         return self._until(entered, f"state {state}", timeout)
