@@ -246,9 +246,12 @@ def _make_gate(
 
     living = living_postmaster(settings.data_dir) if read_pidfile(settings.data_dir) is not None else None
     if living is not None and living != state_dir.earlier_postmaster:
-        raise PgidleError(
-            f"a postmaster with pid {living} already runs on {settings.data_dir}", "stop it first"
-        )
+        from pgidle.orphans import is_abandoned
+
+        if not is_abandoned(living):
+            raise PgidleError(
+                f"a postmaster with pid {living} already runs on {settings.data_dir}", "stop it first"
+            )
     try:
         addresses = resolve(settings.listen_addresses, settings.port)
     except OSError as error:

@@ -23,6 +23,21 @@ KILL_AFTER = 10.0
 """Seconds after an immediate shutdown: Postgres itself gives its processes five for that."""
 
 
+def is_abandoned(pid: int) -> bool:
+    """Whether a process is the postmaster of a supervisor of ours that has died. False where that cannot be read.
+
+    The shim names the supervisor in what the postmaster was executed with, and a child whose parent dies gets
+    another one (proc_pid_environ(5), proc_pid_stat(5)).
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/stat", "rb") as stat:
+            named = [word[18:] for word in environ.read().split(b"\0") if word.startswith(b"PGIDLE_SUPERVISOR=")]
+            parent = stat.read().rsplit(b")", 1)[1].split()[1]
+    except OSError:
+        return False
+    return bool(named) and parent not in named
+
+
 def find_orphans(data_dir: str) -> list[int]:
     """Pids of Postgres's processes that have the data directory as theirs: the working directory of every backend."""
     import psutil

@@ -231,11 +231,12 @@ class Server:
 
     def _await_orphans(self) -> None:
         """Spawn, or be done with stopping, when no process of an earlier postmaster is left."""
-        from pgidle.orphans import discard_stale_pidfile, find_orphans, hasten, hasten_postmaster
+        from pgidle import orphans
 
         data_dir = self._settings.data_dir
         waited = time.monotonic() - self._step_since
-        if (living := living_postmaster(data_dir)) is not None and living not in self._known:
+        living = living_postmaster(data_dir)
+        if living is not None and living not in self._known and not orphans.is_abandoned(living):
             # Somebody started it while Postgres slept. It is theirs, whatever waits at the gate.
             self._loop.cancel("start")
             reason = (
@@ -246,17 +247,17 @@ class Server:
         if living is not None:
             # Ours, whose supervisor died.
             self._log.once("start", f"waiting for postmaster {living} of an earlier supervisor to end")
-            hasten_postmaster(living, waited, self.stop_timeout)
-        elif orphans := find_orphans(data_dir):
-            pids = ", ".join(map(str, orphans))
+            orphans.hasten_postmaster(living, waited, self.stop_timeout)
+        elif left := orphans.find_orphans(data_dir):
+            pids = ", ".join(map(str, left))
             self._log.once("start", f"waiting for processes {pids} of an earlier postmaster to end")
-            hasten(orphans, waited)
+            orphans.hasten(left, waited)
         elif self._asked_to_stop:
             self._loop.cancel("start")
             self._tell_end(NOT_RECOVERED, is_shut_down(data_dir))
             return
         else:
-            discard_stale_pidfile(data_dir)
+            orphans.discard_stale_pidfile(data_dir)
             self._spawn()
             return
         self._loop.after(ORPHANS_POLL, "start", self._await_orphans)

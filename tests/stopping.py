@@ -21,6 +21,7 @@ STEPS = {
     "Server.spawn": ("pgidle.server", "Server", "_spawn"),
     "Server.on_exit": ("pgidle.server", "Server", "_on_exit"),
     "Porter.last_look": ("pgidle.porter", "Porter", "look_for_the_last_time"),
+    "StateDir.remember": ("pgidle.statedir", "StateDir", "remember_postmaster"),
     "socket.shutdown": ("pgidle.light", "_Socket", "shutdown"),
     "early.spawn": ("pgidle.early", "", "spawn_early"),
     "os._exit": ("os", "", "_exit"),

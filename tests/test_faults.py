@@ -263,6 +263,33 @@ def test_a_postmaster_of_a_killed_supervisor_that_ends_while_its_successor_begin
         assert one.stop() == 0
 
 
+def test_a_postmaster_whose_supervisor_was_killed_before_it_had_written_it_down(
+    newest: Installation, place: Place
+):
+    with Stopped(newest, place, "before StateDir.remember", idle_timeout="off") as one:
+        one.wait_for_state("awake")
+        assert one.stop() == 0
+        one.arm()
+        one.start()
+        one.reached()
+        (old,) = psutil.Process(one.pid).children()
+        one.wait_log("ready to accept connections", since=one.lines.index(one.wait_log("is shut down")))
+        # The kernel lets a stopped postmaster go on as its parent dies (orphaned process group): a backend stops.
+        host = (one.data_dir / "postmaster.pid").read_text().split("\n")[4]
+        with (
+            psycopg.connect(one.conninfo(host=host)) as connection,
+            stopped(psutil.Process(connection.info.backend_pid)),
+        ):
+            one.kill()
+            one.release()
+            mark = one.mark()
+            one.start()
+            one.wait_log(f"waiting for postmaster {old.pid} of an earlier supervisor to end", since=mark)
+        one.wait_for_state("awake", since=mark)
+        assert not lives(old)
+        assert one.stop() == 0
+
+
 def test_a_postmaster_of_a_killed_supervisor_that_has_not_locked_its_directory_yet(
     newest: Installation, launch
 ):
