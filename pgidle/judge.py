@@ -89,6 +89,8 @@ class Judge:
         self._is_confirming = False
         self._is_checkpointing = False
         self._request: Requested | None = None
+        self._judged_at = 0.0
+        """When the last look was taken that the next sleep may be judged by (monotonic)."""
         self._drain_since = 0.0
 
     def begin(self) -> None:
@@ -170,6 +172,8 @@ class Judge:
             self._log.once("watch", f"cannot see whether Postgres is used, so it stays awake: {look.reason}")
         else:
             self._log.forget("watch")
+            if not self._is_confirming:
+                self._judged_at = look.at
             self.sessions = len(look.clients)
             self._connected = applications(look, self.settings)
             self._learn_waker(waker(look, self.settings))
@@ -181,7 +185,9 @@ class Judge:
             # Who is not let in comes again later; Postgres must still be there.
             settings = replace(settings, min_awake=max(settings.min_awake, SYN_PATIENCE))
         if self._request is not None:
-            settings, backoff = replace(settings, idle_timeout=0.0, min_awake=0.0), Backoff()
+            # For how long does not matter, but that nobody has come since does: they would be cut in mid-air.
+            idle_timeout = now - self._judged_at if self._is_confirming else 0.0
+            settings, backoff = replace(settings, idle_timeout=idle_timeout, min_awake=0.0), Backoff()
         verdict, self._memory = policy.evaluate(
             look, settings, self._memory, now, parked=self._gate.parked(), leases=self.leases, backoff=backoff
         )

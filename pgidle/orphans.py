@@ -31,7 +31,9 @@ def is_abandoned(pid: int) -> bool:
     """
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/stat", "rb") as stat:
-            named = [word[18:] for word in environ.read().split(b"\0") if word.startswith(b"PGIDLE_SUPERVISOR=")]
+            named = [
+                word[18:] for word in environ.read().split(b"\0") if word.startswith(b"PGIDLE_SUPERVISOR=")
+            ]
             parent = stat.read().rsplit(b")", 1)[1].split()[1]
     except OSError:
         return False

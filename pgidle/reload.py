@@ -42,8 +42,9 @@ async def notice_changes(files: Files, inbox: Inbox) -> None:
     # What is not there yet is about to be made by initdb, before Postgres reads it for the first time.
     unborn = {path for path in postgres if not known[path]}
     folders = {path.parent for path in known if os.access(path.parent, os.R_OK | os.X_OK)}
-    for path in known:
-        if path.parent not in folders and known[path]:
+    for path in [path for path in known if path.parent not in folders]:
+        # Nor noticed by chance, when something else has changed.
+        if known.pop(path):
             inbox.post(SettingsChanged(None, f"{path} cannot be watched: send SIGHUP after changing it"))
     loop = asyncio.get_running_loop()
     since = None

@@ -91,6 +91,12 @@ class Scene:
     def sleep(self) -> None:
         self._order = self.clients.submit(self.order, self.one.has_reached)
 
+    def refused(self) -> None:
+        """The order has been answered, and Postgres runs."""
+        assert self._order
+        self._order.result(PATIENCE)
+        self.one.wait_for_state("awake")
+
     def settle(self) -> None:
         """Everything still works, and everything is there."""
         if self._order is not None:
@@ -169,11 +175,18 @@ def test_falling_asleep(scene: Scene, point: str) -> None:
     coming.result(PATIENCE)
     scene.settle()
 
+    if point == "before CLOSE_GATE":
+        new = at(scene, scene.sleep, lambda: psycopg.connect(one.conninfo(), autocommit=True))
+        scene.refused()
+        with new:
+            scene.insert(new)
+
     with psycopg.connect(one.conninfo(), autocommit=True) as idle:
         try:
             # Done while the supervisor stands there: Postgres does not need it to answer.
             at(scene, scene.sleep, lambda: scene.insert(idle))
             if point in NOTICED:
+                scene.refused()
                 scene.insert(idle)
         except psycopg.OperationalError:
             # Told to stop, Postgres cuts sessions that were idle, also one that speaks in that instant.
