@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pgidle.inbox import Checkpointed, Looked
+from pgidle.lean import collect_garbage
 from pgidle.snapshot import LookFailed
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Looks:
             watching, self._watching = self._watching, None
             if watching:
                 await watching.close()
+                # When all of this has been let go of; and nobody waits while Postgres stops.
+                asyncio.get_running_loop().call_soon(collect_garbage)
 
     async def _look(self, deadline: float) -> Snapshot | LookFailed:
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +74,28 @@ def test_orders_from_before_the_start_are_carried_out(tmp_path: Path) -> None:
     assert seen.ticket == 7
     assert isinstance(seen.look, Snapshot)
     assert watcher.closed.is_set()
+
+
+def test_a_watcher_leaves_no_garbage(backstaged: Backstaged) -> None:
+    """Python would collect it in the end, and keep the memory: thousands of sleeps must take no more than ten."""
+    made, gone = threading.Event(), threading.Event()
+
+    def connect() -> Watcher:
+        watcher = Watcher()
+        watcher.fault = ValueError()
+        watcher.fault.args = (watcher,)
+        made.set()
+        weakref.finalize(watcher, gone.set)
+        return watcher
+
+    gc.disable()
+    try:
+        backstaged.backstage.watch(connect)
+        assert made.wait(PATIENCE)
+        backstaged.backstage.unwatch()
+        assert gone.wait(PATIENCE)
+    finally:
+        gc.enable()
 
 
 def test_orders_never_overlap_and_are_answered_in_turn(backstaged: Backstaged) -> None:
