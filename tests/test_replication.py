@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -239,10 +240,16 @@ def test_a_base_backup_that_has_begun_is_never_cut(
     primary = start(newest, replication="ignore")
     where = reach(here, primary.port)
     with ThreadPoolExecutor() as pool:
-        copying = pool.submit(copy, newest, place, there, where, "backup", "--max-rate=6M")
+        copying = pool.submit(copy, newest, place, there, where, "backup", "--max-rate=4M")
         wait_for(primary, "base_backup", "takes a base backup")
-        wait_for(primary, "idle_timeout", "that is the idle timeout")
-        assert not copying.done()
+        with ExitStack() as frozen:
+            for process in psutil.process_iter(["name", "cmdline"]):
+                words = " ".join(process.info["cmdline"] or ())
+                if process.info["name"] == "pg_basebackup" and where in words:
+                    process.suspend()
+                    frozen.callback(process.resume)
+            wait_for(primary, "idle_timeout", "that is the idle timeout")
+            assert not copying.done()
         mark = primary.mark()
         copying.result()
     primary.wait_for_state("asleep", since=mark)
