@@ -242,12 +242,16 @@ def test_a_base_backup_that_has_begun_is_never_cut(
     with ThreadPoolExecutor() as pool:
         copying = pool.submit(copy, newest, place, there, where, "backup", "--max-rate=4M")
         wait_for(primary, "base_backup", "takes a base backup")
+        backups = [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if process.info["name"] == "pg_basebackup" and where in " ".join(process.info["cmdline"] or ())
+        ]
+        assert backups
         with ExitStack() as frozen:
-            for process in psutil.process_iter(["name", "cmdline"]):
-                words = " ".join(process.info["cmdline"] or ())
-                if process.info["name"] == "pg_basebackup" and where in words:
-                    process.suspend()
-                    frozen.callback(process.resume)
+            for process in backups:
+                process.suspend()
+                frozen.callback(process.resume)
             wait_for(primary, "idle_timeout", "that is the idle timeout")
             assert not copying.done()
         mark = primary.mark()
