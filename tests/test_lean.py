@@ -1,0 +1,44 @@
+"""What the second thread imports, and what it spares: in processes of their own, as imports are for ever."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+SPARED = ("ssl", "importlib.metadata", "multiprocessing", "pickle", "shutil", "lzma")
+
+
+def imported(code: str, **environ: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys\nfrom pgidle.lean import import_lean\n{code}"],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stderr == ""
+    return ran.stdout.strip()
+
+
+def test_what_is_spared_is_not_there_and_can_be_had() -> None:
+    look = f"import_lean(); print([name for name in {SPARED} if name in sys.modules], 'psycopg' in sys.modules)"
+    assert imported(look) == "[] True"
+    wanted = "import_lean(); import ssl, ctypes.util, importlib.metadata, watchfiles.run as run"
+    assert imported(f"{wanted}; print(ssl.OPENSSL_VERSION, importlib.metadata.version('psycopg'))")
+    assert imported(f"{wanted}; print(ctypes.util.find_library('c'), run.run_process.__name__)")
+
+
+def test_what_somebody_has_imported_before_stays_his() -> None:
+    code = "import ssl, ctypes.util\nbefore = sys.modules['ssl'], ctypes.util\nimport_lean()\n"
+    assert imported(f"{code}print(before == (sys.modules['ssl'], ctypes.util))") == "True"
+
+
+def test_psycopg_without_its_binary() -> None:
+    if ctypes.util.find_library("pq") is None:
+        pytest.skip("needs libpq")
+    code = "import_lean()\nimport psycopg\nprint(psycopg.pq.__impl__, psycopg.pq.version() > 0)"
+    assert imported(code, PSYCOPG_IMPL="python") == "python True"
