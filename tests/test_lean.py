@@ -25,7 +25,9 @@ def imported(code: str, **environ: str) -> str:
 
 
 def test_what_is_spared_is_not_there_and_can_be_had() -> None:
-    look = f"import_lean(); print([name for name in {SPARED} if name in sys.modules], 'psycopg' in sys.modules)"
+    look = (
+        f"import_lean(); print([name for name in {SPARED} if name in sys.modules], 'psycopg' in sys.modules)"
+    )
     assert imported(look) == "[] True"
     wanted = "import_lean(); import ssl, ctypes.util, importlib.metadata, watchfiles.run as run"
     assert imported(f"{wanted}; print(ssl.OPENSSL_VERSION, importlib.metadata.version('psycopg'))")
