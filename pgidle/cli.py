@@ -193,7 +193,12 @@ def config(options: dict[str, Any], as_json: bool) -> None:
 @click.option(
     "--name", "--app", metavar="NAME", help="of the app, the unit's instance, the service, the StatefulSet"
 )
-@click.option("--port", "-p", metavar="PORT", help="that clients connect to  [default: 5432]")
+@click.option(
+    "--port",
+    "-p",
+    metavar="PORT",
+    help="that clients connect to; a cluster of Debian's keeps its own  [default: 5432]",
+)
 @click.option("--idle-timeout", metavar="DURATION", help="quiet time before sleep, or off  [default: 5min]")
 @click.option(
     "--stop-timeout", metavar="DURATION", help="for a fast shutdown; kill timeouts follow  [default: 30s]"
@@ -203,7 +208,11 @@ def config(options: dict[str, Any], as_json: bool) -> None:
 @click.option("--region", metavar="REGION", help="[fly; default: iad]")
 @click.option("--image", metavar="IMAGE", help="to run, instead of building one  [fly, compose, kubernetes]")
 @click.option("--data-dir", "-D", metavar="PATH", help="[systemd; default: /var/lib/pgidle/NAME/data]")
-@click.option("--listen-addresses", metavar="ADDRESSES", help="by comma  [systemd; default: localhost]")
+@click.option(
+    "--listen-addresses",
+    metavar="ADDRESSES",
+    help="by comma; a cluster of Debian's keeps its own  [systemd; default: localhost]",
+)
 @click.option("--dir", "folder", metavar="PATH", default=".", help="where to write  [default: here]")
 @click.option("--force", is_flag=True, help="replace files that are there")
 @click.option("--print", "is_printed", is_flag=True, help="print the files and write nothing")

@@ -155,6 +155,16 @@ def test_a_cluster_whose_configuration_is_elsewhere(newest: Installation, place:
     assert has(said.wrong, "data_directory is /elsewhere, and pgidle was told")
 
 
+def test_a_folder_for_statistics_that_only_debian_s_scripts_make(newest: Installation, place: Place) -> None:
+    data_dir, folder = place.data_dir(newest), place.folder()
+    for there in (True, False):
+        said = doctor(newest, data_dir, "--", "-c", f"stats_temp_directory={folder}")
+        assert has(said.wrong, f"there is no folder {folder}") is not there
+        if there:
+            folder.rmdir()
+    assert not has(doctor(newest, data_dir).wrong, "there is no folder")
+
+
 def test_a_data_directory_that_postgres_cannot_use(newest: Installation, place: Place) -> None:
     data_dir = place.data_dir(newest)
     data_dir.chmod(0o755)

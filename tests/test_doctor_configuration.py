@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from installations import run_as_server
 
-from pgidle.doctor.conf_file import Parameters, read_lines, read_parameters
+from pgidle.conf_file import Parameters, read_lines, read_parameters
 from pgidle.doctor.configuration import check_parameters, check_ssl
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.hba import Record, check_hba, read_hba

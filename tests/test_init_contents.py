@@ -24,6 +24,7 @@ from pgidle.cli import cli
 from pgidle.doctor import files as doctor_files
 from pgidle.doctor.finding import Severity
 from pgidle.doctor.told import Context
+from pgidle.errors import SettingsError
 from pgidle.first_start import first_start
 from pgidle.init.choices import Platform
 from pgidle.init.command import make_plan
@@ -398,6 +399,40 @@ def test_systemd_takes_over_a_cluster_of_debian_s(
     given = doctor_files.read(str(tmp_path / path))
     said = doctor_files.examine(given, Context(), [given]).findings
     assert [one.what for one in said if one.severity is Severity.WRONG] == []
+
+
+def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, folder = debian(tmp_path)
+    monkeypatch.setattr("pgidle.init.debian.CONFIGURATIONS", str(tmp_path / "etc"))
+
+    def listens(**given: str) -> list[str]:
+        made = make_plan("systemd", {"data-dir": str(data)} | given)
+        text = next(file.text for file in made.files if file.path == "pgidle.socket")
+        return [line.partition("=")[2] for line in text.splitlines() if line.startswith("ListenStream=")]
+
+    assert listens() == ["127.0.0.1:5432", "[::1]:5432"]
+    with (folder / "postgresql.conf").open("a") as conf:
+        conf.write("port = 5433\ninclude_dir = 'conf.d'\n")
+    (folder / "conf.d").mkdir()
+    (folder / "conf.d/lan.conf").write_text("listen_addresses = '10.0.0.1, ::1'\n")
+    assert listens() == ["10.0.0.1:5433", "[::1]:5433"]
+    (data / "postgresql.auto.conf").write_text("listen_addresses = '*'\n")
+    assert listens() == ["0.0.0.0:5433", "[::]:5433"]
+    assert listens(port="5434") == ["0.0.0.0:5434", "[::]:5434"]
+    (data / "postgresql.auto.conf").write_text("listen_addresses = ''\n")
+    assert listens() == ["127.0.0.1:5433", "[::1]:5433"]
+    with pytest.raises(SettingsError, match=f"{folder} holds a configuration, not data: write {data}"):
+        make_plan("systemd", {"data-dir": str(folder)})
+
+
+@pytest.mark.parametrize(("version", "told"), [("9.6", True), ("14", True), ("15", False)])
+def test_statistics_are_not_looked_for_where_only_debian_s_scripts_make_them(
+    version: str, told: bool
+) -> None:
+    args = Cluster(version, "main", "/etc/postgresql/x/main").postgres_args
+    assert ("stats_temp_directory=pg_stat_tmp" in args) is told
 
 
 @pytest.mark.parametrize("broken", ["version", "conf beside", "data_directory", "no version"])

@@ -196,6 +196,51 @@ def test_the_printed_steps_from_nothing_to_a_served_client(
     machine.run("systemctl", "stop", "pgidle@new.socket")
 
 
+@pytest.mark.skipif(
+    shutil.which("pg_createcluster") is None,
+    reason="no clusters of Debian's here (apt-get install postgresql)",
+)
+def test_a_cluster_of_debian_s_there_and_back(machine: Booted) -> None:
+    version = machine.run("sh", "-c", "ls /usr/lib/postgresql | sort -n | tail -n 1")
+    debian = f"postgresql@{version}-shop"
+    data_dir = f"/var/lib/postgresql/{version}/shop"
+    as_postgres = ("runuser", "-u", "postgres", "--", "psql", "--no-psqlrc", "--port=5499")
+    machine.run("pg_createcluster", version, "shop", "--port=5499", "--", "--nosync")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", debian)
+    machine.run(*as_postgres, "-c", "ALTER ROLE postgres PASSWORD 'x'", "-c", "CREATE TABLE kept ()")
+    machine.run(*as_postgres, "-c", "ALTER SYSTEM SET listen_addresses = '127.0.0.2, ::1'")
+    machine.run("systemctl", "restart", debian)
+
+    def ask(host: str) -> str:
+        where = f"host={host} port=5499 user=postgres password=x"
+        query = "SELECT current_setting('cluster_name'), 'kept'::regclass"
+        return machine.run("psql", "--no-psqlrc", "-Atc", query, where)
+
+    def states() -> list[str]:
+        return machine.run(
+            "systemctl", "is-active", debian, "pgidle@there.socket", "pgidle@there.service", check=False
+        ).splitlines()
+
+    before = ask("127.0.0.2")
+    command = (sys.executable, "-m", "pgidle", "init", "systemd", "--name=there", "--dir=/root/there")
+    said = machine.run(*command, f"--data-dir={data_dir}")
+    there, _, back = said.partition("Next, in this order:")[2].replace("sudo ", "").partition("# Back")
+    steps = [line for line in there.splitlines() if not line.startswith("psql")]
+    machine.run("sh", "-exc", "\n".join(steps))
+    assert states() == ["inactive", "active", "inactive"]
+    assert [ask("127.0.0.2"), ask("::1")] == [before, before]
+    assert states() == ["inactive", "active", "active"]
+    machine.run("systemctl", "stop", "pgidle@there.service")
+    assert ask("::1") == before
+
+    machine.run("sh", "-exc", back.partition("\n")[2].replace("#", ""))
+    assert states() == ["active", "inactive", "inactive"]
+    assert [ask("127.0.0.2"), ask("::1")] == [before, before]
+    assert machine.run("cat", f"/etc/postgresql/{version}/shop/start.conf") == "auto"
+    machine.run("systemctl", "stop", debian)
+
+
 def test_started_means_served(launch) -> None:
     one = launch("started", idle_timeout="1min")
     one.systemctl("start")

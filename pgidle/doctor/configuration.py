@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pgidle.options import absolute
 
 if TYPE_CHECKING:
-    from pgidle.doctor.conf_file import Parameters
+    from pgidle.conf_file import Parameters
     from pgidle.doctor.finding import Chart
     from pgidle.settings import Settings
 

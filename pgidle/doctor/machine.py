@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING
 
 from pgidle.binaries import find_bin_dir
 from pgidle.cluster import DataDirState, inspect_data_dir
-from pgidle.doctor.conf_file import read_parameters
+from pgidle.conf_file import read_parameters
 from pgidle.doctor.configuration import check_parameters, check_ssl
 from pgidle.doctor.finding import MACHINE, Chart, refuse
 from pgidle.doctor.hba import check_hba
@@ -20,13 +21,14 @@ from pgidle.doctor.volume import check_room
 from pgidle.errors import PgidleError
 from pgidle.first_start import first_start
 from pgidle.gate import Mode
+from pgidle.init.debian import find_cluster
 from pgidle.options import absolute
 from pgidle.privileges import MIGRATION, acting_as, plan, python_unreadable, user_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pgidle.doctor.conf_file import Parameters
+    from pgidle.conf_file import Parameters
     from pgidle.doctor.probe import Answer
     from pgidle.privileges import Identity
     from pgidle.settings import Settings
@@ -144,14 +146,17 @@ def _check_data_dir(
     if not Path(path, "postgresql.conf").exists() and not any(
         "config_file" in one for one in settings.postgres_args
     ):
-        elsewhere = next(
-            Path("/etc/postgresql").glob(f"{found.version}/{Path(path).name}/postgresql.conf"), None
+        cluster = find_cluster(path)
+        args = (
+            join(cluster.postgres_args)
+            if cluster
+            else "-c config_file=/etc/postgresql/VERSION/NAME/postgresql.conf"
         )
         chart.wrong(
             "no postgresql.conf in it",
             path,
             "Postgres does not start; clusters of Debian's packages have theirs in /etc/postgresql",
-            f"pgidle run -D {path} -- -c config_file={elsewhere or '/etc/postgresql/VERSION/NAME/postgresql.conf'}",
+            f"pgidle run -D {path} -- {args}",
         )
         return found.version, False
     return found.version, True
@@ -221,6 +226,19 @@ def _check_socket_dirs(chart: Chart, answer: Answer, uid: int) -> None:
         chart.fine(f"Unix socket in {answer.socket_dirs}")
 
 
+def _check_statistics(chart: Chart, parameters: Parameters, data_dir: str) -> None:
+    """PostgreSQL up to 14 alone knows the setting; a newer one refuses it, and says so itself."""
+    folder = absolute(data_dir, parameters.value("stats_temp_directory") or "pg_stat_tmp")
+    if not Path(folder).is_dir():
+        chart.wrong(
+            f"there is no folder {folder}",
+            parameters.where("stats_temp_directory"),
+            "Postgres up to 14 keeps its statistics there: no use of it can be seen, so it never sleeps; "
+            "Debian's pg_ctlcluster makes it, pgidle does not",
+            "pgidle run -- -c stats_temp_directory=pg_stat_tmp",
+        )
+
+
 def _configuration(
     settings: Settings, parameters: Parameters, answer: Answer, uid: int, environ: Mapping[str, str]
 ) -> list[Chart]:
@@ -237,6 +255,7 @@ def _configuration(
     elif answer.socket_dirs is not None:
         conf.fine("Postgres accepts it")
     check_parameters(conf, parameters, settings)
+    _check_statistics(conf, parameters, settings.data_dir)
     check_ssl(conf, parameters, answer.unusable)
     file = parameters.value("hba_file") or f"{settings.data_dir}/pg_hba.conf"
     try:

@@ -26,6 +26,8 @@ PLANNERS = {
 def make_plan(platform: str, given: Mapping[str, str]) -> Plan:
     """The files and steps for a platform; `given` holds options by name. Raises SettingsError."""
     known = Platform(platform)
+    if known is Platform.SYSTEMD:
+        given = {**systemd.as_configured(given), **given}
     return PLANNERS[known](choose(known, given))
 
 

@@ -10,7 +10,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgidle.conf_file import read_parameters
+
 CONFIGURATIONS = "/etc/postgresql"
+LAST_TO_COLLECT = 14
+"""The last major version with a statistics collector."""
 _DATA_DIRECTORY = re.compile(r"^\s*data_directory\s*=?\s*'([^']*)'", re.MULTILINE)
 
 
@@ -26,8 +30,24 @@ class Cluster:
     def unit(self) -> str:
         return f"postgresql@{self.version}-{self.name}"
 
+    @property
+    def postgres_args(self) -> tuple[str, ...]:
+        """What Postgres must be told. Up to 14, Debian has its statistics in a folder below /var/run, which is
+        gone after a reboot until pg_ctlcluster makes it; without it nobody can be seen to use Postgres.
+        """
+        config = ("-c", f"config_file={self.folder}/postgresql.conf")
+        major = int(self.version.partition(".")[0])
+        return config if major > LAST_TO_COLLECT else (*config, "-c", "stats_temp_directory=pg_stat_tmp")
 
-def find_cluster(data_dir: str, configurations: str = CONFIGURATIONS) -> Cluster | None:
+    def choices(self, data_dir: str) -> dict[str, str]:
+        """Where its clients find it, as options: what its configuration says, as far as it may be read."""
+        parameters = read_parameters(data_dir, self.postgres_args)
+        addresses = parameters.value("listen_addresses").replace(" ", "")
+        said = {"port": parameters.value("port"), "listen-addresses": addresses}
+        return {option: value for option, value in said.items() if value}
+
+
+def find_cluster(data_dir: str, configurations: str | None = None) -> Cluster | None:
     """The cluster whose data is there, if its configuration is elsewhere.
 
     The data may be closed to who asks: then the configuration alone tells, which everybody may read.
@@ -40,7 +60,7 @@ def find_cluster(data_dir: str, configurations: str = CONFIGURATIONS) -> Cluster
         version = ""
     except (OSError, ValueError):
         return None
-    for conf in sorted(Path(configurations).glob("*/*/postgresql.conf")):
+    for conf in sorted(Path(configurations or CONFIGURATIONS).glob("*/*/postgresql.conf")):
         cluster = Cluster(conf.parts[-3], conf.parts[-2], str(conf.parent))
         try:
             said = _DATA_DIRECTORY.search(conf.read_text(encoding="utf-8", errors="replace"))

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING
 
+from pgidle.conf_file import read_parameters
+from pgidle.errors import SettingsError
 from pgidle.init.debian import find_cluster
 from pgidle.init.plan import File, Plan, render
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgidle.init.choices import Choices
 
 INSTALLED = "/opt/pgidle/bin/pgidle"
 ADDRESSES = {"*": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}
 
 
+def as_configured(given: Mapping[str, str]) -> dict[str, str]:
+    """What an existing cluster of Debian's packages says, so that its clients find it where it was.
+
+    Raises SettingsError for the folder of its configuration.
+    """
+    data_dir = given.get("data-dir", "")
+    if not data_dir.startswith("/"):
+        return {}
+    if os.access(f"{data_dir}/postgresql.conf", os.F_OK) and not os.access(f"{data_dir}/PG_VERSION", os.F_OK):
+        named = read_parameters(data_dir, ()).value("data_directory", "the data directory")
+        raise SettingsError(f"--data-dir: {data_dir} holds a configuration, not data", f"write {named}")
+    cluster = find_cluster(data_dir)
+    return cluster.choices(data_dir) if cluster is not None else {}
+
+
 def plan(choices: Choices) -> Plan:
     cluster = find_cluster(choices.data_dir)
-    postgres_args = f" -- -c config_file={cluster.folder}/postgresql.conf" if cluster is not None else ""
+    postgres_args = f" -- {join(cluster.postgres_args)}" if cluster is not None else ""
     instance = f"@{choices.name}" if choices.name else ""
     values = {
         "name": choices.name or "main",
@@ -56,6 +77,7 @@ def plan(choices: Choices) -> Plan:
     values["connect"] = render(
         "systemd/connect.txt" if cluster is None else "systemd/connect-existing.txt", values
     )
+    values["back"] = "\n" + render("systemd/back.txt", values) if cluster is not None else ""
     return Plan(files, render("systemd/steps.txt", values))
 
 

@@ -6,6 +6,7 @@ machine on which Postgres cannot be asked.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,9 @@ def read_parameters(data_dir: str, postgres_args: Sequence[str]) -> Parameters:
     given = dict(_arguments(postgres_args))
     start = Path(given.get("config_file") or f"{data_dir}/postgresql.conf")
     _read(start, values, unread, 0)
-    auto = Path(data_dir, "postgresql.auto.conf")
-    if auto.exists():
-        _read(auto, values, unread, 0)
+    # Not for who may not look into the data directory.
+    if os.path.exists(auto := f"{data_dir}/postgresql.auto.conf"):  # noqa: PTH110
+        _read(Path(auto), values, unread, 0)
     values.update({name: Parameter(value, "after --") for name, value in given.items()})
     return Parameters(values, tuple(unread))
 
