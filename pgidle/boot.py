@@ -148,6 +148,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         if not is_first_start:
             # What root may do does not count.
             inspect_data_dir(settings.data_dir, os.geteuid())
+            _refuse_unconfigured(settings)
         # Where none is set it is Postgres's own, which only Postgres could tell.
         if settings.socket_dir and not (is_first_start and settings.socket_dir.startswith(settings.data_dir)):
             refuse_closed(settings.socket_dir)
@@ -186,6 +187,16 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         log=log,
         manager=manager,
     )
+
+
+def _refuse_unconfigured(settings: Settings) -> None:
+    """Raise PgidleError where Postgres would not find its configuration."""
+    if any("config_file" in word.replace("-", "_") for word in settings.postgres_args):
+        return
+    if not os.access(f"{settings.data_dir}/postgresql.conf", os.F_OK, effective_ids=True):
+        from pgidle.debian import unconfigured
+
+        raise unconfigured(settings.data_dir)
 
 
 def _certify(settings: Settings, binaries: Binaries, is_first_start: bool, log: Log) -> None:

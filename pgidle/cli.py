@@ -19,6 +19,7 @@ from pgidle.history import last_sleep
 from pgidle.options import OPTIONS, Kind, parse_duration
 from pgidle.settings import config_path, describe, parse_file, resolve
 from pgidle.status import as_table, moment_text, sleep_text
+from pgidle.usage import BEHIND, Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,9 +53,11 @@ class _RunCommand(_Command):
         ctx.meta["postgres_args"] = tuple(args[len(own) + 1 :])
         try:
             return super().parse_args(ctx, own)
-        except click.NoSuchOption as error:
-            hint = "What is meant for postgres goes behind --."
-            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
+        except click.UsageError as error:
+            # An unknown option, or a word that is nobody's.
+            if not isinstance(error, click.NoSuchOption) and type(error) is not click.UsageError:
+                raise
+            raise click.UsageError(f"{error.format_message().removesuffix('.')}; {BEHIND}", ctx) from None
 
 
 def _click_option(option: Option) -> Decorator:
@@ -90,13 +93,17 @@ def _options(*names: str) -> Decorator:
     return decorate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="pgidle")
 def cli() -> None:
     """Puts an idle PostgreSQL to sleep, and wakes it without anybody noticing."""
 
 
-@cli.command(cls=_RunCommand, options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]")
+@cli.command(
+    cls=_RunCommand,
+    options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]",
+    short_help="Run Postgres, put it to sleep, wake it.",
+)
 @_options()
 def run(options: dict[str, Any]) -> None:
     """Run Postgres, put it to sleep when it is idle, wake it when somebody connects."""
@@ -117,7 +124,8 @@ def status(options: dict[str, Any], as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"state": "not running", "last_sleep": last}))
         else:
-            click.echo(f"{error.message}\nlast sleep: {sleep_text(last) if last else 'none is on record'}")
+            slept = f"{error.message}\nlast sleep: {sleep_text(last)}" if last is not None else None
+            click.echo(slept or f"{error}\nlast sleep: none is on record")
         sys.exit(NOT_RUNNING)
     if as_json:
         click.echo(json.dumps(body))
@@ -126,7 +134,7 @@ def status(options: dict[str, Any], as_json: bool) -> None:
         click.echo(as_table(body, colour=colour), nl=False)
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="Say whether the supervisor lives, for probes.")
 @_options(*WHERE)
 def health(options: dict[str, Any]) -> None:
     """Exit status 0 while the supervisor lives and has not failed, else 1."""
@@ -168,7 +176,11 @@ def release(options: dict[str, Any]) -> None:
     _order(options, "/release")
 
 
-@cli.command(cls=_RunCommand, options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]")
+@cli.command(
+    cls=_RunCommand,
+    options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]",
+    short_help="Say what run would go by, and where each value comes from.",
+)
 @_options()
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 def config(options: dict[str, Any], as_json: bool) -> None:
@@ -188,7 +200,7 @@ def config(options: dict[str, Any], as_json: bool) -> None:
         click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="Write configuration for fly, systemd, compose, kubernetes.")
 @click.argument("platform", type=click.Choice(["fly", "systemd", "compose", "kubernetes"]))
 @click.option(
     "--name", "--app", metavar="NAME", help="of the app, the unit's instance, the service, the StatefulSet"
@@ -225,7 +237,11 @@ def init(platform: str, folder: str, force: bool, is_printed: bool, **given: str
     click.echo(print_plan(plan) if is_printed else write_plan(plan, folder, force=force))
 
 
-@cli.command(cls=_RunCommand, options_metavar="[OPTIONS] [FILE]... [-- POSTGRES_ARGUMENTS]")
+@cli.command(
+    cls=_RunCommand,
+    options_metavar="[OPTIONS] [FILE]... [-- POSTGRES_ARGUMENTS]",
+    short_help="Say what is wrong with machine, configuration and files.",
+)
 @_options()
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 @click.argument("files", nargs=-1, metavar="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -127,7 +128,8 @@ def test_nobody_is_there(tmp_path: Path) -> None:
         assert one_line(done).startswith(f"no supervisor runs at {tmp_path}/pgidle")
     done = pgidle("status", "-D", tmp_path)
     assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout == f"no supervisor runs at {tmp_path}/pgidle\nlast sleep: none is on record\n"
+    where = f"no supervisor runs at {tmp_path}/pgidle: see --data-dir and --state-dir"
+    assert done.stdout == f"{where}\nlast sleep: none is on record\n"
 
 
 @pytest.mark.parametrize("kept", ["", "[]", "{", '{"why": "x"}', '{"why": "x", "at": "y"}'])
@@ -169,8 +171,38 @@ def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
 def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
     done = pgidle(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Traceback" not in done.stderr
-    assert done.stderr
+    assert re.fullmatch(r"pgidle[^\n]*: [^\n]+\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("start",), "pgidle: there is no start: write run for the supervisor, wake for Postgres"),
+        (("-v",), "write --version"),
+        (("statsu",), "Did you mean 'status'?"),
+        (("init",), "Choose from: fly, systemd, compose, kubernetes (pgidle init --help)"),
+        (
+            ("run", "--idle-timout", "5min"),
+            "'--idle-timeout', '--stop-timeout'?); what is meant for postgres goes",
+        ),
+        (("run", "shared_buffers=64MB"), "what is meant for postgres goes behind -- (pgidle run --help)"),
+        (("run", "--idle-timeout"), "option '--idle-timeout' requires an argument (pgidle --help)"),
+        (("hold", "2", "hours"), "pgidle hold: got unexpected extra argument (hours) (pgidle hold --help)"),
+    ],
+)
+def test_mistakes_are_told_what_to_write(arguments: tuple[str, ...], says: str) -> None:
+    done = pgidle(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_nothing_asked_for_is_told_what_there_is() -> None:
+    """Each command's line is whole, and in the order in which they are met."""
+    for done in (pgidle(), pgidle("--help")):
+        commands = (done.stdout + done.stderr).partition("Commands:\n")[2].splitlines()
+        assert [line.split()[0] for line in commands[:2]] == ["run", "status"]
+        assert [line for line in commands if line.endswith("...")] == []
+    assert done.returncode == 0
 
 
 def test_help_names_every_option_and_variable() -> None:

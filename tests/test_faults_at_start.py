@@ -49,6 +49,18 @@ def test_a_missing_data_directory_without_a_password_is_not_made(newest: Install
     assert not path.exists()
 
 
+def test_a_data_directory_whose_configuration_is_elsewhere(newest: Installation, place: Place, launch):
+    """And where it is named, it is served: test_a_cluster_of_debian_s_there_and_back."""
+    one = launch(newest, start=False)
+    (one.data_dir / "postgresql.conf").unlink()
+    before = contents(one.data_dir)
+    one.start()
+    line = complaint(one, 1)
+    assert f"no postgresql.conf in {one.data_dir}" in line
+    assert "-c config_file=/etc/postgresql/VERSION/NAME/postgresql.conf" in line
+    assert contents(one.data_dir) == before
+
+
 def test_a_data_directory_that_cannot_be_made(newest: Installation, place: Place, launch):
     file = place.folder() / "file"
     file.write_text("precious")

@@ -21,6 +21,7 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from pgidle.cli import cli
+from pgidle.debian import Cluster, find_cluster
 from pgidle.doctor import files as doctor_files
 from pgidle.doctor.finding import Severity
 from pgidle.doctor.told import Context
@@ -28,7 +29,6 @@ from pgidle.errors import SettingsError
 from pgidle.first_start import first_start
 from pgidle.init.choices import Platform
 from pgidle.init.command import make_plan
-from pgidle.init.debian import Cluster, find_cluster
 from pgidle.options import WhenIdle, parse_duration
 from pgidle.settings import resolve
 
@@ -405,7 +405,7 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, folder = debian(tmp_path)
-    monkeypatch.setattr("pgidle.init.debian.CONFIGURATIONS", str(tmp_path / "etc"))
+    monkeypatch.setattr("pgidle.debian.CONFIGURATIONS", str(tmp_path / "etc"))
 
     def listens(**given: str) -> list[str]:
         made = make_plan("systemd", {"data-dir": str(data)} | given)

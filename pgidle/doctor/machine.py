@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from shlex import join
 from typing import TYPE_CHECKING
 
 from pgidle.binaries import find_bin_dir
 from pgidle.cluster import DataDirState, inspect_data_dir
 from pgidle.conf_file import read_parameters
+from pgidle.debian import unconfigured
 from pgidle.doctor.configuration import check_parameters, check_ssl
 from pgidle.doctor.finding import MACHINE, Chart, refuse
 from pgidle.doctor.hba import check_hba
@@ -21,7 +21,6 @@ from pgidle.doctor.volume import check_room
 from pgidle.errors import PgidleError
 from pgidle.first_start import first_start
 from pgidle.gate import Mode
-from pgidle.init.debian import find_cluster
 from pgidle.options import absolute
 from pgidle.privileges import MIGRATION, acting_as, plan, python_unreadable, user_name
 
@@ -146,17 +145,11 @@ def _check_data_dir(
     if not Path(path, "postgresql.conf").exists() and not any(
         "config_file" in one for one in settings.postgres_args
     ):
-        cluster = find_cluster(path)
-        args = (
-            join(cluster.postgres_args)
-            if cluster
-            else "-c config_file=/etc/postgresql/VERSION/NAME/postgresql.conf"
-        )
         chart.wrong(
             "no postgresql.conf in it",
             path,
             "Postgres does not start; clusters of Debian's packages have theirs in /etc/postgresql",
-            f"pgidle run -D {path} -- {args}",
+            unconfigured(path).hint,
         )
         return found.version, False
     return found.version, True

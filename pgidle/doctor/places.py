@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgidle.debian import find_cluster
 from pgidle.errors import PgidleError
-from pgidle.init.debian import find_cluster
 from pgidle.privileges import acting_as, user_name
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from shlex import join
 from typing import TYPE_CHECKING
 
 from pgidle.conf_file import read_parameters
+from pgidle.debian import find_cluster
 from pgidle.errors import SettingsError
-from pgidle.init.debian import find_cluster
 from pgidle.init.plan import File, Plan, render
 
 if TYPE_CHECKING:

@@ -9,8 +9,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import join
 
 from pgidle.conf_file import read_parameters
+from pgidle.errors import PgidleError
 
 CONFIGURATIONS = "/etc/postgresql"
 LAST_TO_COLLECT = 14
@@ -70,3 +72,17 @@ def find_cluster(data_dir: str, configurations: str | None = None) -> Cluster | 
         if version in ("", cluster.version) and os.path.realpath(named) == os.path.realpath(data_dir):
             return cluster
     return None
+
+
+def unconfigured(data_dir: str) -> PgidleError:
+    """What to say of a data directory without postgresql.conf."""
+    cluster = find_cluster(data_dir)
+    args = (
+        join(cluster.postgres_args)
+        if cluster
+        else f"-c config_file={CONFIGURATIONS}/VERSION/NAME/postgresql.conf"
+    )
+    return PgidleError(
+        f"no postgresql.conf in {data_dir}, which has its configuration elsewhere, as Debian's clusters have",
+        f"pgidle run -D {data_dir} -- {args}",
+    )
