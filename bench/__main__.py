@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import chart
 import click
+import figures
 import load
-import readme
 from compared import Comparison
 from installations import Installation, Place, debian, embedded
 from measures import QUICK, Bench, Effort
@@ -38,7 +38,7 @@ LOADS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "pgbench": load.pgbench,
 }
 COMPARED, CYCLES = "peers", "cycles"
-PAGE = PROJECT / "README.md"
+PAGE = PROJECT / "docs/bench.md"
 MANY, FEW = 2000, 50
 """Cycles of sleep and wake, unless told."""
 
@@ -67,9 +67,9 @@ def _check_files(as_json: str | None, picture: Path | None, *, page: bool) -> No
     if page:
         if picture is None or not picture.resolve().is_relative_to(PROJECT):
             raise Refused(
-                "--readme shows the picture, too: say --chart docs/bench.svg, or another file of the project"
+                "--page shows the picture, too: say --chart docs/bench.svg, or another file of the project"
             )
-        readme.around(PAGE)
+        figures.around(PAGE)
 
 
 def _check_program(program: Path) -> None:
@@ -120,7 +120,7 @@ def _installation(major: int | None) -> Installation:
     "--chart", "picture", type=click.Path(path_type=Path), help="The peers as a picture (SVG), to a file."
 )
 @click.option(
-    "--readme", "page", is_flag=True, help="The figures, and the picture of --chart, into README.md."
+    "--page", "page", is_flag=True, help="The figures, and the picture of --chart, into docs/bench.md."
 )
 def main(
     quick: bool,
@@ -146,7 +146,7 @@ def main(
         effort = dataclasses.replace(effort, load_starts=1, loads=runs, wakes=runs, crowds=runs)
     parts = set(only) or {*PARTS, COMPARED, *((*LOADS, CYCLES) if loaded else ())}
     if (picture or page) and COMPARED not in parts:
-        raise Refused(f"--chart and --readme show the part {COMPARED}, which --only leaves out")
+        raise Refused(f"--chart and --page show the part {COMPARED}, which --only leaves out")
     _check_files(as_json, picture, page=page)
     if program is not None:
         _check_program(program)
@@ -179,9 +179,9 @@ def main(
     say("done")
     _show(result, as_json)
     if picture:
-        readme.replace(picture, chart.svg(result))
+        figures.replace(picture, chart.svg(result))
     if page and picture:
-        readme.write(PAGE, readme.markdown(result, str(picture.resolve().relative_to(PROJECT))))
+        figures.write(PAGE, figures.markdown(result, os.path.relpath(picture.resolve(), PAGE.parent)))
     if result.broken:
         click.echo(f"bench: a promise was broken: {'; '.join(result.broken)}", err=True)
         sys.exit(1)
@@ -202,7 +202,7 @@ def _show(result: Result, as_json: str | None) -> None:
     if result.lines:
         click.echo(peers_table(result))
     if as_json:
-        readme.replace(Path(as_json), f"{text}\n")
+        figures.replace(Path(as_json), f"{text}\n")
 
 
 main(prog_name="scripts/bench")

@@ -1,4 +1,4 @@
-"""`scripts/clients`: README's tables of clients, each cell as it was seen in this run."""
+"""`scripts/clients`: the tables of docs/clients.md, each cell as it was seen in this run."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _launch(stack: contextlib.ExitStack, command: list[str]) -> None:
     "--patience", "is_patience", is_flag=True, help="instead: how long each waits for a mute server"
 )
 def main(is_patience: bool) -> None:
-    """README's table of clients: asleep and awake, with each sslmode."""
+    """The table of clients: asleep and awake, with each sslmode."""
     clients = [client for client in CLIENTS if client.is_there()]
     for missing in (client for client in CLIENTS if client not in clients):
         click.echo(f"clients: {missing.name} is not here: {missing.install}", err=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import chart
+import figures
 import pytest
-import readme
 from compared import Comparison
 from installations import Place, debian, embedded
 from measures import Bench, Effort
@@ -104,11 +104,11 @@ def test_the_table_says_what_failed() -> None:
 
 def test_the_page_is_written_between_the_marks_only(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
-    readme.write(page, readme.markdown(RESULT, "docs/bench.svg"))
+    page.write_text(f"before\n{figures.BEGIN}\nold\n{figures.END}\nafter\n")
+    figures.write(page, figures.markdown(RESULT, "docs/bench.svg"))
     text = page.read_text()
-    assert text.startswith(f"before\n{readme.BEGIN}\n\n![")
-    assert text.endswith(f"{readme.END}\nafter\n")
+    assert text.startswith(f"before\n{figures.BEGIN}\n\n![")
+    assert text.endswith(f"{figures.END}\nafter\n")
     assert "| failed to reconnect |  |  | 3 |  |" in text
     assert "| open files, after 10 sleeps |  |  | 12 |  |" in text
     assert "tps" not in text
@@ -120,7 +120,7 @@ def test_a_page_without_the_marks_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("nothing\n")
     with pytest.raises(SystemExit, match="no place for the figures"):
-        readme.write(page, "x")
+        figures.write(page, "x")
     assert page.read_text() == "nothing\n"
 
 
@@ -157,8 +157,8 @@ def _bench(*words: str) -> subprocess.CompletedProcess[str]:
     [
         (["--json", "{tmp}/no/x.json"], "--json: {tmp}/no is no folder that can be written to"),
         (["--chart", "{tmp}"], "--chart: {tmp} is a folder"),
-        (["--readme"], "--readme shows the picture, too"),
-        (["--readme", "--chart", "{tmp}/x.svg"], "--readme shows the picture, too"),
+        (["--page"], "--page shows the picture, too"),
+        (["--page", "--chart", "{tmp}/x.svg"], "--page shows the picture, too"),
         (["--program", "/bin/true"], "is not pgidle"),
     ],
     ids=lambda each: each[0] if isinstance(each, list) else "",

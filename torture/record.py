@@ -47,8 +47,8 @@ class Allowance:
     """What a fault excuses while it lasts. Whatever is not said here is a violation.
 
     `cuts`: sessions that may end. `limit`: connections to a Postgres that was killed while it had the port may fail, if
-    they were under way or came in the milliseconds before that was noticed (README, "Known limits"); they are counted
-    apart, and those that came then are few.
+    they were under way or came in the milliseconds before that was noticed ("Known limits" in docs/how.md); they are
+    counted apart, and those that came then are few.
     `deaf`: a backend may hear a cancel request before it reads the statement that it is for.
     `exits`: statuses with which the supervisor may end; while it is gone nobody holds the port.
     `crashes`: Postgres may end otherwise than by being put to sleep or stopped.

@@ -25,7 +25,7 @@ MEANING = {
     "injections": "how often it was done, in any round",
     "connections": "that clients tried in those rounds",
     "broken": "connections and sessions that failed and should not have",
-    "known limit": 'failed as README says under "Known limits"',
+    "known limit": 'failed as docs/how.md says under "Known limits"',
     "by fault": "failed or cut, which this fault excuses",
     "by sleep": "sessions cut that were idle for the idle timeout",
     "commits": "that were acknowledged",

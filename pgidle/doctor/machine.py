@@ -191,7 +191,7 @@ def _check_gate(chart: Chart, answer: Answer) -> None:
             f"gate mode none: {answer.gate_why.partition(': ')[0]}",
             f"Linux {release}",
             "clients that come while Postgres is not ready are refused",
-            answer.gate_why.partition(": ")[2] or "see The kernel's part in the README",
+            answer.gate_why.partition(": ")[2] or "see docs/how.md",
         )
     elif os.geteuid() == 0 and os.access(MIGRATION, os.W_OK):
         chart.fine(

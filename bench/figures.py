@@ -1,4 +1,4 @@
-"""README's part that the benchmark writes, between two marks."""
+"""The part of docs/bench.md that the benchmark writes, between two marks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 QUIET = ("throughput", "cold-wake", "stay")
 """Parts of pgidle's own figures that the table of the peers has, or that are too small for the page."""
-BEGIN, END = "<!-- scripts/bench --readme writes from here -->", "<!-- to here -->"
+BEGIN, END = "<!-- scripts/bench --page writes from here -->", "<!-- to here -->"
 
 
 def markdown(result: Result, chart: str) -> str:

@@ -1,0 +1,75 @@
+"""The pages for users: that their links lead somewhere, and that nothing is missing from the references."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pgidle.cli import cli
+from pgidle.options import OPTIONS
+
+TOP = Path(__file__).parents[1]
+PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them: lower case, without punctuation, - for each space."""
+    headings = HEADING.findall(BLOCK.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def rows(page: Path, heading: str) -> dict[str, list[str]]:
+    """The table below a heading: the cells of each row, by what is first in backquotes."""
+    text = page.read_text(encoding="utf-8").partition(f"# {heading}\n")[2].partition("\n#")[0]
+    found = {}
+    for line in text.splitlines():
+        if (name := re.match(r"\| `([^`]+)`", line)) is not None:
+            found[name[1]] = [cell.strip() for cell in line.strip("|").split("|")]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith(("https:", "http:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_linked_from_the_first() -> None:
+    linked = {
+        link.partition("#")[0] for link in LINK.findall((TOP / "README.md").read_text(encoding="utf-8"))
+    }
+    assert {f"docs/{page.name}" for page in TOP.glob("docs/*.md")} <= linked
+
+
+def test_every_setting_is_told_with_its_default() -> None:
+    table = rows(TOP / "docs/settings.md", "Settings")
+    assert table.keys() == {option.name for option in OPTIONS}
+    for option in OPTIONS:
+        first, default, _ = table[option.name]
+        assert first.endswith("*") is option.live
+        for other in (*option.flags, *option.env):
+            assert f"`{other}`" in first
+        if option.default:
+            assert default == f"`{option.default}`"
+
+
+def test_the_short_table_says_what_the_long_one_says() -> None:
+    long = rows(TOP / "docs/settings.md", "Settings")
+    for name, (_, default, _) in rows(TOP / "README.md", "Settings").items():
+        assert default == long[name][1]
+        assert long[name][0].endswith("*")
+
+
+def test_every_command_is_told() -> None:
+    told = {name.split()[1] for name in rows(TOP / "README.md", "Commands")}
+    assert told == set(cli.commands)
