@@ -103,6 +103,7 @@ def cli() -> None:
     cls=_RunCommand,
     options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]",
     short_help="Run Postgres, put it to sleep, wake it.",
+    epilog="For example: pgidle run -D /srv/pg --when-idle stay --idle-timeout 10min -- -c shared_buffers=64MB",
 )
 @_options()
 def run(options: dict[str, Any]) -> None:

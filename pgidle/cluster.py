@@ -119,6 +119,11 @@ def _contents(path: str) -> tuple[DataDirState, str | None]:
             f"{path} is the root of a file system (it has lost+found), not a data directory",
             f"use a subdirectory of it: --data-dir {path.rstrip('/')}/data",
         )
+    if "postgresql.conf" in others:
+        raise PgidleError(
+            f"{path} holds a configuration, not data (no PG_VERSION)",
+            "name the data directory that its postgresql.conf names",
+        )
     raise PgidleError(
         f"{path} is not empty ({others[0]} is there) and not a data directory (no PG_VERSION)",
         "name another directory, or empty this one",

@@ -137,7 +137,8 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for lease in status["leases"]:
         yield "held", f"for another {duration_text(lease['ends_in'])}{lease['why'] and ': '}{lease['why']}"
     yield "gate", f"{status['gate']['mode']}: {status['gate']['why']}"
-    yield "clients", f"{status['parked']} parked, {_or_unknown(status['sessions'])} sessions"
+    sessions = "1 session" if status["sessions"] == 1 else f"{_or_unknown(status['sessions'])} sessions"
+    yield "clients", f"{status['parked']} parked, {sessions}"
     yield "listens", ", ".join(_endpoint(host, status["port"]) for host in status["listen"])
     memory = status["memory"]
     if status["postmaster_pid"] is not None:

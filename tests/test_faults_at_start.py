@@ -59,6 +59,10 @@ def test_a_data_directory_whose_configuration_is_elsewhere(newest: Installation,
     assert f"no postgresql.conf in {one.data_dir}" in line
     assert "-c config_file=/etc/postgresql/VERSION/NAME/postgresql.conf" in line
     assert contents(one.data_dir) == before
+    elsewhere = place.folder()
+    (elsewhere / "postgresql.conf").touch()
+    line = complaint(launch(newest, data_dir=elsewhere), 1)
+    assert f"{elsewhere} holds a configuration, not data (no PG_VERSION): name the data directory" in line
 
 
 def test_a_data_directory_that_cannot_be_made(newest: Installation, place: Place, launch):
