@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from pgidle.door import Answer
 from pgidle.inbox import Requested
 from pgidle.lifecycle import State
+from pgidle.options import LONGEST
 from pgidle.status import as_dict, as_metrics
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _parse(verb: str, query: str) -> tuple[bool, float, str]:
         seconds = float(given.get("seconds", "nan" if verb == "hold" else "0"))
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds < math.inf or (verb == "hold" and not seconds):
-        raise ValueError(f"seconds: {given.get('seconds', '')!r} is not a number of seconds above 0")
+    if not 0 <= seconds <= LONGEST or (verb == "hold" and not seconds):
+        text = given.get("seconds", "")
+        raise ValueError(f"seconds: {text!r} is not a number of seconds above 0, up to {LONGEST}")
     return force == "1", seconds, given.get("why", "")
