@@ -36,6 +36,11 @@ class Porter:
         for listener in self._gate.listeners():
             self._loop.watch(listener.fileno(), self._on_gate, edge=True)
 
+    def spare(self, networks: tuple[str, ...]) -> None:
+        """From now on it is these networks whose clients wake nobody; who is parked and not theirs any more does."""
+        self.no_wake = networks
+        self._on_gate()
+
     def before_start(self) -> None:
         """Postgres is about to start: nobody has to be waited for, and in mode `none` the port is Postgres's."""
         self._loop.cancel("knock")

@@ -238,7 +238,7 @@ class Supervisor:
         self._log.forget("settings")
         before = dict(describe(self.settings))
         self.settings, waiting = live_changes(self.settings, message.settings)
-        self._porter.no_wake = self.settings.no_wake
+        self._porter.spare(self.settings.no_wake)
         self.server.stop_timeout = self.settings.stop_timeout
         now = describe(self.settings)
         changed = [f"{name} is {value} now" for name, value in now if before[name] != value]

@@ -664,6 +664,20 @@ def test_sighup_reads_the_settings_too(newest: Installation, place: Place, launc
     assert one.stop() == 0
 
 
+def test_who_waits_and_is_no_longer_named_in_no_wake_wakes(newest: Installation, place: Place, launch):
+    config = place.folder() / "pgidle.toml"
+    config.write_text('no-wake = ["127.0.0.1"]')
+    one = launch(newest, config=str(config), idle_timeout="200ms", when_idle="stay")
+    one.wait_for_state("asleep")
+    with ThreadPoolExecutor() as clients:
+        visit = clients.submit(query, one, "SELECT 1")
+        wait_until(lambda: queued(one) == 1)
+        config.write_text("")
+        one.signal(signal.SIGHUP)
+        assert visit.result()
+    assert one.stop() == 0
+
+
 # The other gate modes
 
 UNPRIVILEGED = "setpriv --reuid={0.pw_uid} --regid={0.pw_gid} --clear-groups"
