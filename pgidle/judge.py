@@ -134,6 +134,8 @@ class Judge:
         """Sleep now if nobody is active, or at once if forced; the request is answered when that is known."""
         self.answer(False, "somebody else asked the same meanwhile")
         self._request = request
+        if self._is_confirming:
+            return  # The last look is under way, and decides it.
         if request.force:
             self._checkpoint()
         else:

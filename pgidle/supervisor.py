@@ -263,7 +263,7 @@ class Supervisor:
         elif request.verb == "wake":
             self._happen(Event.WAKE_REQUESTED, "asked to wake")
             request.reply(True, "awake" if self.state is State.AWAKE else f"waking, was {self.state.noun}")
-        elif self.state is State.AWAKE:
+        elif self.state in SERVING:
             self.judge.asked_to_sleep(request)
         else:
             request.reply(self.state is not State.STARTING, f"{self.state.noun} already")

@@ -234,6 +234,47 @@ def test_waking(scene: Scene, point: str) -> None:
     assert one.stop() == 0
 
 
+def post_early(one: Stopped, path: str) -> socket.socket:
+    """Give an order to a supervisor that stands still, and wait until it has been posted; its answer comes later."""
+    order = socket.socket(socket.AF_UNIX)
+    order.settimeout(PATIENCE)
+    order.connect(str(one.data_dir / "pgidle/control.sock"))
+    order.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    # Answered by the same thread, after it.
+    assert request(str(one.data_dir / "pgidle"), "GET", "/health", PATIENCE)[0] == 200
+    return order
+
+
+def answered(order: socket.socket) -> bytes:
+    with order, order.makefile("rb") as answer:
+        return answer.read()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_sleep_that_is_asked_for_while_drowsy_is_answered_by_what_comes_of_it(
+    newest: Installation, place: Place, *, force: bool
+) -> None:
+    one = Stopped(newest, place, "before CONFIRM_IDLE", when_idle="stay", idle_timeout="1s")
+    one.arm()
+    with one:
+        one.wait_for_state("awake")
+        busy = psycopg.connect(one.conninfo())
+        one.reached()
+        busy.execute("SELECT 1")  # And its transaction stays open.
+        order = post_early(one, f"/sleep?force={force:d}")
+        mark = one.mark()
+        one.release()
+        answer = answered(order)
+        if force:
+            assert b'"asked to sleep (forced)"' in answer
+            one.wait_for_state("asleep", since=mark)
+        else:
+            assert b"409" in answer.splitlines()[0]
+            assert "stopping" not in one.states
+            busy.commit()
+        busy.close()
+
+
 @pytest.mark.parametrize("point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look"])
 def test_a_client_who_comes_before_the_last_look_is_served(
     newest: Installation, place: Place, point: str
