@@ -147,6 +147,13 @@ class Judge:
             self._request.reply(granted, text)
             self._request = None
 
+    def wanted(self) -> None:
+        """Somebody asked for a wake: a use like any other, and a later word than any order to sleep."""
+        self.answer(False, "somebody asked for a wake meanwhile")
+        self._memory = policy.note_use(self._memory, time.monotonic(), "somebody asked for a wake")
+        if not self._is_confirming:
+            self.look_now()
+
     def hold(self, seconds: float, why: str) -> None:
         """Take a lease, which any look respects from now on."""
         now = time.monotonic()

@@ -261,6 +261,7 @@ class Supervisor:
             ended = self.judge.release()
             request.reply(True, f"{ended} hold{'s' * (ended != 1)} ended")
         elif request.verb == "wake":
+            self.judge.wanted()
             self._happen(Event.WAKE_REQUESTED, "asked to wake")
             request.reply(True, "awake" if self.state is State.AWAKE else f"waking, was {self.state.noun}")
         elif self.state in SERVING:

@@ -275,6 +275,22 @@ def test_a_sleep_that_is_asked_for_while_drowsy_is_answered_by_what_comes_of_it(
         busy.close()
 
 
+@pytest.mark.parametrize("point", ["before Judge.checkpointed", "before CONFIRM_IDLE"])
+def test_a_wake_that_is_asked_for_at_the_last_moment_is_a_use(
+    newest: Installation, place: Place, point: str
+) -> None:
+    one = Stopped(newest, place, point, when_idle="stay", idle_timeout="1s")
+    one.arm()
+    with one:
+        one.reached()
+        order = post_early(one, "/wake")
+        mark = one.mark()
+        one.release()
+        assert b'"granted": true' in answered(order)
+        line = one.wait_for_state("stopping", since=mark)
+        assert "ago: somebody asked for a wake; that is the idle timeout of 1s" in line.data["reason"]
+
+
 @pytest.mark.parametrize("point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look"])
 def test_a_client_who_comes_before_the_last_look_is_served(
     newest: Installation, place: Place, point: str
