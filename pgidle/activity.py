@@ -228,6 +228,9 @@ class Watcher:
         if row is None:
             raise WatchError("the look brought no row")
         sees_all, role, own_pid, counters, rows, prepared, in_recovery, slots = row
+        if not self._arrivals.is_ours(own_pid):
+            other = f"leads to another server than postmaster {self._pid}"
+            raise WatchError(f"the watching connection {other}: set host and port in watch")
         if not sees_all:
             raise WatchError(f'role "{role}" may not see other sessions: GRANT pg_monitor TO "{role}"')
         sessions = tuple(Session(**values) for values in rows)

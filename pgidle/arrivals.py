@@ -69,6 +69,10 @@ class Arrivals:
             sum(self._is_young(pid, now) for pid in clients),
         )
 
+    def is_ours(self, backend: int) -> bool:
+        """Whether a backend is the postmaster's, and not another server's."""
+        return backend in _children(self._pid)
+
     def _remember(self, seen: Iterable[Peer | int], now: float) -> None:
         self._since = {one: self._since.get(one, now) for one in seen}
 

@@ -621,6 +621,18 @@ def test_it_can_watch_by_a_connection_string(cluster: Cluster) -> None:
         assert not active(watch.judge())
 
 
+def test_a_connection_string_that_leads_to_another_server_is_a_failed_look(
+    cluster: Cluster, own_cluster: Cluster
+) -> None:
+    own_cluster.start()
+    conninfo = f"host={own_cluster.socket_dir} port={own_cluster.port} user=postgres dbname=postgres"
+    with contextlib.closing(Watch(cluster, conninfo=conninfo)) as watch:
+        for _ in range(2):
+            failed = watch.look()
+            assert isinstance(failed, LookFailed)
+            assert f"another server than postmaster {cluster.pid}: set host and port" in failed.reason
+
+
 def _own_backend(cluster: Cluster) -> int:
     with cluster.connect() as client:
         found = client.execute(
@@ -679,7 +691,7 @@ def test_a_look_that_is_cancelled_leaves_nothing_behind(cluster: Cluster, watch:
         os.kill(stuck, signal.SIGCONT)
 
 
-def test_a_restart_in_between_is_a_failed_look_and_then_all_is_well(own_cluster: Cluster) -> None:
+def test_a_restart_in_between_is_a_failed_look(own_cluster: Cluster) -> None:
     own_cluster.start()
     with contextlib.closing(Watch(own_cluster)) as watch:
         watch.see()
@@ -687,7 +699,20 @@ def test_a_restart_in_between_is_a_failed_look_and_then_all_is_well(own_cluster:
         assert isinstance(watch.look(), LookFailed)
         assert isinstance(watch.look(), LookFailed)
         own_cluster.start()
-        assert watch.see().epoch == 2
+        # Another postmaster has a watcher of its own.
+        assert isinstance(watch.look(), LookFailed)
+    with contextlib.closing(Watch(own_cluster)) as watch:
+        watch.see()
+
+
+def test_a_connection_that_was_ended_is_a_failed_look_and_then_all_is_well(
+    cluster: Cluster, watch: Watch
+) -> None:
+    before = watch.see()
+    with cluster.connect() as client:
+        client.execute("SELECT pg_terminate_backend(%s)", [_own_backend(cluster)])
+    assert isinstance(watch.look(), LookFailed)
+    assert watch.see().epoch == before.epoch + 1
 
 
 @pytest.mark.parametrize("version", [120000, 130000])
