@@ -360,7 +360,7 @@ class Supervisor:
     def _stop_immediate(self) -> None:
         if self._loop.is_set("kill"):
             return  # Asked again, by another SIGQUIT: it has its time all the same.
-        self._log.note("stop", "immediate shutdown: nothing is lost, and the next start recovers")
+        self._log.note("stop", "immediate shutdown: the next start recovers, and empties unlogged tables")
         self.server.stop_immediate()
         # A process that does not even hear that is killed.
         self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_stop_timeout)

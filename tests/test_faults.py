@@ -452,14 +452,16 @@ def test_a_shutdown_that_had_to_be_immediate_is_not_called_clean(installation: I
     one = launch(installation, stop_timeout="100ms")
     one.wait_for_state("awake")
     ledger = ledger_of(one)
+    carry_out(one, "CREATE UNLOGGED TABLE cache AS SELECT 1")
     with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
         one.signal(signal.SIGTERM)
-        one.wait_log("immediate shutdown")
+        one.wait_log("immediate shutdown: the next start recovers, and empties unlogged tables")
     assert one.wait() == 1
     assert "without a clean shutdown" in last_reason(one)
     assert one.processes() == []
     start_again(one)
     assert ledger.missing(one.conninfo()) == []
+    assert query(one, "SELECT count(*) FROM cache") == 0
     with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
         assert one.stop(signal.SIGQUIT) == 1
     assert one.processes() == []
