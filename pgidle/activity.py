@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import set_json_loads
 
 from pgidle.arrivals import Arrivals
 from pgidle.snapshot import Counters, LookFailed, Session, Slot, Snapshot
@@ -201,6 +203,7 @@ class Watcher:
                 problems.append(_line(error))
                 continue
             self._connection = connection
+            set_json_loads(_read_json, connection)
             await connection.execute(PREPARE, (str(round(STATEMENT_TIMEOUT * 1000)),))
             row = await (await connection.execute(PATIENCE)).fetchone()
             self._arrivals.patience = row[0] if row else 0.0
@@ -258,6 +261,11 @@ class Watcher:
             # A role that may only watch. The connection is as good as before, and the last look needs it.
             raise WatchError(_line(error)) from error
         await connection.execute(STATEMENT_LIMIT, (str(round(STATEMENT_TIMEOUT * 1000)),))
+
+
+def _read_json(text: str | bytes) -> Any:
+    """A name of a role is in the encoding of the database where it was made, whichever database it is read from."""
+    return json.loads(text if isinstance(text, str) else text.decode(errors="replace"))
 
 
 def _heard_of(session: Session, there: Mapping[tuple[str, int], Connection]) -> Session:

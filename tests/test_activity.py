@@ -633,6 +633,19 @@ def test_a_connection_string_that_leads_to_another_server_is_a_failed_look(
             assert f"another server than postmaster {cluster.pid}: set host and port" in failed.reason
 
 
+def test_a_role_whose_name_is_in_another_encoding_can_be_seen(cluster: Cluster, watch: Watch) -> None:
+    with cluster.connect() as client:
+        client.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+        client.execute("CREATE ROLE latin LOGIN")
+    with cluster.connect(dbname="latin") as client, cluster.connect(user="latin"):
+        client.execute('ALTER ROLE latin RENAME TO "m\u00fcller"')
+        assert "m\ufffdller" in {session.usename for session in watch.see().clients}
+        client.execute('ALTER ROLE "m\u00fcller" RENAME TO latin')
+    with cluster.connect() as client:
+        client.execute("DROP DATABASE latin")
+        client.execute("DROP ROLE latin")
+
+
 def _own_backend(cluster: Cluster) -> int:
     with cluster.connect() as client:
         found = client.execute(
