@@ -162,7 +162,8 @@ class Door:
 
     def parked(self) -> int:
         """How many clients wait here; a plug of ours is none."""
-        ours = self.plug is not None and _is_connected(self.plug)
+        plug = self.plug  # Another thread may ask, while it is pulled.
+        ours = plug is not None and _is_connected(plug)
         return queue_length(self.listener) - ours
 
 

@@ -10,6 +10,7 @@ from pgidle.settings import describe
 from pgidle.status import Report
 
 if TYPE_CHECKING:
+    from pgidle.gate import Gate
     from pgidle.supervisor import Supervisor
 
 
@@ -26,7 +27,7 @@ def make_report(supervisor: Supervisor) -> Report:
         sleeps_at=verdict.sleeps_at if verdict is not None else None,
         gate_mode=house.gate.mode.value,
         gate_why=house.gate_why,
-        parked=house.gate.parked(),
+        parked=_parked(house.gate),
         sessions=judge.sessions if judge is not None else None,
         leases=judge.leases if judge is not None else (),
         data_dir=house.settings.data_dir,
@@ -44,3 +45,10 @@ def make_report(supervisor: Supervisor) -> Report:
         last_sleep=judge.last_sleep if judge is not None else None,
         settings=tuple(describe(supervisor.settings)),
     )
+
+
+def _parked(gate: Gate) -> int:
+    try:
+        return gate.parked()
+    except OSError:
+        return 0  # The supervisor closes it in this moment, or has: nobody waits there.

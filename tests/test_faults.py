@@ -28,6 +28,7 @@ from namespaces import own_network, set_migration
 from postgres_fixture import wait_until
 from stopped import Stopped
 
+from pgidle.client import request
 from pgidle.sockets import scan
 
 if TYPE_CHECKING:
@@ -467,6 +468,20 @@ def test_a_shutdown_that_had_to_be_immediate_is_not_called_clean(installation: I
     assert one.processes() == []
     start_again(one)
     assert ledger.missing(one.conninfo()) == []
+
+
+def test_who_asks_when_it_has_failed_is_told(newest: Installation, place: Place):
+    with Stopped(newest, place, "after EXIT_FAILED", when_idle="stay", idle_timeout="off") as one:
+        one.wait_for_state("awake")
+        assert one.pgidle("health").returncode == 0
+        one.arm()
+        one.signal(signal.SIGQUIT)
+        one.reached()
+        for path, status in ("/health", 503), ("/status", 200):
+            answer = request(str(one.data_dir / "pgidle"), "GET", path)
+            assert (answer[0], answer[1]["state"]) == (status, "failed")
+        one.release()
+        assert one.wait() == 1
 
 
 def test_sigquit_again_and_again_is_no_sigkill(installation: Installation, launch):
