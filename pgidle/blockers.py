@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.changes import is_ignored
 from pgidle.options import Counts
-from pgidle.reasons import Signal, who
+from pgidle.reasons import Signal, one_line, who
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,13 +47,7 @@ def blockers(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
 
     A standby whose primary is away is kept awake like one that streams: it may be promoted at any moment.
     """
-    if look.in_recovery and settings.replication is Counts.KEEP and not any(map(_receives, look.sessions)):
-        ends = "when it is promoted, or with --replication ignore"
-        yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
-    if look.free_bytes is not None and look.free_bytes < ROOM:
-        left = f"{look.free_bytes / 2**20:.0f} MB are left in its data directory"
-        ends = f"when {ROOM // 2**20} MB are free"
-        yield Blocker(Signal.DISK, None, f"might not be able to start again ({left})", ends)
+    yield from _of_all(look, settings)
     for session in look.sessions:
         if is_ignored(session, settings):
             continue
@@ -66,6 +60,20 @@ def blockers(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
                 yield _replication(session)
         elif session.is_autovacuum_worker or session.is_working:
             yield Blocker(Signal.MAINTENANCE, session, "works", "when it is done")
+
+
+def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
+    """What is about Postgres as a whole."""
+    if look.in_recovery and settings.replication is Counts.KEEP and not any(map(_receives, look.sessions)):
+        ends = "when it is promoted, or with --replication ignore"
+        yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
+    if look.free_bytes is not None and look.free_bytes < ROOM:
+        left = f"{look.free_bytes / 2**20:.0f} MB are left in its data directory"
+        ends = f"when {ROOM // 2**20} MB are free"
+        yield Blocker(Signal.DISK, None, f"might not be able to start again ({left})", ends)
+    if look.fault is not None:
+        state = f"could not start again ({one_line(look.fault)})"
+        yield Blocker(Signal.CONFIGURATION, None, state, "when that is mended")
 
 
 def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:

@@ -188,6 +188,7 @@ class Judge:
             self._learn_waker(waker(look, self.settings))
             self._tell_ignored(ignored_waker(look, self.settings))
             self._warn_of_slots(look)
+            self._warn_of_fault(look.fault)
         now = time.monotonic()
         settings, backoff = self.settings, self.backoff
         if self._gate.mode is Mode.SYNHOLD:
@@ -254,6 +255,13 @@ class Judge:
             if slot.held_back >= 2 * self._slots[slot.name]:
                 self._slots[slot.name] = slot.held_back
                 self._log.note("replication", f"{slot_text(slot)}; ends {policy.SLOT_ENDS}")
+
+    def _warn_of_fault(self, fault: str | None) -> None:
+        """Postgres goes on with what it had, so that nobody would notice before it has to start."""
+        if fault is not None:
+            self._log.once("configuration", f"Postgres could not start again, so it stays awake: {fault}")
+        else:
+            self._log.forget("configuration")
 
     def _weigh_history(self) -> None:
         backoff = flapping(self._history.sleeps, self.settings.idle_timeout)

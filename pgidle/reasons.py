@@ -41,6 +41,7 @@ class Signal(Enum):
     REPLICATION_SLOT = "replication_slot"
     PROMOTION = "promotion"
     DISK = "disk"
+    CONFIGURATION = "configuration"
     LOOK = "look"
     IDLE_TIMEOUT = "idle_timeout"
     MIN_AWAKE = "min_awake"
