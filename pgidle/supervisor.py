@@ -26,6 +26,7 @@ from pgidle.inbox import (
 )
 from pgidle.lifecycle import URGENT, Effect, Event, State, advance
 from pgidle.notify import Notifier
+from pgidle.options import WhenIdle
 from pgidle.porter import Porter
 from pgidle.record import record
 from pgidle.restarts import Restarts
@@ -244,6 +245,8 @@ class Supervisor:
         changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
         changed += [f"{name} changes only with a restart" for name in waiting]
         self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
+        if self.state is State.ASLEEP and self.settings.when_idle is WhenIdle.EXIT:
+            self._porter.look_at_queue(self.settings.when_idle)
         if self.judge is not None:
             self.judge.settings = self.settings
             if self.state is State.AWAKE:

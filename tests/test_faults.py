@@ -695,6 +695,18 @@ def test_who_waits_and_is_no_longer_named_in_no_wake_wakes(newest: Installation,
     assert one.stop() == 0
 
 
+def test_who_is_to_exit_when_idle_from_now_on_does_so_from_its_sleep(
+    newest: Installation, place: Place, launch
+):
+    config = place.folder() / "pgidle.toml"
+    config.write_text('when-idle = "stay"')
+    one = launch(newest, config=str(config), idle_timeout="200ms", when_idle=None)
+    one.wait_for_state("asleep")
+    config.write_text('when-idle = "exit"')
+    one.signal(signal.SIGHUP)
+    assert one.wait() == 0
+
+
 # The other gate modes
 
 UNPRIVILEGED = "setpriv --reuid={0.pw_uid} --regid={0.pw_gid} --clear-groups"
