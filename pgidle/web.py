@@ -110,7 +110,8 @@ class Application:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 granted, text = await future
         except TimeoutError:
-            return _error(504, f"the supervisor did not answer within {REPLY_TIMEOUT:g} s")
+            undecided = f"not decided within {REPLY_TIMEOUT:g} s, and may come yet: see pgidle status"
+            return _error(504, f"{verb}: {undecided}")
         return _json(200 if granted else 409, {"granted": granted, "message": text})
 
 

@@ -148,7 +148,11 @@ def test_a_supervisor_that_says_nothing_is_not_waited_for(
     backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(web, "REPLY_TIMEOUT", 0.05)
-    assert give_order(backstaged, "/wake")[0] == 504
+    status, body = give_order(backstaged, "/wake")
+    assert (status, body["error"]) == (
+        504,
+        "wake: not decided within 0.05 s, and may come yet: see pgidle status",
+    )
     asked = backstaged.mail.receive()
     assert isinstance(asked, Requested)
     asked.reply(True, "too late, and no harm")
