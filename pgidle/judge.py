@@ -17,7 +17,7 @@ from pgidle.history import load, save
 from pgidle.lifecycle import Event
 from pgidle.policy import Lease
 from pgidle.porter import parked_text
-from pgidle.reasons import ReasonKind, slot_text
+from pgidle.reasons import ReasonKind, duration_text, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
 
@@ -47,6 +47,9 @@ SYN_PATIENCE = 3.0
 
 SLOT_WORTH_A_LINE = 16 * 2**20
 """Bytes of WAL (a segment) that an unused replication slot may hold back before the log says so."""
+
+NAMED = 3
+"""So many of those that keep Postgres awake are named in the log; `pgidle status` names more."""
 
 DRAIN_POLL = 0.005
 """Seconds between two looks at Postgres's own accept queue once newcomers are kept from it."""
@@ -89,6 +92,8 @@ class Judge:
         self._is_confirming = False
         self._is_checkpointing = False
         self._request: Requested | None = None
+        self._told_since: float | None = None
+        """Since when it was kept awake, when that was told last (monotonic)."""
         self._judged_at = 0.0
         """When the last look was taken that the next sleep may be judged by (monotonic)."""
         self._drain_since = 0.0
@@ -202,6 +207,7 @@ class Judge:
             look, settings, self._memory, now, parked=self._gate.parked(), leases=self.leases, backoff=backoff
         )
         self.verdict = verdict
+        self._tell_keeper(verdict, now)
         if self._is_confirming:
             self._conclude(look, verdict)
         elif verdict.idle:
@@ -247,6 +253,17 @@ class Judge:
                 f"{who} is ignored, yet was the first to come: through the Unix socket it would wake nobody"
             )
             self._log.once("ignore", text)
+
+    def _tell_keeper(self, verdict: Verdict, now: float) -> None:
+        """Once it has kept Postgres awake for an idle timeout on end: that is why it did not sleep."""
+        since, timeout = self._memory.kept_since, self.settings.idle_timeout
+        if since is not None and timeout is not None and now - since >= timeout and since != self._told_since:
+            self._told_since = since
+            keepers = [str(reason) for reason in verdict.reasons if reason.keeps]
+            more = f"; and {len(keepers) - NAMED} more" if len(keepers) > NAMED else ""
+            self._log.note(
+                "awake", f"kept for {duration_text(now - since)} by {'; '.join(keepers[:NAMED])}{more}"
+            )
 
     def _warn_of_slots(self, look: Snapshot) -> None:
         """A slot that nobody uses fills the disk: say so, and again whenever it has doubled."""

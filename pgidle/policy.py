@@ -74,7 +74,8 @@ class Lease:
 class Memory:
     """What carries over from one verdict to the next; times are monotonic.
 
-    `delayed_since`: since when maintenance alone keeps an otherwise idle Postgres awake.
+    `delayed_since`: since when maintenance alone keeps an otherwise idle Postgres awake. `kept_since`: since when every
+    look has found what keeps it awake for as long as it lasts.
     """
 
     awake_since: float
@@ -83,6 +84,7 @@ class Memory:
     baseline: Baseline | None = None
     blocked_since: Mapping[tuple[Signal, Key], float] = field(default_factory=dict)
     delayed_since: float | None = None
+    kept_since: float | None = None
 
 
 def begin(now: float) -> Memory:
@@ -124,7 +126,9 @@ def evaluate(
 
     ready_at = _ready_at(settings, memory, backoff)
     due = ready_at is not None and now >= ready_at and not (lasting or firm or held)
-    memory = replace(memory, delayed_since=_delayed_since(memory, now) if due and maintenance else None)
+    memory = replace(
+        memory, delayed_since=_default(memory.delayed_since, now) if due and maintenance else None
+    )
     spent = memory.delayed_since is not None and now - memory.delayed_since >= settings.autovacuum_limit
     idle = due and (spent or not maintenance)
 
@@ -132,7 +136,7 @@ def evaluate(
     if ready_at is not None and not (lasting or firm):
         sleeps_at = now if idle else max((ready_at, *(lease.until for lease in leases)))
         if maintenance and not idle:
-            sleeps_at = _delayed_since(memory, sleeps_at) + settings.autovacuum_limit
+            sleeps_at = _default(memory.delayed_since, sleeps_at) + settings.autovacuum_limit
     reasons = (
         *_grouped(activity),
         *_grouped(_blocks(blocker, memory, now, settings, spent) for blocker in blocking),
@@ -140,6 +144,8 @@ def evaluate(
         *_clocks(settings, memory, now, backoff),
         *_grouped(_notes(look)),
     )
+    is_kept = any(reason.keeps for reason in reasons)
+    memory = replace(memory, kept_since=_default(memory.kept_since, now) if is_kept else None)
     return Verdict(idle, reasons, sleeps_at, _next_look(settings, sleeps_at, now)), memory
 
 
@@ -165,11 +171,12 @@ def _remember(
         baseline=baseline(look, settings, memory.baseline),
         blocked_since={b.key: memory.blocked_since.get(b.key, now) for b in blocking},
         delayed_since=memory.delayed_since,
+        kept_since=memory.kept_since,
     )
 
 
-def _delayed_since(memory: Memory, default: float) -> float:
-    return default if memory.delayed_since is None else memory.delayed_since
+def _default(moment: float | None, otherwise: float) -> float:
+    return otherwise if moment is None else moment
 
 
 def _parked(parked: int) -> Iterator[Reason]:

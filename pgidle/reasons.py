@@ -57,6 +57,11 @@ class Reason:
     text: str
     ends: str = ""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps Postgres awake for as long as it lasts."""
+        return bool(self.ends) and self.kind in (ReasonKind.ACTIVITY, ReasonKind.BLOCKER)
+
     def __str__(self) -> str:
         return f"{self.text}; ends {self.ends}" if self.ends else self.text
 

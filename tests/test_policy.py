@@ -491,6 +491,15 @@ def test_an_extensions_worker_at_work_is_maintenance_and_a_launcher_is_nothing()
         assert idle_after(begin(0.0), quiet(1e6, launcher)).idle
 
 
+def test_since_when_it_is_kept_awake_is_remembered_until_nothing_keeps_it() -> None:
+    memory, since = begin(0.0), []
+    busy, idle = client(state="active"), client()
+    for seen in (quiet(1.0, busy), quiet(3.0, busy), quiet(5.0, idle), quiet(7.0, busy), LookFailed("slow")):
+        _, memory = evaluate(seen, SETTINGS, memory, 8.0 if isinstance(seen, LookFailed) else seen.at)
+        since.append(memory.kept_since)
+    assert since == [1.0, 1.0, None, 7.0, None]
+
+
 def test_a_lease_holds_until_it_ends() -> None:
     lease = Lease(2000.0, "nightly import")
     verdict = idle_after(begin(0.0), quiet(800.0), leases=(lease,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -153,6 +154,12 @@ def test_who_keeps_it_awake_is_named(newest: Installation, launch: Launch) -> No
                 break
         assert said["state"] == "awake"
         assert "idle in transaction" in json.dumps(said["reasons"])
+        kept = r"kept for .* by session .*nightly report.* is idle in transaction"
+        one.wait_log(kept)
+        looks = said["looks"]
+        while status(one)["looks"] < looks + 10:
+            pass
+        assert sum(bool(re.search(kept, line.text)) for line in one.lines) == 1
 
 
 def test_doors_answer_in_every_state_and_never_count(newest: Installation, launch: Launch) -> None:
