@@ -121,6 +121,11 @@ class Judge:
         self._is_confirming = False
         self.answer(granted, why)
 
+    def adopt(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
+        self.settings = settings
+        self._weigh_history()
+
     def look_now(self) -> None:
         """Ask for a look; one that is under way no longer counts."""
         self._loop.cancel("look")

@@ -248,7 +248,7 @@ class Supervisor:
         if self.state is State.ASLEEP and self.settings.when_idle is WhenIdle.EXIT:
             self._porter.look_at_queue(self.settings.when_idle)
         if self.judge is not None:
-            self.judge.settings = self.settings
+            self.judge.adopt(self.settings)
             if self.state is State.AWAKE:
                 self.judge.look_now()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -703,6 +704,22 @@ def test_who_is_to_exit_when_idle_from_now_on_does_so_from_its_sleep(
     one = launch(newest, config=str(config), idle_timeout="200ms", when_idle=None)
     one.wait_for_state("asleep")
     config.write_text('when-idle = "exit"')
+    one.signal(signal.SIGHUP)
+    assert one.wait() == 0
+
+
+def test_a_shorter_idle_timeout_shortens_what_flapping_adds_to_it(newest: Installation, place: Place, launch):
+    config = place.folder() / "pgidle.toml"
+    config.write_text('idle-timeout = "10min"')
+    one = launch(newest, start=False, config=str(config), idle_timeout=None)
+    (one.data_dir / "pgidle").mkdir()
+    sleep = {"asleep_at": 1.0, "woken_at": 2.0, "cut": ["pool"], "woken_by": "pool"}
+    (one.data_dir / "pgidle/last.json").write_text(json.dumps({"why": "", "at": 1.0, "sleeps": [sleep]}))
+    if os.getuid() == 0:
+        shutil.chown(one.data_dir / "pgidle", server_user().pw_name)
+    start_again(one)
+    one.wait_log("waiting 600 s longer")
+    config.write_text('idle-timeout = "200ms"')
     one.signal(signal.SIGHUP)
     assert one.wait() == 0
 
