@@ -7,8 +7,8 @@ those parked into Postgres's queue. Then the gate listens again, behind Postgres
 Postgres's own socket: when a postmaster dies, even in the middle of this, who waits in its queue waits on, until the
 copy is given up and the kernel moves them to the gate.
 
-Where the kernel does not move connections (`synhold`), nobody may park: the gate is *plugged* from before it listens
-to anybody else, one connection of our own filling a queue of one, so that SYNs are dropped and sent again by the
+Where the kernel does not move connections (`synhold`), nobody may park: the gate is *plugged* from before it hears
+anybody else, one connection of our own filling a queue of one, so that SYNs are dropped and sent again by the
 client's kernel. Where not even the group can be shared (`none`), the gate is a plain listener that makes way.
 """
 
@@ -21,7 +21,18 @@ import select
 from pgidle.errors import PgidleError
 from pgidle.light import socket
 from pgidle.record import Enum
-from pgidle.steering import WIDE, can_migrate, dropped, make_socket, near, queue_length, steer, try_shim
+from pgidle.steering import (
+    WIDE,
+    can_migrate,
+    dropped,
+    hear_all,
+    hear_only,
+    make_socket,
+    near,
+    queue_length,
+    steer,
+    try_shim,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +44,10 @@ if TYPE_CHECKING:
 SETTLING = 0.0005
 """Seconds between steering newcomers away from a listener and stopping it. Who is in the middle of a handshake with it
 in the very instant in which it stops is reset (inet_csk_reqsk_queue_add in net/ipv4/inet_connection_sock.c)."""
+
+
+PLUG_PATIENCE = 10.0
+"""Seconds for a connection to ourselves."""
 
 
 class Mode(Enum):
@@ -130,18 +145,15 @@ class Door:
             self.copy = None
 
     def plug_first(self) -> None:
-        """Plug the queue before anybody else is in it.
-
-        Between listen() and our own connection somebody else may slip in, whom nothing can hand to Postgres: that
-        one is closed, and the plug tried again.
-        """
+        """Listen with a queue that is plugged before anybody else can be in it, whom nothing could hand to Postgres."""
+        self.plug = make_socket(self.address[0])
+        hear_only(self.listener, self.plug)
         self.listener.listen(0)
-        self.fill(others=0)
-        while self.plug is not None and not _is_connected(self.plug):
-            with self.listener.accept()[0]:
-                self.plug.close()
-                self.plug = None
-            self.fill(others=0)
+        self.to_gate()
+        # In no time, unless the machine is very busy.
+        self.plug.settimeout(PLUG_PATIENCE)
+        self.plug.connect(near(self.address))
+        hear_all(self.listener)
 
     def fill(self, others: int) -> None:
         """Plug the queue: everybody else's connections go to `others` until one of ours fills it.

@@ -9,6 +9,9 @@ What the kernel does (net/core/sock_reuseport.c, net/ipv4/inet_connection_sock.c
 - With net.ipv4.tcp_migrate_req=1, connections that wait in the accept queue of a listener that stops move to another
   member of its group.
 - A listener whose queue is longer than its backlog drops SYNs without an answer; the client's kernel resends after 1 s.
+- A packet with fewer hops left than a socket's IP_MINTTL (IPV6_MINHOPCOUNT) is dropped without an answer, before
+  anything else is done with it (tcp_v4_rcv in net/ipv4/tcp_ipv4.c). Most begin with 64 or 128, and none with more than
+  255.
 - TCP_INFO of a listener: tcpi_unacked is the length of its accept queue.
 """
 
@@ -34,6 +37,10 @@ _BPF_LDH_ABS = 0x28  # BPF_LD | BPF_H | BPF_ABS
 _BPF_JEQ_K = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _SKF_NET_OFF = 0xFFF00000  # linux/filter.h: offsets from here count from the network header
 _HEADER_BYTES = {socket.AF_INET: 20, socket.AF_INET6: 40}
+_FARTHEST = 255
+# Per family: the hops that a socket gives what it sends, and those that what it hears must have left (linux/in.h and
+# linux/in6.h).
+_HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 2, 21), socket.AF_INET6: (socket.IPPROTO_IPV6, 16, 73)}
 _TCPI_UNACKED = 24  # offset of tcpi_unacked in struct tcp_info
 
 WIDE = 65535
@@ -68,6 +75,18 @@ def steer(member: socket.socket, number: int, from_port: int = 0, port_number: i
     # Where CPython keeps them: behind the object's header, whose size counts the NUL at the end (bytesobject.h).
     address = id(instructions) + bytes.__basicsize__ - 1
     member.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(program), address))
+
+
+def hear_only(listener: socket.socket, one: socket.socket) -> None:
+    """Have a listener drop whatever comes, from before it listens on, but what `one` sends: that has all hops left."""
+    level, unicast, least = _HOPS[listener.family]
+    one.setsockopt(level, unicast, _FARTHEST)
+    listener.setsockopt(level, least, _FARTHEST)
+
+
+def hear_all(listener: socket.socket) -> None:
+    level, _, least = _HOPS[listener.family]
+    listener.setsockopt(level, least, 0)
 
 
 def queue_length(listener: socket.socket) -> int:

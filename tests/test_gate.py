@@ -20,14 +20,18 @@ from typing import TYPE_CHECKING
 import pytest
 from namespaces import own_network, set_migration
 
+from pgidle import gate as gate_module
 from pgidle.errors import PgidleError
 from pgidle.gate import Gate, Mode, open_shim, refuse_taken, try_mode
-from pgidle.steering import can_migrate, make_socket, queue_length, resolve
+from pgidle.steering import can_migrate, make_socket, near, queue_length, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pgidle.steering import Address
+
 PORT = 5432
+TCP_REPAIR = 19  # linux/tcp.h
 ADDRESSES = {
     "IPv4": (socket.AF_INET, ("127.0.0.1", PORT)),
     "IPv6": (socket.AF_INET6, ("::1", PORT)),
@@ -198,6 +202,44 @@ def test_without_migration_nobody_parks_and_the_next_syn_is_served(address, stac
         assert state(clients.knock()) == SYN_SENT
     gate.postgres_gone()
     assert state(clients.knock()) == SYN_SENT
+
+
+def test_who_comes_while_a_gate_where_nobody_may_park_is_set_up_is_not_let_in(
+    address, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_migration(False)
+    clients, early = Clients(address[0], stack), []
+
+    def after_somebody_has_come(where: Address) -> tuple[str, int]:
+        """Where the plug is to go to: the gate listens, and nobody is in its queue."""
+        if not early:
+            early.append(clients.knock())
+        return near(where)
+
+    monkeypatch.setattr(gate_module, "near", after_somebody_has_come)
+    gate, _ = make_gate(address, Mode.SYNHOLD, stack)
+    assert [state(one) for one in early] == [SYN_SENT]
+    assert gate.parked() == 0
+    assert gate.dropped() == 1
+
+
+def test_where_nobody_may_park_who_was_connected_to_a_server_that_is_no_more_is_told_so(
+    address, stack: ExitStack
+) -> None:
+    set_migration(False)
+    gate, clients = make_gate(address, Mode.SYNHOLD, stack)
+    with postgres(address) as server:
+        gate.open()
+        clients.come()
+        served, _ = server.accept()
+        # Closed without a word: as if the client had been out of reach for long.
+        served.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        served.close()
+    gate.postgres_gone()
+    clients.all[0].sendall(b"?")
+    with pytest.raises(ConnectionResetError):
+        clients.all[0].recv(1)
+    assert gate.dropped() == 0
 
 
 @pytest.mark.parametrize("migrates", [True, False])
