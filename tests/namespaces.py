@@ -20,6 +20,8 @@ CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 MIGRATION = Path("/proc/sys/net/ipv4/tcp_migrate_req")
+# A command before another, by which that has not the right to set it: the user's, who runs Postgres.
+UNPRIVILEGED = "setpriv --reuid={0.pw_uid} --regid={0.pw_gid} --clear-groups"
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from clients import Habits, Ledger, run_clients
 from faults import carry_out, child, connect, last_reason, notes, query, start_again, without_shim
 from flycast import Flycast
 from installations import conninfo, server_user
-from namespaces import own_network, set_migration
+from namespaces import UNPRIVILEGED, own_network, set_migration
 from postgres_fixture import wait_until
 from stopped import Stopped
 
@@ -725,8 +725,6 @@ def test_a_shorter_idle_timeout_shortens_what_flapping_adds_to_it(newest: Instal
 
 
 # The other gate modes
-
-UNPRIVILEGED = "setpriv --reuid={0.pw_uid} --regid={0.pw_gid} --clear-groups"
 
 
 @pytest.fixture

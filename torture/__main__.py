@@ -17,7 +17,7 @@ from installations import Place
 
 from torture.choice import ALL, Choice, find_installation, gate_mode, lacking, missing_for, read_names
 from torture.namespace import enter
-from torture.plan import MODES
+from torture.plan import GATES, MODES
 from torture.play import Stage, play
 from torture.table import LEGEND, Totals, keep
 from torture.volume import Volume
@@ -50,6 +50,13 @@ class Positive(click.FloatRange):
 @click.option("--seed", type=int, help="Repeat what was planned with this seed. [default: a new one]")
 @click.option("--round", "number", type=click.IntRange(0), help="Play this round of the seed alone.")
 @click.option("--mode", type=click.Choice((*MODES, ALL)), default=ALL, show_default=True)
+@click.option(
+    "--gate",
+    type=click.Choice((*(gate.value for gate in GATES), ALL)),
+    default=ALL,
+    show_default=True,
+    help="With a kernel that moves parked connections, or in a network where it does not.",
+)
 @click.option(
     "--postgres",
     "installation",
@@ -100,23 +107,23 @@ def main(
     if json_file is not None and not os.access(json_file.parent, os.W_OK | os.X_OK):
         raise click.UsageError(f"--json: cannot write in {json_file.parent}: name a folder that is there")
     choice = Choice(random.randrange(1_000_000) if seed is None else seed, **chosen)  # type: ignore[arg-type]
-    has_volume = enter()
+    is_own = enter()
     # Also where a shell that started us in the background has told us to ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    gate, why = gate_mode()
+    best, why = gate_mode()
     one = choice.installation
     click.echo(
-        f"torture: seed {choice.seed}, PostgreSQL {one.major} ({one.bin_dir}), gate mode {gate}: {why}"
+        f"torture: seed {choice.seed}, PostgreSQL {one.major} ({one.bin_dir}), gate mode {best.value}: {why}"
     )
-    lacks = lacking(choice, gate, why, has_volume=has_volume)
+    lacks = lacking(choice, best, why, is_own=is_own)
     for name, text in lacks.items():
         click.echo(f"torture: left out: {name}: {text}")
     if number is not None and (lack := missing_for(choice.plan(number), lacks)):
         raise click.ClickException(f"round {number} cannot be played here: {lack}")
     plans = (choice.plan(index) for index in range(number or 0, sys.maxsize))
     playable = (one for one in plans if missing_for(one, lacks) is None)
-    totals = Totals(choice, lacks, has_volume)
+    totals = Totals(choice, lacks, is_own)
     minutes = None if rounds or number is not None else minutes or 5.0
     try:
         _play_all(
@@ -146,7 +153,7 @@ def _play_all(
     """Rounds until there were so many, or so many minutes are over, or one went wrong."""
     choice = totals.choice
     place = Place()
-    volume = Volume(choice.installation, place, is_own=totals.has_volume)
+    volume = Volume(choice.installation, place, is_own=totals.is_own)
     try:
         stage = Stage(choice.installation, place, volume, Ledger())
         over = time.monotonic() + (minutes * 60 if minutes is not None else float("inf"))

@@ -115,6 +115,8 @@ def judge_exit(gone: Exit, happened: Round) -> str | None:
 def judge(happened: Round) -> None:
     """Rule on every failure and exit; note the violations and the counts."""
     late = 0
+    for gate in happened.gates - {happened.gate}:
+        happened.violations.append(f"gate mode {gate.value}, where {happened.gate.value} was to be had")
     for failure in happened.tally.failures:
         ruling = rule(failure, happened)
         late += ruling is Ruling.LIMIT

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flycast import Flycast, exited
 from supervised import PATIENCE, Supervised, parse_line
 
+from pgidle.gate import Mode
 from torture.record import Exit
 from torture.scenario import readable
 
@@ -78,6 +79,11 @@ class Machine(Supervised):
         with self._news:
             pairs = list(zip(self.times, self.lines, strict=True))
         return [(at, str(line.data["state"])) for at, line in pairs if "state" in line.data]
+
+    def gates(self) -> frozenset[Mode]:
+        """Gate modes that it said to have."""
+        with self._news:
+            return frozenset(Mode(line.data["gate"]) for line in self.lines if "gate" in line.data)
 
     def crashes(self) -> list[tuple[float, str]]:
         """When, and why, a Postgres that was serving or shutting down was gone or going, or did not start."""

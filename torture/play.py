@@ -16,10 +16,13 @@ from installations import conninfo, free_port
 
 from pgidle.client import request
 from pgidle.errors import PgidleError
+from pgidle.gate import Mode
 from torture import checks
 from torture.injections import FAKETIME, FAULTS, NotNow
 from torture.judging import judge
 from torture.machine import Keeper, Machine, Proxy, ServiceManager, listening, stop
+from torture.namespace import forget_clocks, set_gate
+from torture.plan import SOCKET
 from torture.record import Round
 from torture.scenario import ACTORS, Crowd
 from torture.scene import Scene
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 WHOLE = 5
 """Of so many rounds one ends with a look at every index, and not at the ledger's alone."""
+
+LONGER = 2
+"""Times as long is a round in synhold: there Postgres is awake for three seconds before it sleeps again."""
 
 FINISH = 90.0
 """Seconds in which every client must be done once the round is over."""
@@ -78,6 +84,7 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
     volume.settle(plan.settings)
     env = {checks.MARK: mark}
     if "clock" in plan.faults:
+        forget_clocks()
         env |= {
             "LD_PRELOAD": str(FAKETIME),
             "FAKETIME_TIMESTAMP_FILE": str(volume.clock),
@@ -91,18 +98,20 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         data_dir=volume.data_dir,
         port=stage.port,
         env=env,
+        prefix=set_gate(plan.gate),
         config=str(volume.config),
         idle_timeout=None,
-        listen=[listening(stage.port)] if plan.mode == "socket" else (),
+        listen=[listening(stage.port)] if plan.mode == SOCKET else (),
         when_idle="stay" if plan.mode == "stay" else "exit",
     )
-    happened = Round(plan.idle_timeout, plan.mode == "stay", plan.mode == "socket")
+    happened = Round(plan.idle_timeout, plan.mode == "stay", plan.mode == SOCKET, plan.gate)
     injected: Counter[str] = Counter()
     began, interrupted = time.monotonic(), False
     sentry = checks.Sentry(volume.data_dir)
     try:
         with sentry:
-            asyncio.run(_play(stage, plan, machine, happened, injected, seconds))
+            calm = seconds * (LONGER if plan.gate is Mode.SYNHOLD else 1)
+            asyncio.run(_play(stage, plan, machine, happened, injected, calm))
         happened.violations += checks.orphans(volume.data_dir, mark)
         happened.violations += checks.checksums(stage.installation, volume.data_dir)
         happened.violations += checks.bad_lines(
@@ -120,6 +129,7 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         for one in machine.listen:
             one.close()
     happened.violations += sentry.seen
+    happened.gates = machine.gates()
     happened.exits, happened.crashes = machine.exits, machine.crashes()
     happened.sleeps = len(machine.state_times("asleep"))
     judge(happened)

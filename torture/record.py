@@ -9,6 +9,8 @@ import enum
 import time
 from dataclasses import dataclass, field
 
+from pgidle.gate import Mode
+
 
 class Doing(enum.Enum):
     """What a client was doing when it failed."""
@@ -133,6 +135,9 @@ class Round:
     stays: bool
     keeps_socket: bool = False
     """Whether the platform goes on listening when the supervisor is gone."""
+    gate: Mode = Mode.HANDOFF
+    gates: frozenset[Mode] = frozenset()
+    """The gate mode that pgidle was to have, and those that it said to have."""
     tally: Tally = field(default_factory=Tally)
     windows: list[Window] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)

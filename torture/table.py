@@ -42,12 +42,14 @@ class Totals:
 
     choice: Choice
     lacks: dict[str, str]
-    has_volume: bool = False
+    is_own: bool = False
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     interrupted: bool = False
     playing: int | None = None
     """The number of the round in play."""
     rounds: int = 0
+    gates: Counter[str] = field(default_factory=Counter)
+    """Rounds in each gate mode."""
     sleeps: int = 0
     broken: int = 0
     unplayed: int = 0
@@ -58,6 +60,7 @@ class Totals:
         tally = happened.tally
         self.interrupted |= outcome.interrupted
         self.rounds += not outcome.interrupted
+        self.gates[outcome.plan.gate.value] += not outcome.interrupted
         self.sleeps += happened.sleeps
         self.broken += bool(happened.violations)
         self.unplayed += happened.harness is not None and not happened.violations
@@ -99,7 +102,9 @@ class Totals:
         faults = f"{len(played)} of {len(FAULTS)} faults"
         unplayed = f"; not played: {', '.join(rest)}" if rest else ""
         left_out = f"; left out: {', '.join(self.lacks)}" if self.lacks else ""
-        return f"{_count(self.rounds, 'round')}, {faults}, {_count(self.sleeps, 'sleep')}: {said}{unplayed}{left_out}"
+        gates = ", ".join(f"{count} in {gate}" for gate, count in sorted(self.gates.items()) if count)
+        rounds = _count(self.rounds, "round") + (f" ({gates})" if gates else "")
+        return f"{rounds}, {faults}, {_count(self.sleeps, 'sleep')}: {said}{unplayed}{left_out}"
 
     def text(self) -> str:
         names = sorted(self.rows)
