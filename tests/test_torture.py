@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from installations import Installation, Place
 
 SECONDS = 38
-"""Of the run that is part of the tests, for which CI has time. The seed is one that begins with the hardest faults, one of
-them in gate mode synhold."""
+"""Of the run that is part of the tests, for which CI has time. The seed is one that begins with the hardest faults, and
+one of them is in gate mode synhold."""
 
 
 def failure(
@@ -174,6 +174,16 @@ def test_a_socket_that_a_service_manager_keeps_excuses_no_refusal_but_after_a_si
         one = happened(Window("x", allowance, 99.5, 101.0, felt=99.6), exits=(gone,), stays=False)
         one.keeps_socket = True
         assert rule(refused, one) is ruling
+
+
+@pytest.mark.parametrize(
+    "text", ["... failed: Connection refused", "[Errno 111] Connect call failed ('127.0.0.1', 1)"]
+)
+def test_a_crash_of_postgres_excuses_no_refusal(text: str) -> None:
+    for began in (98.9, 99.01):
+        lost = failure(Doing.CONNECT, began=began, at=99.1)
+        assert rule(lost, happened(crash())) in (Ruling.IN_FLIGHT, Ruling.LIMIT)
+        assert rule(replace(lost, text=text), happened(crash())) is Ruling.VIOLATION
 
 
 def test_who_listens_again_ends_every_gap_before(newest: Installation, place: Place) -> None:

@@ -26,6 +26,9 @@ AT_THE_GATE = 0.05
 LIMIT_PER_CRASH = 4
 """Connections begun after a crash that may be lost before it is noticed. Of those begun before, each client has one."""
 
+REFUSED = ("Connection refused", "Connect call failed")
+"""What libpq and asyncio say where nobody listens."""
+
 UNCAUGHT = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT})
 """Exit statuses of whoever met such a signal before it had a handler: Python itself, still starting."""
 
@@ -73,6 +76,8 @@ def _rule_connecting(failure: Failure, happened: Round, at_work: list[Window]) -
     if failure.doing is Doing.CANCEL:
         if any(one.allowance.deaf or _may_cut(failure, one) for one in at_work):
             return Ruling.EXCUSED  # whom it was to cancel may be gone
+    if any(word in failure.text for word in REFUSED):
+        return Ruling.VIOLATION  # whoever dies, the gate listens
     for one in at_work:
         if one.parks_since is not None and failure.began > one.parks_since + AT_THE_GATE:
             continue

@@ -82,23 +82,24 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
     volume = stage.volume
     volume.configure(plan.idle_timeout)
     volume.settle(plan.settings)
-    env = {checks.MARK: mark}
+    env, prefix = {checks.MARK: mark}, set_gate(plan.gate)
     if "clock" in plan.faults:
         forget_clocks()
         env |= {
-            "LD_PRELOAD": str(FAKETIME),
             "FAKETIME_TIMESTAMP_FILE": str(volume.clock),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
         }
+        # Not before: what libfaketime makes for a process that is still root's it cannot open when that is no more.
+        prefix += ["env", f"LD_PRELOAD={FAKETIME}"]
     machine = Machine(
         stage.installation,
         stage.place,
         data_dir=volume.data_dir,
         port=stage.port,
         env=env,
-        prefix=set_gate(plan.gate),
+        prefix=prefix,
         config=str(volume.config),
         idle_timeout=None,
         listen=[listening(stage.port)] if plan.mode == SOCKET else (),
