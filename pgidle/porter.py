@@ -49,18 +49,23 @@ class Porter:
                 self._loop.forget(listener.fileno())
             self._gate.make_way()
 
+    def before_stop(self) -> None:
+        """Postgres is about to stop: from now on whoever is not let in is waited for, also where nobody can park."""
+        if self._gate.mode is Mode.SYNHOLD:
+            self._drops = self._gate.dropped()
+            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
+
     def look_at_queue(self, when_idle: WhenIdle) -> None:
         """Postgres sleeps: is somebody waiting already? Else stay and listen, or leave."""
         if parked := self._callers():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        elif knocks := self._knocks():
+            self._happen(Event.CLIENT_PARKED, f"{knocks} connection attempts while it went to sleep")
         elif when_idle is WhenIdle.EXIT:
             self._happen(Event.EXIT_CHOSEN, "nobody is parked, and --when-idle is exit")
         elif self._gate.mode is Mode.NONE:
             self._gate.await_knock()
             self.attend()
-        elif self._gate.mode is Mode.SYNHOLD:
-            self._drops = self._gate.dropped()
-            self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
 
     def look_for_the_last_time(self) -> None:
         """Newcomers are shut out; who was in a handshake when the gate was plugged must not be left behind."""
@@ -91,10 +96,14 @@ class Porter:
 
         return callers(self._gate, self.no_wake)
 
+    def _knocks(self) -> int:
+        """How many SYNs were dropped since Postgres was told to stop, where nobody can park."""
+        return self._gate.dropped() - self._drops if self._gate.mode is Mode.SYNHOLD else 0
+
     def _on_knock_poll(self) -> None:
         """Who cannot park is known only by the SYN that was dropped; its sender tries again."""
-        if (drops := self._gate.dropped()) != self._drops:
-            self._happen(Event.CLIENT_PARKED, f"{drops - self._drops} connection attempts while asleep")
+        if knocks := self._knocks():
+            self._happen(Event.CLIENT_PARKED, f"{knocks} connection attempts while asleep")
         else:
             self._loop.after(KNOCK_POLL, "knock", self._on_knock_poll)
 

@@ -336,6 +336,7 @@ class Supervisor:
     def _stop_fast(self) -> None:
         # At once: every moment after the last look is one in which an idle session may stop being idle.
         self.server.stop_fast()
+        self._porter.before_stop()
         if self._backstage is not None:
             self._backstage.unwatch()
 

@@ -784,6 +784,20 @@ def test_a_killed_postmaster_in_synhold(newest: Installation, launch, no_migrati
     assert one.stop() == 0
 
 
+def test_in_synhold_who_comes_while_a_shutdown_hangs_is_served(newest: Installation, launch, no_migration):
+    one = launch(newest, idle_timeout="off", when_idle="exit", stop_timeout="100ms", **no_migration)
+    one.wait_for_state("awake")
+    ledger_of(one)
+    with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+        mark = one.mark()
+        assert one.pgidle("sleep", "--force").returncode == 0
+        one.wait_for_state("stopping", since=mark)
+        with arriving(one, 4) as clients:
+            one.wait_for_state("awake", since=mark)
+    assert clients == [20] * 4
+    assert one.stop() == 0
+
+
 def test_none_says_so_and_works_as_bare_postgres_does(installation: Installation, place: Place, launch):
     one = launch(installation, when_idle="stay", idle_timeout="300ms", env=without_shim(place))
     assert one.wait_for_state("starting").data["gate"] == "none"
