@@ -21,7 +21,7 @@ import psutil
 import pytest
 from clients import Ledger
 from faults import as_server, carry_out
-from namespaces import MIGRATION, migration_is_on, own_network
+from namespaces import MIGRATION, migration_is_on, own_network, set_migration
 from supervised import parse_line
 
 from pgidle.gate import Mode
@@ -276,12 +276,17 @@ def test_where_the_kernel_is_to_move_nobody_pgidle_cannot_have_it_do_so(
     monkeypatch.setenv(namespace.INSIDE, "1")
     words = [sys.executable, "-c", "from pgidle.privileges import enable_migration as e; print(e())"]
     with own_network():
-        for gate, says in ((Mode.SYNHOLD, "only root may change it"), (Mode.HANDOFF, "None")):
+        set_migration(True)
+        for gate, setting, says in (
+            (Mode.SYNHOLD, "0", "only root may change it"),
+            (Mode.HANDOFF, "1", "None"),
+        ):
             prefix = namespace.set_gate(gate)
+            assert MIGRATION.read_text().strip() == setting
             assert (
                 says in subprocess.run([*prefix, *words], check=True, capture_output=True, text=True).stdout
             )
-            assert MIGRATION.read_text() == ("1\n" if gate is Mode.HANDOFF else "0\n")
+            assert MIGRATION.read_text().strip() == setting
 
 
 def test_another_gate_mode_than_was_to_be_had_is_noticed() -> None:
