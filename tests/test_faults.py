@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -795,6 +796,22 @@ def test_in_synhold_who_comes_while_a_shutdown_hangs_is_served(newest: Installat
         with arriving(one, 4) as clients:
             one.wait_for_state("awake", since=mark)
     assert clients == [20] * 4
+    assert one.stop() == 0
+
+
+def test_in_synhold_who_comes_while_it_goes_to_sleep_wakes_it(newest: Installation, launch, no_migration):
+    one = launch(newest, idle_timeout="off", when_idle="exit", **no_migration)
+    one.wait_for_state("awake")
+    with socket.socket() as early:
+        with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
+            mark = one.mark()
+            assert one.pgidle("sleep", "--force").returncode == 0
+            one.wait_for_state("stopping", since=mark)
+            early.setblocking(False)
+            early.connect_ex(("127.0.0.1", one.port))
+        assert "1 connection attempt" in one.wait_for_state("starting", since=mark).data["reason"]
+        assert select.select([], [early], [], 30)[1]
+        assert early.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     assert one.stop() == 0
 
 
