@@ -18,6 +18,8 @@ from watchfiles._rust_notify import WatchfilesRustInternalError
 from pgidle.inbox import ConfigurationChanged, SettingsChanged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
     from pgidle.house import Files
     from pgidle.inbox import Inbox
 
@@ -62,10 +64,7 @@ async def _notice(files: Files, inbox: Inbox) -> None:
             inbox.post(SettingsChanged(None, f"{path} cannot be watched: send SIGHUP after changing it"))
     loop = asyncio.get_running_loop()
     since = None
-    changes = watch(
-        *folders, watch_filter=None, debounce=1, step=1, rust_timeout=1, yield_on_timeout=True,
-        recursive=False, force_polling=False, debug=False, ignore_permission_denied=True,
-    )  # fmt: skip
+    changes = _watch(folders, lambda: any(known[path] != _signature(path) for path in known))
     with contextlib.closing(changes):
         for changed in changes:
             since = since or (loop.time() if changed else None)
@@ -77,6 +76,19 @@ async def _notice(files: Files, inbox: Inbox) -> None:
                 _post(inbox, files, different & set(settings), different & set(postgres) - unborn)
                 unborn = {path for path in unborn if not known[path]}
             await asyncio.sleep(SETTLING if since else INTERVAL)
+
+
+def _watch(folders: Iterable[Path], is_different: Callable[[], bool]) -> Generator[object, None, None]:
+    """For ever, whether something has happened in folders since the last time: by inotify, or by `is_different`."""
+    try:
+        yield from watch(
+            *folders, watch_filter=None, debounce=1, step=1, rust_timeout=1, yield_on_timeout=True,
+            recursive=False, force_polling=False, debug=False, ignore_permission_denied=True,
+        )  # fmt: skip
+    except (OSError, RuntimeError):
+        # Most often this user has too many already (fs.inotify.max_user_instances is 128).
+        while True:
+            yield is_different()
 
 
 def _post(inbox: Inbox, files: Files, settings: set[Path], postgres: set[Path]) -> None:

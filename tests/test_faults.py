@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -723,6 +724,23 @@ def test_a_shorter_idle_timeout_shortens_what_flapping_adds_to_it(newest: Instal
     config.write_text('idle-timeout = "200ms"')
     one.signal(signal.SIGHUP)
     assert one.wait() == 0
+
+
+# Where inotify is used up
+
+NO_INOTIFY = (
+    *("unshare", "--user", "--map-current-user", "--keep-caps"),
+    *("sh", "-c", 'echo 0 >/proc/sys/user/max_inotify_instances && exec "$@"', "sh"),
+)
+
+
+def test_who_can_watch_no_files_looks_and_sleeps_all_the_same(newest: Installation, launch):
+    prefix = (*(UNPRIVILEGED.format(server_user()).split() if os.geteuid() == 0 else ()), *NO_INOTIFY)
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs user namespaces, for a user who has no inotify left")
+    one = launch(newest, idle_timeout="200ms", when_idle="exit", prefix=prefix)
+    assert one.wait() == 0
+    assert "asleep" in one.states
 
 
 # The other gate modes

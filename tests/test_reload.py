@@ -60,6 +60,22 @@ def _link(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
+@pytest.fixture
+def no_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> Iterator[None]:
+        raise RuntimeError("Too many open files (os error 24)")
+        yield
+
+    monkeypatch.setattr(reload, "watch", refuse)
+    monkeypatch.setattr(reload, "SETTLED", 0.1)
+
+
+def test_changes_are_noticed_without_inotify(no_inotify: None, backstaged: Backstaged) -> None:
+    for name in ("pg_hba.conf", "postgresql.conf"):
+        _replace(backstaged.data_dir / name)
+        assert backstaged.mail.receive() == ConfigurationChanged(name)
+
+
 @pytest.mark.parametrize("name", reload.POSTGRES_FILES)
 @pytest.mark.parametrize("change", [_edit, _replace, _remove, _link])
 def test_postgres_is_told_of_its_own_files(
