@@ -275,9 +275,9 @@ class Gate:
     def plug(self) -> None:
         """Let nobody in any more, and nobody wait: SYNs are dropped. At a socket that outlives us they may wait."""
         for door in self._doors:
-            if self.mode is Mode.HANDOFF:
-                if not door.inherited:
-                    door.fill(others=1 - door.number if self._open else door.number)
+            if self.mode is Mode.HANDOFF and not door.inherited:
+                door.fill(others=1 - door.number if self._open else door.number)
+            if self.mode is not Mode.NONE:
                 door.to_gate()
         self._open = False
 

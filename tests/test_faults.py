@@ -460,6 +460,7 @@ def test_a_shutdown_that_had_to_be_immediate_is_not_called_clean(installation: I
     with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
         one.signal(signal.SIGTERM)
         one.wait_log("immediate shutdown: the next start recovers, and empties unlogged tables")
+        one.wait_log("received immediate shutdown request")
     assert one.wait() == 1
     assert "without a clean shutdown" in last_reason(one)
     assert one.processes() == []

@@ -204,6 +204,17 @@ def test_without_migration_nobody_parks_and_the_next_syn_is_served(address, stac
     assert state(clients.knock()) == SYN_SENT
 
 
+def test_without_migration_a_plugged_gate_keeps_newcomers_from_postgres(address, stack: ExitStack) -> None:
+    set_migration(False)
+    gate, clients = make_gate(address, Mode.SYNHOLD, stack)
+    with postgres(address) as server:
+        gate.open()
+        clients.come()
+        gate.plug()
+        assert state(clients.knock()) == SYN_SENT
+        assert queue_length(server) == 1
+
+
 def test_who_comes_while_a_gate_where_nobody_may_park_is_set_up_is_not_let_in(
     address, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
