@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchfiles import watch
-from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from pgidle.inbox import ConfigurationChanged, SettingsChanged
 
@@ -35,19 +34,6 @@ Signature = tuple[int, ...] | None
 
 async def notice_changes(files: Files, inbox: Inbox) -> None:
     """Post SettingsChanged and ConfigurationChanged, until cancelled.
-
-    All processes of a user share fs.inotify.max_user_instances, in whatever container: where there is none left,
-    everything else goes on.
-    """
-    try:
-        await _notice(files, inbox)
-    except (OSError, WatchfilesRustInternalError) as error:
-        why = f"configuration files are not watched: {error}: send SIGHUP after changing one"
-        inbox.post(SettingsChanged(None, why))
-
-
-async def _notice(files: Files, inbox: Inbox) -> None:
-    """The same, as long as the kernel watches.
 
     watchfiles' own asynchronous interface takes 2 MB of anyio and a thread waking 20 times a second. Asking
     it without waiting takes less, and leaves no thread behind when the process ends.
@@ -86,7 +72,8 @@ def _watch(folders: Iterable[Path], is_different: Callable[[], bool]) -> Generat
             recursive=False, force_polling=False, debug=False, ignore_permission_denied=True,
         )  # fmt: skip
     except (OSError, RuntimeError):
-        # Most often this user has too many already (fs.inotify.max_user_instances is 128).
+        # All processes of a user share fs.inotify.max_user_instances (128), in whatever container, or descriptors are
+        # short: nothing else may end for that.
         while True:
             yield is_different()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +10,7 @@ import pytest
 from backstaged import Backstaged
 
 from pgidle import reload
-from pgidle.house import Files
-from pgidle.inbox import ConfigurationChanged, Inbox, SettingsChanged
+from pgidle.inbox import ConfigurationChanged, SettingsChanged
 from pgidle.settings import resolve
 
 if TYPE_CHECKING:
@@ -143,28 +140,6 @@ def test_settings_that_appear_change_break_and_go(backstaged: Backstaged, tmp_pa
     backstaged.settings = settings
     file.unlink()
     assert backstaged.mail.receive() == SettingsChanged(settings, "")
-
-
-def test_a_kernel_that_watches_no_more_is_said(tmp_path: Path) -> None:
-    """Too many of a user's processes watch: the same error as for too many descriptors, and easier to come by."""
-
-    async def notice() -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        os.close(least := os.dup(0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
-        try:
-            await reload.notice_changes(files, inbox)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    files = Files(str(tmp_path), None, lambda: resolve({"data-dir": "/data"}, {}, None, None, "/").settings)
-    inbox = Inbox()
-    asyncio.run(notice())
-    (said,) = inbox.drain()
-    assert isinstance(said, SettingsChanged)
-    assert "not watched: " in said.error
-    assert "Too many open files" in said.error
-    assert "SIGHUP" in said.error
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
