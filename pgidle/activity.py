@@ -1,130 +1,46 @@
 """Looks at a running Postgres: SQL first, then /proc, into one Snapshot.
 
-One connection is kept, so that the looks themselves start no sessions. The order of reading makes a race err
-towards activity: within the statement the counters come before the sessions (a session that starts in between
-shows now, its step next time), and sockets and processes come after both (a client on its way from the one to
-the other shows as connecting; it cannot be in neither).
+The order of reading makes a race err towards activity: within the statement the counters come before the sessions (a
+session that starts in between shows now, its step next time), and sockets and processes come after both (a client on
+its way from the one to the other shows as connecting; it cannot be in neither).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import socket
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.types.json import set_json_loads
 
+from pgidle import query
 from pgidle.arrivals import Arrivals
-from pgidle.snapshot import Counters, LookFailed, Session, Slot, Snapshot
+from pgidle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.sockets import plain
+from pgidle.watch_connection import GRACE, STATEMENT_TIMEOUT, WatchConnection, WatchError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from psycopg.rows import TupleRow
-
     from pgidle.sockets import Connection
+    from pgidle.watch_connection import Watching
 
 T = TypeVar("T")
-
-APPLICATION_NAME = "pgidle"
-
-# Seconds after which the server itself ends a look, should nobody be left to end it.
-STATEMENT_TIMEOUT = 30.0
-
-# Seconds that a connection which was told to end gets for it.
-GRACE = 1.0
-
-# template1 only where there is no `postgres`: a connection to it is in the way of CREATE DATABASE.
-DATABASES = ("postgres", "template1")
-
-# A role or a database may come with settings that end or slow the looks. Not every version has every one.
-PREPARE = b"""
-SELECT set_config(name, wanted, false)
-FROM pg_catalog.pg_settings JOIN (VALUES
-    ('statement_timeout', %s), ('lock_timeout', '0'), ('transaction_timeout', '0'),
-    ('idle_session_timeout', '0'), ('default_transaction_isolation', 'read committed'),
-    ('search_path', 'pg_catalog'), ('jit', 'off'), ('log_min_messages', 'panic')
-) AS w (name, wanted) USING (name)
-WHERE context <> 'superuser' OR current_setting('is_superuser') = 'on'
-"""
-# What a reload only complains of keeps the next start from succeeding. It comes first, for it reads files, and nothing
-# may come between the sessions and what follows a look. Whether what waits for a restart is wrong is not told.
-FAULT = """(
-    SELECT concat_ws(': ', sourcefile || ' line ' || sourceline, f.name, error) AS fault FROM pg_file_settings f
-    WHERE error IS NOT NULL AND (SELECT context FROM pg_settings s WHERE s.name = f.name) IS DISTINCT FROM 'postmaster'
-    UNION ALL
-    SELECT concat(current_setting('hba_file'), ' line ', line_number, ': ', error) FROM pg_hba_file_rules
-    WHERE error IS NOT NULL
-    LIMIT 1
-)"""
-MAY_READ_FILES = b"""
-SELECT bool_and(has_table_privilege(name, 'SELECT') AND has_function_privilege(function, 'EXECUTE'))
-FROM (VALUES
-    ('pg_file_settings', 'pg_show_all_file_settings()'), ('pg_hba_file_rules', 'pg_hba_file_rules()')
-) AS v (name, function)
-"""
-PATIENCE = b"SELECT setting::float8 FROM pg_settings WHERE name = 'authentication_timeout'"
-STATEMENT_LIMIT = b"SELECT set_config('statement_timeout', %s, false)"
-
-# A subquery runs when its value is first wanted: the filter on `counters` makes that come first. What a session of
-# a low-level backup waits with, while files are copied, shows only in its last query, as LISTEN does. PostgreSQL 17
-# has slots that a standby copies from its primary (`synced`), which nobody ever uses there.
-LOOK = """
-WITH counters AS MATERIALIZED (
-    SELECT {sessions} AS sessions, {active_time} AS active_time FROM pg_stat_database
-), sessions AS MATERIALIZED (
-    SELECT a.pid, extract(epoch FROM a.backend_start)::float8 AS backend_start, a.backend_type, a.usename,
-        a.datname, coalesce(a.application_name, '') AS application_name, host(a.client_addr) AS client_addr,
-        a.client_port, a.state, extract(epoch FROM a.state_change)::float8 AS state_change,
-        extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS state_age,
-        coalesce(
-            a.state = 'idle' AND a.query ~* '^[[:space:]]*(/[*].*[*]/[[:space:]]*)?listen[[:space:]"]', false
-        ) AS listening,
-        coalesce(l.locks, 0) AS advisory_locks, s.subscription,
-        coalesce(
-            r.state = 'backup' OR a.state = 'idle' AND a.query ~* 'pg_(backup_start|start_backup)[[:space:]]*[(]', false
-        ) AS base_backup,
-        r.state AS walsender_state
-    FROM pg_stat_activity a
-        LEFT JOIN (
-            SELECT pid, count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND granted GROUP BY pid
-        ) l ON l.pid = a.pid
-        LEFT JOIN (
-            SELECT pid, min(subname::text) AS subscription FROM pg_stat_subscription GROUP BY pid
-        ) s ON s.pid = a.pid
-        LEFT JOIN pg_stat_replication r ON r.pid = a.pid
-    WHERE (SELECT count(*) FROM counters) = 1
-), slots AS (
-    SELECT slot_name::text AS name, slot_type, coalesce(pg_wal_lsn_diff(
-        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn
-    ), 0)::bigint AS held_back
-    FROM pg_replication_slots s
-    WHERE NOT active AND restart_lsn IS NOT NULL AND NOT coalesce((to_jsonb(s) ->> 'synced')::boolean, false)
-)
-SELECT {fault}, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), current_user::text, pg_backend_pid(),
-    (SELECT row_to_json(counters) FROM counters), (SELECT json_agg(sessions) FROM sessions),
-    (SELECT count(*) FROM pg_prepared_xacts), pg_is_in_recovery(), (SELECT json_agg(slots) FROM slots)
-"""
-
-
-class WatchError(Exception):
-    """A look or a checkpoint did not work: one line for a person."""
+SECOND = 1_000_000
+"""Microseconds."""
 
 
 class Watcher:
     """Looks at one postmaster. All methods belong to one asyncio loop; calls wait for each other.
 
     `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo`
-    (setting `watch`) replaces all of these but port and pid. `plugs` are the gate's own connections to the port,
-    `addresses` where Postgres listens.
+    (setting `watch`) replaces these but port and pid. `plugs` are the gate's own connections to the port,
+    `addresses` where Postgres listens. `knows_role`: an earlier look found the role that is preferred to `users`;
+    `on_role` is told when that changes.
     """
 
     def __init__(
@@ -136,17 +52,27 @@ class Watcher:
         conninfo: str | None = None,
         plugs: frozenset[tuple[str, int]] = frozenset(),
         addresses: tuple[str, ...] = (),
+        *,
+        knows_role: bool = False,
+        on_role: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        self._socket_dir = socket_dir
-        self._port = port
-        self._users = tuple(dict.fromkeys(users))
-        self._conninfo = conninfo
         self._lock = asyncio.Lock()
-        self._connection: psycopg.AsyncConnection[TupleRow] | None = None
+        self._watching: Watching | None = None
         self._statement = b""
         self._pid = pid
         self._arrivals = Arrivals(pid, port, plugs=plugs, addresses=addresses)
-        self._epoch = 0
+        self._checkpoints = 0
+        self._knows_role = knows_role
+        self._on_role = on_role
+        self._connection = WatchConnection(
+            socket_dir,
+            port,
+            users,
+            conninfo,
+            pid,
+            self._arrivals.is_ours,
+            knows_role=knows_role,
+        )
 
     async def look(self, deadline: float) -> Snapshot | LookFailed:
         """One look, within `deadline` seconds. A failure costs the connection; the next look starts anew."""
@@ -164,8 +90,9 @@ class Watcher:
         return None
 
     async def close(self) -> None:
-        """Disconnect. A later look would connect again."""
-        await self._drop()
+        """Disconnect. A later look connects again."""
+        self._watching = None
+        await self._connection.close()
 
     async def _within(self, seconds: float, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the work, in time and by itself. Raises WatchError."""
@@ -176,8 +103,8 @@ class Watcher:
                 if task.done():
                     return task.result()
             except (psycopg.Error, OSError, ValueError) as error:
-                await self._drop()
-                raise WatchError(_line(error)) from error
+                await self.close()
+                raise WatchError(one_line(error)) from error
             finally:
                 if not task.done():
                     await self._give_up(task)
@@ -187,98 +114,99 @@ class Watcher:
 
     async def _give_up(self, task: asyncio.Task[Any]) -> None:
         """End what is under way. Cancelling a query would wait for the very server that does not answer."""
-        if self._connection is None or self._connection.closed:
+        if not self._connection.abandon():
             task.cancel()
-        else:
-            # An error here means that it has ended already.
-            with (
-                contextlib.suppress(OSError),
-                socket.socket(fileno=os.dup(self._connection.fileno())) as connection,
-            ):
-                connection.shutdown(socket.SHUT_RDWR)
         await asyncio.wait({task}, timeout=GRACE)
         if not task.done():
             task.cancel()
         elif not task.cancelled():
             task.exception()
-        await self._drop()
+        await self.close()
 
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
-    async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
-        if self._connection is not None:
-            return self._connection
-        problems = []
-        for conninfo in self._conninfos():
-            try:
-                connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-            except psycopg.Error as error:
-                problems.append(_line(error))
-                continue
-            self._connection = connection
-            set_json_loads(_read_json, connection)
-            await connection.execute(PREPARE, (str(round(STATEMENT_TIMEOUT * 1000)),))
-            row = await (await connection.execute(PATIENCE)).fetchone()
-            self._arrivals.patience = row[0] if row else 0.0
-            row = await (await connection.execute(MAY_READ_FILES)).fetchone()
-            self._statement = _statement(connection.info.server_version, may_read_files=row == (True,))
-            self._epoch += 1
-            return connection
-        hint = "set watch to a connection string that works"
-        raise WatchError(f"cannot connect to watch: {'; '.join(dict.fromkeys(problems))}: {hint}")
-
-    def _conninfos(self) -> list[str]:
-        own = {"application_name": APPLICATION_NAME, "client_encoding": "UTF8"}
-        if self._conninfo is not None:
-            return [make_conninfo(self._conninfo, **own)]
-        # In the startup packet it is in time for a role whose own statement_timeout is very short.
-        own |= {"host": self._socket_dir, "options": f"-c statement_timeout={STATEMENT_TIMEOUT * 1000:.0f}"}
-        return [
-            make_conninfo("", port=self._port, dbname=database, user=user, **own)
-            for database in DATABASES
-            for user in self._users
-        ]
+    async def _connected(self) -> Watching:
+        if self._watching is None:
+            major = _major(self._pid)
+            watching = await self._connection.open(major)
+            set_json_loads(_read_json, watching.connection)
+            self._statement = query.look(
+                major, superuser=watching.is_superuser, counts_itself=watching.counts_itself
+            )
+            self._watching = watching
+        return self._watching
 
     async def _look(self) -> Snapshot:
-        connection = await self._connected()
-        row = await (await connection.execute(self._statement, prepare=True)).fetchone()
+        watching = await self._connected()
+        row = await (await watching.connection.execute(self._statement)).fetchone()
         if row is None:
             raise WatchError("the look brought no row")
-        fault, sees_all, role, own_pid, counters, rows, prepared, in_recovery, slots = row
-        if not self._arrivals.is_ours(own_pid):
-            other = f"leads to another server than postmaster {self._pid}"
-            raise WatchError(f"the watching connection {other}: set host and port in watch")
-        if not sees_all:
+        seen: dict[str, Any] = row[0]
+        if not seen["sees_all"]:
+            role = seen["role"]
             raise WatchError(f'role "{role}" may not see other sessions: GRANT pg_monitor TO "{role}"')
-        sessions = tuple(Session(**values) for values in rows)
+        self._connection.learn(has_postgres=seen["has_postgres"], has_role=seen["has_role"])
+        if self._connection.has_role is not self._knows_role:
+            self._knows_role = self._connection.has_role
+            self._on_role(self._knows_role)
+        self._arrivals.patience = seen["authentication_timeout"] / SECOND
+        sessions = tuple(_session(values, seen["now"]) for values in seen["sessions"])
         arrived = self._arrivals.connecting(sessions)
         sessions = tuple(_heard_of(one, self._arrivals.there) for one in sessions)
         return Snapshot(
             at=time.monotonic(),
-            epoch=self._epoch,
-            server_version=connection.info.server_version,
-            sessions=tuple(session for session in sessions if session.pid != own_pid),
-            counters=Counters(**counters) if counters["sessions"] is not None else None,
+            server_version=watching.connection.info.server_version,
+            sessions=tuple(session for session in sessions if session.pid != seen["pid"]),
+            counters=self._counters(seen["counters"], watching),
             connecting=arrived,
-            prepared_transactions=prepared,
-            in_recovery=in_recovery,
-            slots=tuple(Slot(**values) for values in slots or ()),
+            prepared_transactions=seen["prepared"],
+            in_recovery=seen["in_recovery"],
+            slots=tuple(Slot(**values) for values in seen["slots"] or ()),
             free_bytes=_free_bytes(self._pid),
-            fault=fault,
+            fault=seen["fault"],
+            checkpoint=self._last_checkpoint(seen["checkpoint"]),
+            started=seen["started"],
+            exclusive_backup=seen["exclusive_backup"],
+            watched_as=seen["role"],
+            refusal=self._connection.refusal if seen["has_role"] else None,
         )
 
+    def _counters(self, values: Mapping[str, Any], watching: Watching) -> Counters | None:
+        """What others have moved."""
+        if values["sessions"] is None:
+            return None
+        counted = Counters(**values, left_out=watching.database)
+        return replace(counted, sessions=counted.sessions - self._connection.sessions)
+
+    def _last_checkpoint(self, values: Mapping[str, Any]) -> Checkpoint:
+        seen = Checkpoint(**values)
+        return replace(seen, requested=seen.requested - self._checkpoints)
+
     async def _checkpoint(self, seconds: float) -> None:
-        connection = await self._connected()
-        await connection.execute(STATEMENT_LIMIT, (str(max(1, int(seconds * 1000))),))
+        connection = (await self._connected()).connection
+        await connection.execute(query.set_statement_timeout(seconds))
         try:
             await connection.execute(b"CHECKPOINT")
+            self._checkpoints += 1
         except psycopg.errors.InsufficientPrivilege as error:
             # A role that may only watch. The connection is as good as before, and the last look needs it.
-            raise WatchError(_line(error)) from error
-        await connection.execute(STATEMENT_LIMIT, (str(round(STATEMENT_TIMEOUT * 1000)),))
+            raise WatchError(one_line(error)) from error
+        await connection.execute(query.set_statement_timeout(STATEMENT_TIMEOUT))
+
+
+def _session(values: Mapping[str, Any], now: int) -> Session:
+    """One row; `now` is the server's clock. A walsender says itself that it takes a base backup."""
+    since = values["state_change"]
+    return Session(
+        **values,
+        state_age=None if since is None else (now - since) / SECOND,
+        base_backup=values["walsender_state"] == "backup",
+    )
+
+
+def _major(postmaster: int) -> int:
+    """PostgreSQL's major version, from the data directory, which is the postmaster's working directory
+    (ChangeToDataDir in miscinit.c). Raises OSError where the postmaster is gone."""
+    with open(f"/proc/{postmaster}/cwd/PG_VERSION", encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read())
 
 
 def _read_json(text: str | bytes) -> Any:
@@ -308,18 +236,3 @@ def _free_bytes(postmaster: int) -> int | None:
     except FileNotFoundError:
         return None
     return min(one.f_bavail * one.f_frsize for one in found)
-
-
-def _statement(version: int, *, may_read_files: bool) -> bytes:
-    """The look for a server version: 14 brought the counters. Configuration files are a superuser's to read."""
-    others = "FILTER (WHERE datname IS DISTINCT FROM current_database())"
-    return LOOK.format(
-        fault=FAULT if may_read_files else "NULL::text",
-        sessions="sum(sessions)::bigint" if version >= 140000 else "sum(NULL::bigint)",
-        active_time=f"coalesce(sum(active_time) {others}, 0)" if version >= 140000 else "sum(NULL::float8)",
-    ).encode()
-
-
-def _line(error: Exception) -> str:
-    """What went wrong, in one line; libpq writes several."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -47,6 +47,10 @@ class Backstage(threading.Thread):
         """Postgres is about to stop: give up what is under way, and disconnect."""
         self._order(lambda looks: looks.unwatch())
 
+    def disconnect(self) -> None:
+        """No look is due for a while: be in nobody's way until then."""
+        self._order(lambda looks: looks.disconnect())
+
     def look(self, ticket: int, deadline: float) -> None:
         """Have one look within `deadline` seconds. Answered by one `Looked`, whatever happens."""
         self._order(lambda looks: looks.look(ticket, deadline))

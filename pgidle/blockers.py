@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pgidle.snapshot import Key, Session, Snapshot
 
 
-NO_SESSION = (0, 0.0)
+NO_SESSION = (0, 0)
 ROOM = 32 * 2**20
 """Bytes. With less than two WAL segments Postgres may shut down, and then be unable to start."""
 
@@ -67,6 +67,8 @@ def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
     if look.in_recovery and settings.replication is Counts.KEEP and not any(map(_receives, look.sessions)):
         ends = "when it is promoted, or with --replication ignore"
         yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
+    if look.exclusive_backup:
+        yield Blocker(Signal.BASE_BACKUP, None, "is in the middle of a base backup", "with pg_stop_backup()")
     if look.free_bytes is not None and look.free_bytes < ROOM:
         left = f"{look.free_bytes / 2**20:.0f} MB are left in its data directory"
         ends = f"when {ROOM // 2**20} MB are free"
@@ -84,7 +86,7 @@ def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:
         ends = "when it releases the lock or disconnects"
         yield Blocker(Signal.ADVISORY_LOCK, session, "is idle and holds an advisory lock", ends)
     if session.listening and settings.listeners is Counts.KEEP:
-        ends = "when it does something else or disconnects"
+        ends = "with UNLISTEN *, or when it disconnects"
         yield Blocker(Signal.LISTENER, session, "waits for notifications", ends)
     if settings.idle_sessions is Counts.KEEP:
         yield Blocker(Signal.IDLE_SESSION, session, "is connected", "when it disconnects")

@@ -36,9 +36,8 @@ class Baseline:
     """What the last whole look saw. `counting`: state_change and name, `excused`: since when (monotonic)."""
 
     at: float
-    epoch: int
     counters: Counters | None
-    counting: Mapping[Key, tuple[float | None, str]]
+    counting: Mapping[Key, tuple[int | None, str]]
     ignored: frozenset[Key]
     excused: Mapping[Key, float]
     in_recovery: bool = False
@@ -120,7 +119,6 @@ def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Bas
     ignored = frozenset(session.key for session in look.sessions if is_ignored(session, settings))
     return Baseline(
         at=look.at,
-        epoch=look.epoch,
         counters=look.counters,
         counting={s.key: (s.state_change, who(s)) for s in look.sessions if counts(s, settings)},
         ignored=ignored,
@@ -141,7 +139,7 @@ def _excused(look: Snapshot, settings: Settings, before: Baseline) -> dict[Key, 
 
 def _steps(look: Snapshot, before: Baseline) -> int | None:
     """How far the sessions counter moved; None where it cannot be compared."""
-    if not (look.counters and before.counters) or look.epoch != before.epoch:
+    if not (look.counters and before.counters):
         return None
     return look.counters.sessions - before.counters.sessions
 
@@ -151,12 +149,15 @@ def _counters_moved(look: Snapshot, settings: Settings, before: Baseline) -> str
     if steps is None or not (look.counters and before.counters):
         return ""
     unexplained = steps - len(_excused(look, settings, before))
-    if steps < 0:
-        return "the statistics were reset, or a database was dropped"
+    now, then = look.counters, before.counters
+    if (now.databases, now.datids) != (then.databases, then.datids):
+        return "a database was created or dropped"
+    if steps < 0 or now.reset != then.reset:
+        return "the statistics were reset"
     if unexplained > 0:
         return f"{steps} session{'s' * (steps > 1)} started since the last look"
     somebody = before.counting or before.ignored or look.clients
-    if look.counters.active_time != before.counters.active_time and not somebody:
+    if now.active_time != then.active_time and now.left_out == then.left_out and not somebody:
         return "a query ran since the last look"
     return ""
 

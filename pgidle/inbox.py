@@ -45,6 +45,14 @@ class Requested:
 
 
 @record
+class LookWanted:
+    """Somebody asks how things are. `reply` is called, from any thread and once, when what is known is no older than
+    the question, or cannot be had."""
+
+    reply: Callable[[], None]
+
+
+@record
 class SettingsChanged:
     """pgidle.toml was read again: the new settings, or the line that says what is wrong with it."""
 
@@ -66,7 +74,9 @@ class BackstageFailed:
     error: str
 
 
-Message = Looked | Checkpointed | Requested | SettingsChanged | ConfigurationChanged | BackstageFailed
+Message = (
+    Looked | Checkpointed | Requested | LookWanted | SettingsChanged | ConfigurationChanged | BackstageFailed
+)
 
 
 class Inbox:

@@ -15,7 +15,7 @@ from pgidle.flapping import SOON, Backoff, applications, flapping, ignored_waker
 from pgidle.gate import Mode
 from pgidle.history import load, save
 from pgidle.lifecycle import Event
-from pgidle.policy import Lease
+from pgidle.policy import Lease, is_near
 from pgidle.porter import parked_text
 from pgidle.reasons import ReasonKind, duration_text, slot_text
 from pgidle.record import replace
@@ -97,6 +97,7 @@ class Judge:
         self._judged_at = 0.0
         """When the last look was taken that the next sleep may be judged by (monotonic)."""
         self._drain_since = 0.0
+        self._askers: list[Callable[[], None]] = []
 
     def begin(self) -> None:
         """Postgres has become ready: the clock starts, and the first look is a baseline."""
@@ -120,6 +121,7 @@ class Judge:
         self._loop.cancel("drain")
         self._is_confirming = False
         self.answer(granted, why)
+        self._tell_askers()
 
     def adopt(self, settings: Settings) -> None:
         """Go by other settings from now on."""
@@ -131,6 +133,12 @@ class Judge:
         self._loop.cancel("look")
         self._ticket += 1
         self._backstage.look(self._ticket, LOOK_DEADLINE)
+
+    def look_for(self, asker: Callable[[], None]) -> None:
+        """Call back when there has been a look that is no older than this question."""
+        self._askers.append(asker)
+        if self._loop.is_set("look"):
+            self.look_now()
 
     def confirm(self) -> None:
         """Newcomers are kept away: once Postgres has taken whom it had, look for the last time."""
@@ -213,6 +221,7 @@ class Judge:
         )
         self.verdict = verdict
         self._tell_keeper(verdict, now)
+        self._tell_askers()
         if self._is_confirming:
             self._conclude(look, verdict)
         elif verdict.idle:
@@ -222,6 +231,8 @@ class Judge:
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind is not ReasonKind.CLOCK)
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
             self._loop.after(verdict.next_look, "look", self.look_now)
+            if not is_near(verdict, now):
+                self._backstage.disconnect()
 
     def checkpointed(self, message: Checkpointed) -> None:
         """The checkpoint before a sleep has ended. Without it a shutdown only takes longer."""
@@ -243,6 +254,11 @@ class Judge:
             save(self._state_dir, self._history)
         except OSError as error:
             self._log.once("history", f"this sleep is not remembered: {error}")
+
+    def _tell_askers(self) -> None:
+        askers, self._askers = self._askers, []
+        for asker in askers:
+            asker()
 
     def _learn_waker(self, who: str | None) -> None:
         """Who is seen first has woken Postgres, if it is soon enough."""

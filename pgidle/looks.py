@@ -56,6 +56,10 @@ class Looks:
             task.cancel()
         self._group.create_task(self._close())
 
+    def disconnect(self) -> None:
+        """Close the connection until the next look."""
+        self._start(self._disconnect(), lambda _: None)
+
     def look(self, ticket: int, deadline: float) -> None:
         def answer(seen: Snapshot | LookFailed | None) -> None:
             self._inbox.post(Looked(ticket, seen or LookFailed(GIVEN_UP)))
@@ -93,6 +97,11 @@ class Looks:
                 await watching.close()
                 # When all of this has been let go of; and nobody waits while Postgres stops.
                 asyncio.get_running_loop().call_soon(collect_garbage)
+
+    async def _disconnect(self) -> None:
+        async with self._turn:
+            if self._watching is not None:
+                await self._watching.close()
 
     async def _look(self, deadline: float) -> Snapshot | LookFailed:
         try:

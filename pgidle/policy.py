@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pgidle.blockers import Blocker, blockers
 from pgidle.changes import Baseline, baseline, changes, is_ignored, is_ignored_address, used
 from pgidle.flapping import Backoff, Sleep, applications, flapping, waker
+from pgidle.held import Held, note_held
 from pgidle.reasons import Reason, ReasonKind, Signal, Verdict, duration_text, one_line, slot_text, who
 from pgidle.snapshot import LookFailed, Snapshot
 
@@ -44,7 +45,16 @@ __all__ = [
 
 Look = Snapshot | LookFailed
 NO_BACKOFF = Backoff()
-LOOK_EVERY = 5.0
+LOOK_EVERY = 30.0
+"""Seconds between two looks at most: long, for whoever came and went meanwhile is counted, and when a session was used
+is known to the microsecond. Only what a session holds on to can be missed (`held`)."""
+LOOK_UNCOUNTED = 5.0
+"""The same where nobody is counted (up to PostgreSQL 13), and after a look that failed."""
+LOOK_SOON = 1.0
+"""Seconds after a wake before a second look, and then at doubling times: who woke it is still there."""
+NEAR = 3.0
+"""Seconds before a sleep in which the connection that looks is kept: there are several looks in them, and in the last
+moment nobody could connect any more. Shorter than the 5 s for which CREATE and DROP DATABASE wait for it."""
 LOOK_NEAR = 0.2
 LOOK_FINEST = 0.05
 LOOK_AGAIN = 0.5
@@ -75,7 +85,7 @@ class Memory:
     """What carries over from one verdict to the next; times are monotonic.
 
     `delayed_since`: since when maintenance alone keeps an otherwise idle Postgres awake. `kept_since`: since when every
-    look has found what keeps it awake for as long as it lasts.
+    look has found what keeps it awake for as long as it lasts. `held`: what sessions hold on to.
     """
 
     awake_since: float
@@ -85,6 +95,7 @@ class Memory:
     blocked_since: Mapping[tuple[Signal, Key], float] = field(default_factory=dict)
     delayed_since: float | None = None
     kept_since: float | None = None
+    held: Held = field(default_factory=Held)
 
 
 def begin(now: float) -> Memory:
@@ -113,10 +124,13 @@ def evaluate(
     waiting = tuple(_parked(parked))
     if isinstance(look, LookFailed):
         unknown = Reason(ReasonKind.UNKNOWN, Signal.LOOK, one_line(look.reason), "with the next whole look")
-        memory = Memory(memory.awake_since, now, "a look failed", blocked_since=memory.blocked_since)
-        again = _next_look(settings, None, now, LOOK_AGAIN)
+        memory = Memory(
+            memory.awake_since, now, "a look failed", blocked_since=memory.blocked_since, held=memory.held
+        )
+        again = _next_look(_far(settings, LOOK_UNCOUNTED, LOOK_AGAIN), None, now, LOOK_AGAIN)
         return Verdict(False, (unknown, *waiting, *held), None, again), memory
 
+    look, held_on = note_held(look, memory.held)
     activity = (*_activity(look, settings), *waiting, *changes(look, settings, memory.baseline))
     lasting = any(reason.ends for reason in activity)
     blocking = tuple(blockers(look, settings))
@@ -145,8 +159,10 @@ def evaluate(
         *_grouped(_notes(look)),
     )
     is_kept = any(reason.keeps for reason in reasons)
-    memory = replace(memory, kept_since=_default(memory.kept_since, now) if is_kept else None)
-    return Verdict(idle, reasons, sleeps_at, _next_look(settings, sleeps_at, now)), memory
+    memory = replace(memory, kept_since=_default(memory.kept_since, now) if is_kept else None, held=held_on)
+    every = LOOK_UNCOUNTED if look.counters is None else LOOK_EVERY
+    far = min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
+    return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
 
 
 def _remember(
@@ -265,6 +281,9 @@ def _clocks(settings: Settings, memory: Memory, now: float, backoff: Backoff) ->
 
 
 def _notes(look: Snapshot) -> Iterator[Reason]:
+    if look.refusal is not None:
+        text = f"looks as {look.watched_as}, for the role that was made for it is not let in: {look.refusal}"
+        yield Reason(ReasonKind.NOTE, Signal.LOOK, one_line(text))
     if count := look.prepared_transactions:
         text = f"{count} prepared transaction{'s' * (count > 1)}; survive{'s' * (count == 1)} sleep"
         yield Reason(ReasonKind.NOTE, Signal.PREPARED_TRANSACTIONS, text)
@@ -285,10 +304,18 @@ def _grouped(reasons: Iterable[Reason]) -> Iterator[Reason]:
             yield replace(of_signal[-1], text=f"and {rest} more like these")
 
 
-def _next_look(settings: Settings, sleeps_at: float | None, now: float, least: float = LOOK_FINEST) -> float:
-    """Seconds to the next look: halving towards the deadline, from a fifth of the idle time or 5 s."""
-    far = LOOK_EVERY if settings.idle_timeout is None else min(LOOK_EVERY, settings.idle_timeout / 5)
-    far = max(far, least)
+def is_near(verdict: Verdict, now: float) -> bool:
+    """Whether a sleep may come so soon that the connection that looks is kept for it."""
+    return verdict.sleeps_at is not None and verdict.sleeps_at - now <= NEAR
+
+
+def _far(settings: Settings, every: float, least: float = LOOK_FINEST) -> float:
+    """Seconds between two looks while no sleep is near: a fifth of the idle timeout, but at most `every`."""
+    return max(least, every if settings.idle_timeout is None else min(every, settings.idle_timeout / 5))
+
+
+def _next_look(far: float, sleeps_at: float | None, now: float, least: float = LOOK_FINEST) -> float:
+    """Seconds to the next look: halving towards the deadline."""
     left = None if sleeps_at is None else sleeps_at - now
     if left is None or left <= 0:
         return far

@@ -15,6 +15,7 @@ from pgidle.early import spawn_postmaster
 from pgidle.lifecycle import Event
 from pgidle.postmaster import is_shut_down
 from pgidle.privileges import user_name
+from pgidle.statedir import WATCH_ROLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,13 +101,31 @@ class Server:
         host = (pidfile.socket_dir if pidfile else "") or (
             self._addresses[0] if self._addresses else "localhost"
         )
+        state_dir = self._house.state_dir
         users = [self._environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
+
+        def remember_role(is_there: bool) -> None:
+            """So that not even the first look after the next wake is a superuser's."""
+            try:
+                state_dir.keep(WATCH_ROLE, "") if is_there else state_dir.forget(WATCH_ROLE)
+            except OSError:
+                return  # On a full disk that one is.
 
         def make() -> Watcher:
             from pgidle.activity import Watcher
 
             wanted = [user for user in users if user]
-            return Watcher(host, port, pid, wanted, settings.watch, gate.plugs(), gate.hosts())
+            return Watcher(
+                host,
+                port,
+                pid,
+                wanted,
+                settings.watch,
+                gate.plugs(),
+                gate.hosts(),
+                knows_role=state_dir.find(WATCH_ROLE) is not None,
+                on_role=remember_role,
+            )
 
         return make
 

@@ -1,14 +1,14 @@
 """What one look at Postgres saw: values only, gathered by `activity`, judged by `policy`.
 
-Times: `at` is on the monotonic clock, `backend_start` and `state_change` are the server's wall clock (seconds
-since 1970, only ever compared for equality), ages are seconds that the server itself worked out.
+Times: `at` is on the monotonic clock. `backend_start`, `state_change` and the like are the server's wall clock, in
+whole microseconds since 1970, and only ever compared with each other. Ages are seconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-Key = tuple[int, float]
+Key = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,12 @@ class Session:
     """One row of pg_stat_activity, the watcher's own excepted, with what other views say about its pid.
 
     `state_age` is the seconds since `state_change`; None where Postgres keeps none (most workers). `unread`: its
-    client has sent what the backend has not read yet, so that an idle state is out of date.
+    client has sent what the backend has not read yet, so that an idle state is out of date. `query` is its last one,
+    where that may say what it holds on to. `listening`, and a client's `base_backup`, are what `held` makes of that.
     """
 
     pid: int
-    backend_start: float
+    backend_start: int
     backend_type: str | None
     usename: str | None = None
     datname: str | None = None
@@ -36,9 +37,11 @@ class Session:
     client_addr: str | None = None
     client_port: int | None = None
     state: str | None = None
-    state_change: float | None = None
+    state_change: int | None = None
     state_age: float | None = None
+    query: str = ""
     listening: bool = False
+    may_back_up: bool = False
     advisory_locks: int = 0
     subscription: str | None = None
     base_backup: bool = False
@@ -99,13 +102,32 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Sums over pg_stat_database (PostgreSQL 14+).
+    """Sums over pg_stat_database (PostgreSQL 14+): they tell of sessions that no look has seen.
 
-    `active_time` leaves out the database that the watcher is connected to, whose sum every look moves.
+    `sessions` are those of others than the watcher. `active_time` (microseconds) leaves out database `left_out`, where
+    the watcher itself is counted. By the rest two looks know whether they add up the same: how many databases there
+    are, the sum of their oids, and when one was last reset.
     """
 
     sessions: int
-    active_time: float
+    active_time: int
+    left_out: str = ""
+    databases: int = 0
+    datids: int = 0
+    reset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The last one, from pg_control: its redo pointer in bytes of WAL, and its time. `requested` counts those that
+    others than the watcher have asked for. `is_shutdown`: nothing was written from its redo pointer to itself, as at a
+    shutdown, and with wal_level = minimal at others too."""
+
+    redo: int
+    segment_bytes: int
+    requested: int
+    time: int
+    is_shutdown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +144,15 @@ class Connecting:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One whole look. `epoch` changes when the watcher had to connect again, which moves the counters.
+    """One whole look.
 
     `in_recovery`: it is a standby. `slots` are the inactive ones. `free_bytes`: room for Postgres's files.
-    `fault`: what in its configuration files would keep it from starting again, in a line.
+    `fault`: what in its configuration files would keep it from starting again, in a line. `started`: when the
+    postmaster was. `exclusive_backup` (up to PostgreSQL 14): a base backup that belongs to no session. `watched_as` is
+    the role that looked, `refusal` why it was not the one that was made for it.
     """
 
     at: float
-    epoch: int
     server_version: int
     sessions: tuple[Session, ...] = ()
     counters: Counters | None = None
@@ -139,6 +162,11 @@ class Snapshot:
     slots: tuple[Slot, ...] = ()
     free_bytes: int | None = None
     fault: str | None = None
+    checkpoint: Checkpoint | None = None
+    started: int = 0
+    exclusive_backup: bool = False
+    watched_as: str = ""
+    refusal: str | None = None
 
     @property
     def has_arrivals(self) -> bool:

@@ -14,6 +14,8 @@ import time
 from pgidle.errors import PgidleError
 
 LAST_SLEEP = "last.json"
+WATCH_ROLE = "watch-role"
+"""Is there where the last look found a role that was made for looking."""
 CONTROL_SOCKET = "control.sock"
 RECORD_BYTES = 48
 """Size of `lock`, always: what is written later takes no room that a full disk might not have."""
@@ -69,6 +71,13 @@ class StateDir:
                 return file.read()
         except (OSError, UnicodeDecodeError):
             return None
+
+    def forget(self, name: str) -> None:
+        """What was kept under a name is there no more. Raises OSError."""
+        try:
+            os.unlink(f"{self.path}/{name}")
+        except FileNotFoundError:
+            return
 
     def _take(self) -> None:
         deadline = time.monotonic() + FORK_PATIENCE

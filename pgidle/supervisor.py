@@ -21,6 +21,7 @@ from pgidle.inbox import (
     ConfigurationChanged,
     Inbox,
     Looked,
+    LookWanted,
     Requested,
     SettingsChanged,
 )
@@ -219,6 +220,11 @@ class Supervisor:
                 self.judge.checkpointed(message)
             case Requested():
                 self._on_request(message)
+            case LookWanted():
+                if self.judge is not None and self.state is State.AWAKE:
+                    self.judge.look_for(message.reply)
+                else:
+                    message.reply()
             case SettingsChanged():
                 self._on_settings(message)
             case ConfigurationChanged():

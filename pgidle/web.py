@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from pgidle.door import Answer
-from pgidle.inbox import Requested
+from pgidle.inbox import LookWanted, Requested
 from pgidle.lifecycle import State
 from pgidle.options import LONGEST
 from pgidle.status import as_dict, as_metrics
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Seconds that the supervisor has for granting or refusing a request.
 REPLY_TIMEOUT = 5.0
+
+# Seconds that who asks for the status waits for a look that is younger than the question.
+FRESH_TIMEOUT = 2.0
 
 JSON = b"application/json"
 # The version of the text format: https://prometheus.io/docs/instrumenting/exposition_formats/
@@ -62,6 +65,8 @@ class Application:
             "/metrics": self._metrics,
         }.get(path)
         if look:
+            if path == "/status" and self._orders is not None:
+                await self._look_now(self._orders)
             return look() if method in ("GET", "HEAD") else _error(405, f"{path} takes GET")
         verb = path.removeprefix("/")
         if self._orders is None or verb not in PARAMETERS or path == verb:
@@ -91,6 +96,20 @@ class Application:
         report = self._report()
         memory = self._meter.read(report.postmaster_pid)
         return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
+
+    async def _look_now(self, orders: Inbox) -> None:
+        """Looks may be half a minute apart: have one, where that can be had soon."""
+        loop = asyncio.get_running_loop()
+        looked = asyncio.Event()
+
+        def reply() -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(looked.set)
+
+        orders.post(LookWanted(reply))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FRESH_TIMEOUT):
+                await looked.wait()
 
     async def _order(self, orders: Inbox, verb: str, force: bool, seconds: float, why: str) -> Answer:
         loop = asyncio.get_running_loop()

@@ -35,7 +35,7 @@ class Watcher:
 
     async def look(self, _deadline: float, /) -> Snapshot | LookFailed:
         await self._take_time()
-        return Snapshot(at=0.0, epoch=0, server_version=180000)
+        return Snapshot(at=0.0, server_version=180000)
 
     async def checkpoint(self, _deadline: float, /) -> str | None:
         await self._take_time()

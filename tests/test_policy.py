@@ -71,13 +71,13 @@ def sessions(draw: st.DrawFn) -> Session:
     age = draw(st.none() | st.floats(-10, 10_000))
     return Session(
         pid=draw(st.integers(1, 9)),
-        backend_start=draw(st.sampled_from([1.0, 2.0])),
+        backend_start=draw(st.sampled_from([1, 2])),
         backend_type=draw(st.sampled_from(KINDS)),
         usename=draw(st.sampled_from([None, "app", "monitor"])),
         application_name=draw(st.sampled_from(["", "rails", "exporter"])),
         client_addr=draw(st.sampled_from([None, "10.1.2.3", "fdaa::3"])),
         state=draw(st.sampled_from([None, "idle", *BUSY])),
-        state_change=None if age is None else draw(st.sampled_from([1.0, 2.0])),
+        state_change=None if age is None else draw(st.sampled_from([1, 2])),
         state_age=age,
         listening=draw(st.booleans()),
         advisory_locks=draw(st.integers(0, 1)),
@@ -88,13 +88,12 @@ def sessions(draw: st.DrawFn) -> Session:
 
 @st.composite
 def looks(draw: st.DrawFn, at: float) -> Snapshot:
-    counters = st.builds(Counters, st.integers(0, 3), st.sampled_from([0.0, 1.0]))
+    counters = st.builds(Counters, st.integers(0, 3), st.sampled_from([0, 1]))
     peers = st.lists(
         st.builds(Peer, st.sampled_from(["10.1.2.3", "fdaa::3"]), st.just(4000)), max_size=1
     ).map(tuple)
     return Snapshot(
         at=at,
-        epoch=draw(st.integers(1, 2)),
         server_version=150000,
         sessions=tuple(draw(st.lists(sessions(), max_size=4, unique_by=lambda one: one.pid))),
         counters=draw(st.none() | counters),
@@ -122,12 +121,12 @@ leases = st.lists(st.builds(Lease, st.floats(0, 20_000)), max_size=2).map(tuple)
 
 
 def quiet(at: float, *sessions: Session, **more: Any) -> Snapshot:
-    return Snapshot(at=at, epoch=1, server_version=150000, sessions=sessions, **more)
+    return Snapshot(at=at, server_version=150000, sessions=sessions, **more)
 
 
 def client(pid: int = 4711, **more: Any) -> Session:
     usual: dict[str, Any] = {"backend_type": "client backend", "usename": "app", "state": "idle"}
-    return Session(pid, 1.0, **(usual | {"state_change": 1.0, "state_age": 1000.0} | more))
+    return Session(pid, 1, **(usual | {"state_change": 1, "state_age": 1000.0} | more))
 
 
 def idle_after(memory: Memory, look: Snapshot, by: Settings = SETTINGS, **more: Any) -> Verdict:
@@ -291,10 +290,10 @@ def test_an_idle_session_counts_when_it_was_last_used() -> None:
 def test_a_step_of_the_servers_clock_neither_hides_nor_invents_a_use() -> None:
     _, memory = evaluate(quiet(1000.0, client(state_age=500.0)), SETTINGS, begin(0.0), 1000.0)
     assert memory.last_activity == 500.0
-    ahead = client(state_change=2.0, state_age=5000.0)
+    ahead = client(state_change=2, state_age=5000.0)
     _, memory = evaluate(quiet(1100.0, ahead), SETTINGS, memory, 1100.0)
     assert memory.last_activity == 1000.0, "used since the look at 1000, whatever its age says"
-    back = client(state_change=2.0, state_age=-5000.0)
+    back = client(state_change=2, state_age=-5000.0)
     assert evaluate(quiet(1200.0, back), SETTINGS, memory, 1200.0)[1].last_activity == 1000.0
 
 
@@ -307,29 +306,37 @@ def test_sessions_that_come_and_go_are_uses_but_not_in_the_first_look() -> None:
     assert memory.last_activity == 1001.0
     verdict, memory = evaluate(quiet(1002.0, old), SETTINGS, memory, 1002.0)
     assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.VANISHED_SESSION}
-    reused = replace(old, backend_start=5.0)
+    reused = replace(old, backend_start=5)
     verdict, memory = evaluate(quiet(1003.0, reused), SETTINGS, memory, 1003.0)
     assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.NEW_SESSION, Signal.VANISHED_SESSION}
 
 
 @pytest.mark.parametrize(
-    "moved", [Counters(11, 5.0), Counters(9, 5.0), Counters(10, 5.5), Counters(10, 4.0)], ids=str
+    "moved",
+    [
+        Counters(11, 5),
+        Counters(9, 5),
+        Counters(10, 6),
+        Counters(10, 4),
+        # As many as before, but others: reset and counted anew, or a database gone and others used.
+        Counters(10, 5, reset=7),
+        Counters(10, 5, databases=1),
+        Counters(10, 5, datids=16384),
+    ],
+    ids=str,
 )
 def test_counters_that_move_either_way_are_a_use(moved: Counters) -> None:
-    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5.0)), SETTINGS, begin(0.0), 1000.0)
-    assert idle_after(memory, quiet(1001.0, counters=Counters(10, 5.0))).idle
+    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5)), SETTINGS, begin(0.0), 1000.0)
+    assert idle_after(memory, quiet(1001.0, counters=Counters(10, 5))).idle
     verdict = idle_after(memory, quiet(1001.0, counters=moved))
     assert not verdict.idle
     assert signals(verdict, ReasonKind.ACTIVITY) == {Signal.COUNTERS}
 
 
-@pytest.mark.parametrize("forgotten", ["epoch", "failure"])
-def test_the_watchers_own_new_session_is_not_a_use(forgotten: str) -> None:
-    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5.0)), SETTINGS, begin(0.0), 1000.0)
-    if forgotten == "failure":
-        _, memory = evaluate(LookFailed("x"), SETTINGS, memory, 1001.0)
-    look = replace(quiet(2000.0, counters=Counters(11, 5.0)), epoch=2)
-    assert idle_after(memory, look).idle
+def test_what_was_counted_before_a_failed_look_is_forgotten() -> None:
+    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5)), SETTINGS, begin(0.0), 1000.0)
+    _, memory = evaluate(LookFailed("x"), SETTINGS, memory, 1001.0)
+    assert idle_after(memory, quiet(2000.0, counters=Counters(11, 5))).idle
 
 
 def ignoring(field: IgnoreField, value: str) -> Settings:
@@ -349,16 +356,16 @@ def ignoring(field: IgnoreField, value: str) -> Settings:
 def test_an_ignored_session_explains_its_own_step_of_the_counter(by: Settings) -> None:
     """Also a look late. But one that is not accounted for counts."""
     exporter = client(1, application_name="exporter", client_addr="10.0.0.3", state="active")
-    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5.0)), by, begin(0.0), 1000.0)
-    verdict, seen = evaluate(quiet(1001.0, exporter, counters=Counters(11, 5.5)), by, memory, 1001.0)
+    _, memory = evaluate(quiet(1000.0, counters=Counters(10, 5)), by, begin(0.0), 1000.0)
+    verdict, seen = evaluate(quiet(1001.0, exporter, counters=Counters(11, 6)), by, memory, 1001.0)
     assert verdict.idle
-    assert not idle_after(seen, quiet(1002.0, exporter, counters=Counters(12, 5.5)), by).idle
-    assert not idle_after(memory, quiet(1001.0, exporter, counters=Counters(12, 5.5)), by).idle
+    assert not idle_after(seen, quiet(1002.0, exporter, counters=Counters(12, 6)), by).idle
+    assert not idle_after(memory, quiet(1001.0, exporter, counters=Counters(12, 6)), by).idle
 
-    verdict, seen = evaluate(quiet(1001.0, exporter, counters=Counters(10, 5.0)), by, memory, 1001.0)
-    assert idle_after(seen, quiet(1002.0, counters=Counters(11, 5.5)), by).idle
-    late = evaluate(quiet(1020.0, exporter, counters=Counters(10, 5.0)), by, seen, 1020.0)[1]
-    assert not idle_after(late, quiet(1021.0, exporter, counters=Counters(11, 5.0)), by).idle
+    verdict, seen = evaluate(quiet(1001.0, exporter, counters=Counters(10, 5)), by, memory, 1001.0)
+    assert idle_after(seen, quiet(1002.0, counters=Counters(11, 6)), by).idle
+    late = evaluate(quiet(1020.0, exporter, counters=Counters(10, 5)), by, seen, 1020.0)[1]
+    assert not idle_after(late, quiet(1021.0, exporter, counters=Counters(11, 5)), by).idle
 
 
 def test_an_exporter_that_reconnects_for_ever_does_not_keep_it_awake() -> None:
@@ -366,7 +373,7 @@ def test_an_exporter_that_reconnects_for_ever_does_not_keep_it_awake() -> None:
     memory = begin(0.0)
     for step in range(100):
         exporter = client(step + 1, application_name="exporter")
-        look = quiet(step * 5.0, exporter, counters=Counters(step, step / 10))
+        look = quiet(step * 5.0, exporter, counters=Counters(step, step))
         verdict, memory = evaluate(look, by, memory, look.at)
     assert verdict.idle
 

@@ -8,9 +8,7 @@ from pgidle.snapshot import Connecting, Peer, Session, Snapshot
 
 
 def look(*sessions: Session, connecting: Connecting | None = None) -> Snapshot:
-    return Snapshot(
-        at=0.0, epoch=1, server_version=180000, sessions=sessions, connecting=connecting or Connecting()
-    )
+    return Snapshot(at=0.0, server_version=180000, sessions=sessions, connecting=connecting or Connecting())
 
 
 def session(state: str | None, kind: str | None = "client backend") -> Session:

@@ -1,0 +1,226 @@
+"""What the watching session asks, and how it makes sure that its words mean what they say.
+
+It looks as a superuser where nobody has made a role for it, in a database that may belong to somebody else. So it obeys
+nobody's settings and nobody's objects (CVE-2018-1058): what changes the meaning, the output or the limits of a
+statement is pinned in the startup packet, which outranks what a role or a database has set (PGC_S_CLIENT in
+src/include/utils/guc.h); relations, functions, operators and types are named with their schema, into which only a
+superuser can put anything. All times travel as whole microseconds, which no setting can round.
+"""
+
+from __future__ import annotations
+
+PINS = {
+    # Names. pg_temp last: by default a temporary table hides a catalog.
+    "search_path": "pg_catalog,pg_temp",
+    "role": "none",
+    "local_preload_libraries": "",
+    "standard_conforming_strings": "on",
+    "row_security": "on",
+    # Output.
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    # Limits.
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    # Cost: no compiler, and no workers, which would be sessions too.
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+}
+"""What any session may set, in every version."""
+
+PINS_SINCE = {
+    14: {"idle_session_timeout": "0"},
+    15: {"stats_fetch_consistency": "cache"},
+    17: {"transaction_timeout": "0"},
+}
+
+SUPERUSER_PINS = {
+    "log_min_messages": "panic",
+    "log_min_error_statement": "panic",
+    "log_statement": "none",
+    "log_duration": "off",
+    "log_min_duration_statement": "-1",
+}
+"""Looks would fill the log of a server that logs every statement. Only a superuser may set these."""
+
+SUPERUSER_PINS_SINCE = {17: {"event_triggers": "off"}}
+"""A login trigger that refuses, or writes, at every look."""
+
+FLUSH = b"SELECT pg_catalog.pg_stat_force_next_flush()"
+"""Has this session itself counted, and not only soon, by the time that the next statement begins (15+)."""
+
+# What a reload only complains of keeps the next start from succeeding. It comes first, for it reads files, and nothing
+# may come between the sessions and what follows a look. Whether what waits for a restart is wrong is not told.
+FAULT = """(
+    SELECT pg_catalog.concat_ws(': ', f.sourcefile OPERATOR(pg_catalog.||) ' line ' OPERATOR(pg_catalog.||)
+        f.sourceline, f.name, f.error) AS fault
+    FROM pg_catalog.pg_file_settings f LEFT JOIN pg_catalog.pg_settings s
+        ON s.name OPERATOR(pg_catalog.=) f.name AND s.context OPERATOR(pg_catalog.=) 'postmaster'
+    WHERE f.error IS NOT NULL AND s.name IS NULL
+    UNION ALL
+    SELECT pg_catalog.concat(pg_catalog.current_setting('hba_file'), ' line ', h.line_number, ': ', h.error)
+    FROM pg_catalog.pg_hba_file_rules h WHERE h.error IS NOT NULL
+    LIMIT 1
+)"""
+
+# A subquery runs when its value is first wanted: the filter on `counters` makes that come first. `query` is there
+# where it may say what a session holds on to (see `statements`).
+LOOK = """
+WITH counters AS MATERIALIZED (
+    {counters}
+), sessions AS MATERIALIZED (
+    SELECT a.pid, {backend_start} AS backend_start, a.backend_type, a.usename, a.datname,
+        coalesce(a.application_name, '') AS application_name, pg_catalog.host(a.client_addr) AS client_addr,
+        a.client_port, a.state, {state_change} AS state_change,
+        CASE WHEN a.query OPERATOR(pg_catalog.~*) 'listen|discard|backup' THEN a.query ELSE '' END AS query,
+        coalesce(pg_catalog.has_function_privilege(a.usesysid, '{backup_function}', 'EXECUTE'), false)
+            AS may_back_up,
+        coalesce(l.locks, 0) AS advisory_locks, s.subscription, r.state AS walsender_state
+    FROM pg_catalog.pg_stat_activity a
+        LEFT JOIN (
+            SELECT k.pid, pg_catalog.count(*) AS locks FROM pg_catalog.pg_locks k
+            WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.granted GROUP BY k.pid
+        ) l ON l.pid OPERATOR(pg_catalog.=) a.pid
+        LEFT JOIN (
+            SELECT u.pid, pg_catalog.min(u.subname::pg_catalog.text) AS subscription
+            FROM pg_catalog.pg_stat_subscription u GROUP BY u.pid
+        ) s ON s.pid OPERATOR(pg_catalog.=) a.pid
+        LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid OPERATOR(pg_catalog.=) a.pid
+    WHERE (SELECT pg_catalog.count(*) FROM counters) OPERATOR(pg_catalog.=) 1
+), slots AS (
+    SELECT s.slot_name::pg_catalog.text AS name, s.slot_type, coalesce(pg_catalog.pg_wal_lsn_diff(
+        CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+            ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn
+    ), 0)::pg_catalog.int8 AS held_back
+    FROM pg_catalog.pg_replication_slots s
+    WHERE NOT s.active AND s.restart_lsn IS NOT NULL{not_synced}
+)
+SELECT pg_catalog.json_build_object(
+    'fault', {fault},
+    'sees_all', pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+    'role', current_user, 'pid', pg_catalog.pg_backend_pid(),
+    'counters', (SELECT pg_catalog.row_to_json(counters) FROM counters),
+    'sessions', (SELECT pg_catalog.json_agg(sessions) FROM sessions),
+    'prepared', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_xacts),
+    'in_recovery', pg_catalog.pg_is_in_recovery(),
+    'slots', (SELECT pg_catalog.json_agg(slots) FROM slots),
+    'checkpoint', (
+        SELECT pg_catalog.json_build_object(
+            'redo', pg_catalog.pg_wal_lsn_diff(c.redo_lsn, '0/0')::pg_catalog.int8,
+            'segment_bytes', i.bytes_per_wal_segment, 'requested', {requested}, 'time', {checkpoint_time},
+            'is_shutdown', c.redo_lsn OPERATOR(pg_catalog.=) c.checkpoint_lsn
+        ) FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_init() i
+    ),
+    'exclusive_backup', {exclusive_backup},
+    'started', {started},
+    'authentication_timeout', {authentication_timeout},
+    'has_postgres', EXISTS (
+        SELECT FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) 'postgres' AND d.datallowconn
+    ),
+    'has_role', EXISTS (
+        SELECT FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) '{watch_role}' AND r.rolcanlogin
+            AND pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE')
+    ),
+    'now', {now}
+)
+"""
+
+COUNTERS = """SELECT {sessions}::pg_catalog.int8 AS sessions,
+        coalesce(pg_catalog.sum(d.active_time){others}, 0)::pg_catalog.int8 AS active_time,
+        pg_catalog.count(*) AS databases, pg_catalog.sum(d.datid::pg_catalog.int8)::pg_catalog.int8 AS datids,
+        pg_catalog.max({reset}) AS reset
+    FROM pg_catalog.pg_stat_database d"""
+
+# Up to 14 the collector counts nobody for whom track_counts is off, which a role or a database can have set.
+COUNTED_14 = """CASE WHEN pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS c (line)
+        WHERE c.line OPERATOR(pg_catalog.~~*) 'track_counts=%'
+    ) THEN pg_catalog.sum(d.sessions) END"""
+
+NO_COUNTERS = "SELECT NULL::pg_catalog.int8 AS sessions"
+
+WATCH_ROLE = "pgidle"
+"""A role of this name that may log in and read all statistics is preferred to a superuser."""
+
+
+def startup_options(major: int, *, statement_timeout: float, superuser: bool) -> str:
+    """The `options` of a startup packet: all that is pinned. `statement_timeout` is in seconds."""
+    pins = PINS | {"statement_timeout": f"{statement_timeout * 1000:.0f}"} | _since(PINS_SINCE, major)
+    if superuser:
+        pins |= superuser_pins(major)
+    return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in pins.items())
+
+
+def superuser_pins(major: int) -> dict[str, str]:
+    """What only a superuser may pin."""
+    return SUPERUSER_PINS | _since(SUPERUSER_PINS_SINCE, major)
+
+
+def set_superuser_pins(major: int) -> bytes:
+    """The same as a statement, for a session of which it shows only afterwards that it is a superuser's."""
+    words = (
+        f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in superuser_pins(major).items()
+    )
+    return f"SELECT {', '.join(words)}".encode()
+
+
+def set_statement_timeout(seconds: float) -> bytes:
+    return f"SET statement_timeout = {max(1, int(seconds * 1000))}".encode()
+
+
+def look(major: int, *, superuser: bool, counts_itself: bool) -> bytes:
+    """The look for a server's major version. Configuration files are a superuser's to read.
+
+    `counts_itself`: the session that asks moves the active time of its own database.
+    """
+    others = ""
+    if counts_itself:
+        other = "d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database()"
+        others = f" FILTER (WHERE {other})"
+    counters = COUNTERS.format(
+        sessions=COUNTED_14 if major == 14 else "pg_catalog.sum(d.sessions)",
+        others=others,
+        reset=_micros("d.stats_reset"),
+    )
+    requested = (
+        "(SELECT k.num_requested FROM pg_catalog.pg_stat_checkpointer k)"
+        if major >= 17
+        else "(SELECT b.checkpoints_req FROM pg_catalog.pg_stat_bgwriter b)"
+    )
+    return LOOK.format(
+        fault=FAULT if superuser else "NULL",
+        counters=counters if major >= 14 else NO_COUNTERS,
+        backend_start=_micros("a.backend_start"),
+        state_change=_micros("a.state_change"),
+        backup_function=(
+            "pg_catalog.pg_backup_start(pg_catalog.text, pg_catalog.bool)"
+            if major >= 15
+            else "pg_catalog.pg_start_backup(pg_catalog.text, pg_catalog.bool, pg_catalog.bool)"
+        ),
+        # 17 has slots that a standby copies from its primary, which nobody ever uses there.
+        not_synced=" AND NOT s.synced" if major >= 17 else "",
+        requested=requested,
+        checkpoint_time=_micros("c.checkpoint_time"),
+        exclusive_backup="false" if major >= 15 else "pg_catalog.pg_is_in_backup()",
+        started=_micros("pg_catalog.pg_postmaster_start_time()"),
+        authentication_timeout=_micros(
+            "pg_catalog.current_setting('authentication_timeout')::pg_catalog.interval"
+        ),
+        watch_role=WATCH_ROLE,
+        now=_micros("pg_catalog.clock_timestamp()"),
+    ).encode()
+
+
+def _micros(value: str) -> str:
+    """Whole microseconds: of a moment since 1970, of an interval."""
+    return f"(EXTRACT(epoch FROM {value}) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
+
+
+def _since(pins: dict[int, dict[str, str]], major: int) -> dict[str, str]:
+    return {name: value for since, some in pins.items() if major >= since for name, value in some.items()}

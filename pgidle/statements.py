@@ -1,0 +1,114 @@
+"""What a session's last query says of what the session holds on to: LISTEN, and a base backup of its own. Pure.
+
+Only words are known, as pg_stat_activity shows them: up to track_activity_query_size bytes (1 kB by default), and not
+whether they succeeded. So what takes hold is believed at once, and what lets go only where nothing can remain.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Word(Enum):
+    """What a query says of one thing."""
+
+    HOLDS = "holds"
+    LETS_GO = "lets go"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a query says of listening, and of a base backup."""
+
+    listening: Word = Word.NOTHING
+    backup: Word = Word.NOTHING
+
+
+# src/backend/parser/scan.l: comments nest, which no regular expression follows, so they are left out one by one;
+# quotes are doubled, and a dollar quote ends with its own tag. What is cut off in the middle goes on to the end.
+TOKEN = re.compile(
+    r"""
+      (?P<line_comment> --[^\n\r]* )
+    | (?P<comment> /[*] )
+    | (?P<string> [eE]'(?:[^'\\]|\\.|'')*(?:'|$) | '(?:[^']|'')*(?:'|$) )
+    | (?P<name> "(?:[^"]|"")*(?:"|$) )
+    | (?P<dollar> [$](?P<tag>(?:[^\W\d]\w*)?)[$](?P<body>.*?)(?:[$](?P=tag)[$]|$) )
+    | (?P<word> [^\W\d][\w$]* )
+    | (?P<other> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+COMMENT_EDGE = re.compile(r"/[*]|[*]/")
+BEGINS = frozenset({"pg_backup_start", "pg_start_backup"})
+ENDS = frozenset({"pg_backup_stop", "pg_stop_backup"})
+LISTEN = re.compile(r"\blisten\b", re.IGNORECASE)
+
+
+def said(query: str) -> Said:
+    """What all statements of a query say together; a later one has the last word."""
+    listening = backup = Word.NOTHING
+    for words in _statements(query):
+        match words[:2]:
+            case ["listen", *_]:
+                listening = Word.HOLDS
+            case ["unlisten", "*"] | ["discard", "all"]:
+                listening = Word.LETS_GO
+            case ["unlisten", *_]:
+                # Who leaves one channel by its name has others, as like as not.
+                listening = Word.HOLDS
+            case ["do", *_] if any(LISTEN.search(word) for word in words[1:]):
+                listening = Word.HOLDS
+        for word in words:
+            if word in BEGINS:
+                backup = Word.HOLDS
+            elif word in ENDS:
+                backup = Word.LETS_GO
+    return Said(listening, backup)
+
+
+def _statements(query: str) -> Iterator[list[str]]:
+    """Each statement's words in lower case, and what is between them. A string is one word, a comment none."""
+    statement: list[str] = []
+    for token in _tokens(query):
+        if token == ";":
+            yield statement
+            statement = []
+        else:
+            statement.append(token)
+    yield statement
+
+
+def _tokens(query: str) -> Iterator[str]:
+    at = 0
+    while found := TOKEN.match(query, at):
+        at = found.end()
+        match found.lastgroup:
+            case "comment":
+                at = _end_of_comment(query, at)
+            case "word":
+                yield found["word"].lower()
+            case "string":
+                yield found["string"]
+            case "name":
+                # A name in quotes is no keyword, yet may be a function's.
+                yield name if (name := found["name"].strip('"')) in BEGINS | ENDS else '"name"'
+            case "other" if not found["other"].isspace():
+                yield found["other"]
+            case "dollar":
+                yield found["body"]
+
+
+def _end_of_comment(query: str, at: int) -> int:
+    """Where the comment ends whose inside begins there."""
+    depth = 1
+    while depth and (edge := COMMENT_EDGE.search(query, at)):
+        depth += 1 if edge[0] == "/*" else -1
+        at = edge.end()
+    return at if not depth else len(query)
