@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import re
 import time
 from typing import TYPE_CHECKING
@@ -241,6 +242,24 @@ def test_a_role_that_is_not_let_in_is_no_obstacle_and_is_told(cluster: Cluster) 
         watch.disconnect()
         watch.see()
         assert cluster.log.count("pg_hba.conf rejects connection") == 1
+
+
+def test_the_role_gets_in_as_the_documentation_says(installation: Installation, cluster: Cluster) -> None:
+    cluster.start()
+    _role(cluster)
+    us = pwd.getpwuid(os.geteuid()).pw_name
+    hba, ident = (cluster.data_dir / name for name in ("pg_hba.conf", "pg_ident.conf"))
+    hba.write_text(f"local all pgidle peer map=pgidle\nlocal all pgidle reject\n{hba.read_text()}")
+    ident.write_text(f"pgidle {us} pgidle\n")
+    with cluster.connect() as admin:
+        admin.execute("SELECT pg_reload_conf()")
+        may_checkpoint = installation.major >= 15
+        if may_checkpoint:
+            admin.execute("GRANT pg_checkpoint TO pgidle")
+        with watching(cluster, "nobody", knows_role=True) as watch:
+            wait_until(lambda: isinstance(watch.look(), Snapshot))
+            assert watch.see().watched_as == "pgidle"
+            assert (watch.checkpoint() is None) is may_checkpoint
 
 
 def test_a_role_that_is_gone_is_forgotten(cluster: Cluster) -> None:
