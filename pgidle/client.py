@@ -10,10 +10,12 @@ import socket
 from typing import Any
 
 from pgidle.errors import PgidleError
-from pgidle.statedir import CONTROL_SOCKET
+from pgidle.statedir import CONTROL_SOCKET, connect, open_of_another
 
 # Seconds: more than the supervisor itself takes for any answer.
 TIMEOUT = 10.0
+# Bytes of an answer: a hundred times what there is to say.
+LONGEST = 1 << 22
 
 
 class NotRunning(PgidleError):
@@ -26,12 +28,11 @@ class _Connection(http.client.HTTPConnection):
         self._state_dir = state_dir
 
     def connect(self) -> None:
-        # Through the folder's descriptor: a socket's path may have 107 bytes (unix(7)), a folder's many more.
-        folder = os.open(self._state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = open_of_another(self._state_dir)
         try:
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(self.timeout)
-            self.sock.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
+            connect(folder, self.sock)
         finally:
             os.close(folder)
 
@@ -57,11 +58,14 @@ def request(state_dir: str, method: str, path: str, timeout: float = TIMEOUT) ->
         try:
             connection.request(method, path)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            body = json.loads(response.read(LONGEST))
+            if isinstance(body, dict):
+                return response.status, body
+            why = f"answered {response.status} and no JSON object"
         except TimeoutError:
             why = f"did not answer within {timeout:g} s"
         except (OSError, http.client.HTTPException):
             why = "ended before it answered"
-        except ValueError:
+        except (ValueError, RecursionError):
             why = f"answered {response.status} and no JSON"
         raise PgidleError(f"the supervisor at {state_dir} {why}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgidle.flapping import Sleep
-from pgidle.statedir import LAST_SLEEP
+from pgidle.statedir import LAST_SLEEP, open_of_another, read_kept
 from pgidle.status import LastSleep
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def load(state_dir: StateDir) -> History:
             for one in kept.get("sleeps", ())
         )
         return History(str(kept.get("why", "")), sleeps, _seconds(kept))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return History()
 
 
@@ -85,9 +85,13 @@ def save(state_dir: StateDir, history: History) -> None:
 def last_sleep(state_dir: str) -> LastSleep | None:
     """What was kept of the last sleep, for who is not the supervisor; None where there is nothing that can be read."""
     try:
-        kept: dict[str, Any] = json.loads(Path(state_dir, LAST_SLEEP).read_bytes())
+        folder = open_of_another(state_dir)
+        try:
+            kept: dict[str, Any] = json.loads(read_kept(folder, LAST_SLEEP))
+        finally:
+            os.close(folder)
         return LastSleep(str(kept["why"]), float(kept["at"]), _seconds(kept))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
