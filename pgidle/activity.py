@@ -233,7 +233,11 @@ class Watcher:
     def _conninfos(self) -> list[str]:
         own = {"application_name": APPLICATION_NAME, "client_encoding": "UTF8"}
         if self._conninfo is not None:
-            return [make_conninfo(self._conninfo, **own)]
+            try:
+                return [make_conninfo(self._conninfo, **own)]
+            except psycopg.Error:
+                # libpq's complaint quotes it, and what it cannot read may be a password.
+                raise WatchError("watch cannot be read as a connection string: correct it") from None
         # In the startup packet it is in time for a role whose own statement_timeout is very short.
         own |= {"host": self._socket_dir, "options": f"-c statement_timeout={STATEMENT_TIMEOUT * 1000:.0f}"}
         return [

@@ -108,7 +108,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     from pgidle.inherited import take_manager, take_sockets
     from pgidle.log import Log, goes_to_journal
     from pgidle.options import Tls
-    from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
+    from pgidle.privileges import acting_as, conceal, enable_migration, plan, prepare_directories
     from pgidle.settings_file import Caller
     from pgidle.statedir import StateDir
 
@@ -144,6 +144,8 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     shim = open_shim()
     if identity is not None:
         _change_user(identity, inherited, log)
+    else:
+        conceal(os.environ)
     state_dir = StateDir(settings.state_dir)
     if settings.tls is Tls.SELF_SIGNED:
         _certify(settings, binaries, is_first_start, log)

@@ -25,6 +25,18 @@ LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in 
 COMMON_HOSTS = ("", "*", "localhost", "0.0.0.0", "127.0.0.1", "::", "::1")
 
 
+HIDDEN = "***"
+HARMLESS = (
+    *("host", "hostaddr", "port", "user", "dbname", "application_name", "fallback_application_name"),
+    *("connect_timeout", "client_encoding", "target_session_attrs", "load_balance_hosts", "service"),
+    *("sslmode", "sslnegotiation", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir", "sslsni"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version", "gssencmode", "krbsrvname", "require_auth"),
+    *("channel_binding", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+    *("tcp_user_timeout", "passfile", "requirepeer", "replication"),
+)
+"""What may be shown of a connection string; whatever else libpq knows, or will know, may be a secret."""
+
+
 class WhenIdle(Enum):
     EXIT = "exit"
     STAY = "stay"
@@ -197,6 +209,13 @@ def _endpoint(text: str) -> tuple[str, int]:
 def _conninfo(text: str) -> str:
     if "=" not in text and not text.startswith(("postgresql://", "postgres://")):
         raise SettingsError("this is no connection string", "write dbname=... user=... or postgresql://...")
+    _, is_uri, rest = text.partition("://") if text.startswith("postgres") else ("", "", "")
+    user_and_hosts, _, path = rest.partition("?")[0].partition("/")
+    if is_uri and (user_and_hosts.count("@") > 1 or "@" in path):
+        # libpq would take the rest of a password for a host, and show it in what it complains of.
+        raise SettingsError(
+            "a name or password has a bare @ or / in it", "write @ as %40, / as %2F, : as %3A"
+        )
     return text
 
 
@@ -258,6 +277,19 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         raise
 
 
+def _harmless(conninfo: str) -> str:
+    """A connection string with nothing in it but what is known to be no secret, read as libpq reads it."""
+    try:
+        # Not at the top: it takes a wake's time, and only what is printed needs it.
+        from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+        said = conninfo_to_dict(conninfo)
+        shown = {name: str(value) if name in HARMLESS else HIDDEN for name, value in said.items()}
+        return make_conninfo("", **shown)
+    except Exception:  # noqa: BLE001 - of whatever cannot be read nothing may be shown
+        return HIDDEN
+
+
 def printable(option: Option, value: Any) -> str:
     """A value as a person would write it, or what having none means; passwords are hidden."""
     if value is None:
@@ -271,8 +303,5 @@ def printable(option: Option, value: Any) -> str:
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
     if option.kind is Kind.CONNINFO:
-        import re
-
-        hidden = re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)", r"\1***", value)
-        return re.sub(r"(://[^:@/]*:)[^@]*(?=@)", r"\1***", hidden)
+        return _harmless(value)
     return str(value.value if isinstance(value, Enum) else value)

@@ -230,6 +230,16 @@ def output_of(program: str, arguments: Sequence[str], identity: Identity | None)
     return text
 
 
+def conceal(environ: Mapping[str, str]) -> None:
+    """Where a password came in the environment, keep the user's other processes from reading it in /proc (prctl(2),
+    PR_SET_DUMPABLE), as the kernel does by itself after `become`."""
+    if not {*SECRETS, "PGIDLE_WATCH"} & environ.keys():
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+
+
 def _cannot_become(identity: Identity, fault: OSError) -> PgidleError:
     return PgidleError(
         f"cannot become user {identity.name}: {fault.strerror}",

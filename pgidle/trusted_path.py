@@ -188,7 +188,10 @@ def read_regular(path: str) -> bytes:
 
 def _read(found: int, path: str) -> bytes:
     """By a descriptor that has not opened anything yet, for to open a device or a pipe is to do something."""
-    if not stat.S_ISREG(os.fstat(found).st_mode):
+    mode = os.fstat(found).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     with open(f"/proc/self/fd/{found}", "rb", buffering=0) as file:
         content = b""
