@@ -87,43 +87,43 @@ def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content 
     except OSError as error:
         if error.errno in MISSING:
             return None
-        if error.errno not in (errno.ELOOP, errno.EACCES):
-            raise _unreadable(path, error) from None
-        if error.errno == errno.EACCES and caller.uid != 0:
+        if error.errno != errno.ELOOP and (error.errno != errno.EACCES or caller.uid != 0):
             raise _unreadable(path, error) from None
         why = f"{error.filename or path}: {error.strerror}"
     else:
         if weakness is None:
             return Content(parse_file(text, path))
         why = told(weakness)
-    refusal = SettingsError(
-        f"{path} is not read: {why}, so that somebody else could have written it",
-        f"chown {'root' if caller.uid == 0 else 'it to yourself'} and chmod go-w, or set --config to a place that is"
-        " nobody else's, such as /etc/pgidle",
-    )
+    return _read_lesser(path, why, options, caller, cwd)
+
+
+def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str) -> Content | None:
+    """What root takes from a file that only who it becomes could have written, opened with that user's rights."""
     if caller.uid != 0:
-        raise refusal
-    lesser = _read_as_lesser(path, options, cwd, refusal)
-    return Content(parse_file(lesser, path), why) if lesser is not None else None
-
-
-def _read_as_lesser(path: str, options: Options, cwd: str, refusal: SettingsError) -> bytes | None:
-    """What whom root becomes may read and nobody else could have written. Raises `refusal` for any other file."""
+        raise _refusal(path, why, caller)
     try:
         # Who that is may not be said by the file itself.
         identity = _identity(options, cwd)
     except SettingsError:
-        raise refusal from None
+        raise _refusal(path, why, caller) from None
     try:
         with acting_as(identity):
             text, weakness = read_trusted(path, trust_in(*_ids(identity)))
     except OSError as error:
         if error.errno in MISSING:
             return None
-        raise (refusal if error.errno == errno.ELOOP else _unreadable(path, error)) from None
+        raise _unreadable(path, error) from None
     if weakness is not None:
-        raise refusal
-    return text
+        raise _refusal(path, told(weakness), caller)
+    return Content(parse_file(text, path), why)
+
+
+def _refusal(path: str, why: str, caller: Caller) -> SettingsError:
+    return SettingsError(
+        f"{path} is not read: {why}, so that somebody else could have written it",
+        f"chown {'root' if caller.uid == 0 else 'it to yourself'} and chmod go-w, or set --config to a place that is"
+        " nobody else's, such as /etc/pgidle",
+    )
 
 
 def _identity(options: Options, cwd: str) -> Identity | None:
