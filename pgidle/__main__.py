@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import sys
 
@@ -13,26 +14,52 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from _typeshed import ReadableBuffer
+
+
+class _Output(io.FileIO):
+    """Standard output, which remembers why it did not take something: a full disk, for one."""
+
+    failed: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failed = error
+            raise
+
 
 def main() -> None:
     """`run` and `health` without click where all is certain: its import alone would be felt in every wake."""
     # Nothing that an import leaves is garbage, and looking for some takes as long as ten imports. `run` turns it on.
     gc.disable()
+    was, is_run = sys.stdout, sys.argv[1:2] == ["run"]
     # Before descriptors get their numbers.
-    is_heard = sys.stdout is not None or sys.argv[1:2] == ["run"]
     settle_streams()
+    from pgidle.arguments import fast
+
+    if is_run and (arguments := fast(sys.argv[2:])) is not None:
+        from pgidle.boot import run
+
+        sys.exit(run(arguments.options, arguments.postgres_args))
+    output = _Output(1, "w", closefd=False)
+    if was is not None:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(output), was.encoding, was.errors, line_buffering=was.isatty()
+        )
+    elif not is_run:
+        _complain(OSError(errno.EBADF, os.strerror(errno.EBADF)), 1)
     try:
-        if not is_heard:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         _obey()
     except SystemExit as ended:
-        if (error := _unwritten()) is None:
+        if (error := _unwritten(output)) is not None:
+            _complain(error, ended.code)
+        raise
+    except OSError:
+        if output.failed is None:
             raise
-        _complain(error, ended.code)
-    except OSError as error:
-        if is_heard and _unwritten() is None:
-            raise
-        _complain(error, 1)
+        _complain(output.failed, 1)
 
 
 def _obey() -> None:
@@ -42,27 +69,19 @@ def _obey() -> None:
         if (answer := health(os.environ)) is not None:
             sys.stdout.write(f"{answer[0]}\n")
             sys.exit(answer[1])
-    from pgidle.arguments import fast
+    from pgidle.cli import cli
 
-    arguments = fast(sys.argv[2:]) if sys.argv[1:2] == ["run"] else None
-    if arguments is None:
-        from pgidle.cli import cli
-
-        cli(prog_name="pgidle")
-        return
-    from pgidle.boot import run
-
-    sys.exit(run(arguments.options, arguments.postgres_args))
+    cli(prog_name="pgidle")
 
 
-def _unwritten() -> OSError | None:
-    """Why standard output does not take what was to be written: a full disk, for one."""
+def _unwritten(output: _Output) -> OSError | None:
+    """Why not all was written."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
         return error
-    return None
+    return output.failed
 
 
 def _complain(error: OSError, status: object) -> NoReturn:
