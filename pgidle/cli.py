@@ -14,6 +14,7 @@ import click
 
 from pgidle import boot
 from pgidle.client import NotRunning, request
+from pgidle.conninfo import harmless
 from pgidle.errors import PgidleError, SettingsError
 from pgidle.history import last_sleep
 from pgidle.log import one_line
@@ -198,7 +199,7 @@ def config(options: dict[str, Any], as_json: bool) -> None:
     resolved = boot.read_settings(options, click.get_current_context().meta["postgres_args"])
     rows = [
         (name, value, resolved.sources[name].source.value, resolved.sources[name].name)
-        for name, value in describe(resolved.settings)
+        for name, value in describe(resolved.settings, harmless)
     ]
     if as_json:
         keys = ("value", "source", "from")

@@ -7,10 +7,14 @@ import http.client
 import json
 import os
 import socket
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
 
 from pgidle.errors import PgidleError
 from pgidle.statedir import CONTROL_SOCKET, connect, open_of_another
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Seconds: more than the supervisor itself takes for any answer.
 TIMEOUT = 10.0
@@ -37,14 +41,31 @@ class _Connection(http.client.HTTPConnection):
             os.close(folder)
 
 
+@contextlib.contextmanager
+def _cut_after(seconds: float, connected: socket.socket) -> Iterator[None]:
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(2 * seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def request(state_dir: str, method: str, path: str, timeout: float = TIMEOUT) -> tuple[int, dict[str, Any]]:
     """The HTTP status and the JSON body of the supervisor's answer.
 
     Raises NotRunning, or PgidleError if a supervisor is there and the answer could not be had.
     """
-    with contextlib.closing(_Connection(state_dir, timeout)) as connection:
+    with contextlib.closing(_Connection(state_dir, timeout)) as connection, contextlib.ExitStack() as ends:
         try:
             connection.connect()
+            # The timeout is for each piece: who sends one now and then would be waited for without end.
+            ends.enter_context(_cut_after(timeout, connection.sock))
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             above = os.path.dirname(state_dir)  # noqa: PTH120
             gone = "" if os.path.exists(above) else f", as there is no {above}"  # noqa: PTH110

@@ -25,18 +25,6 @@ LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in 
 COMMON_HOSTS = ("", "*", "localhost", "0.0.0.0", "127.0.0.1", "::", "::1")
 
 
-HIDDEN = "***"
-HARMLESS = (
-    *("host", "hostaddr", "port", "user", "dbname", "application_name", "fallback_application_name"),
-    *("connect_timeout", "client_encoding", "target_session_attrs", "load_balance_hosts", "service"),
-    *("sslmode", "sslnegotiation", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir", "sslsni"),
-    *("ssl_min_protocol_version", "ssl_max_protocol_version", "gssencmode", "krbsrvname", "require_auth"),
-    *("channel_binding", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-    *("tcp_user_timeout", "passfile", "requirepeer", "replication"),
-)
-"""What may be shown of a connection string; whatever else libpq knows, or will know, may be a secret."""
-
-
 class WhenIdle(Enum):
     EXIT = "exit"
     STAY = "stay"
@@ -277,21 +265,9 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         raise
 
 
-def _harmless(conninfo: str) -> str:
-    """A connection string with nothing in it but what is known to be no secret, read as libpq reads it."""
-    try:
-        # Not at the top: it takes a wake's time, and only what is printed needs it.
-        from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-        said = conninfo_to_dict(conninfo)
-        shown = {name: str(value) if name in HARMLESS else HIDDEN for name, value in said.items()}
-        return make_conninfo("", **shown)
-    except Exception:  # noqa: BLE001 - of whatever cannot be read nothing may be shown
-        return HIDDEN
-
-
-def printable(option: Option, value: Any) -> str:
-    """A value as a person would write it, or what having none means; passwords are hidden."""
+def printable(option: Option, value: Any, harmless: Callable[[str], str]) -> str:
+    """A value as a person would write it, or what having none means. `harmless` hides what a connection string has of
+    secrets."""
     if value is None:
         return option.unset
     if option.kind is Kind.DURATION:
@@ -303,5 +279,5 @@ def printable(option: Option, value: Any) -> str:
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
     if option.kind is Kind.CONNINFO:
-        return _harmless(value)
+        return harmless(value)
     return str(value.value if isinstance(value, Enum) else value)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pgidle.privileges import Identity
     from pgidle.settings import Resolved
 
+LARGEST_LESSER = 1 << 14
+"""Bytes of a lesser user's file: few settings count in it, and TOML can be made to take long to read."""
 MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -56,7 +58,7 @@ class Content:
                 raise SettingsError(
                     f"{path}: {name} does not count: {self.weakness}, and root takes from there only what may be"
                     " changed while pgidle runs",
-                    f"set PGIDLE_{name.replace('-', '_').upper()}, or move the file to /etc/pgidle, as root's, and"
+                    f"set PGIDLE_{name.replace('-', '_').upper()}, or move the file to /etc/pgidle.toml, as root's, and"
                     " set --config",
                 )
 
@@ -115,6 +117,8 @@ def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str
         raise _unreadable(path, error) from None
     if weakness is not None:
         raise _refusal(path, told(weakness), caller)
+    if len(text) > LARGEST_LESSER:
+        raise SettingsError(f"{path} is larger than {LARGEST_LESSER >> 10} kB", "make it shorter")
     return Content(parse_file(text, path), why)
 
 
@@ -122,7 +126,7 @@ def _refusal(path: str, why: str, caller: Caller) -> SettingsError:
     return SettingsError(
         f"{path} is not read: {why}, so that somebody else could have written it",
         f"chown {'root' if caller.uid == 0 else 'it to yourself'} and chmod go-w, or set --config to a place that is"
-        " nobody else's, such as /etc/pgidle",
+        " nobody else's, such as /etc/pgidle.toml",
     )
 
 

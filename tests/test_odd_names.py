@@ -35,6 +35,7 @@ def test_a_data_directory_whose_name_is_not_utf_8(launch: Launch, newest: Instal
     one.wait_for_state("asleep")
     said = one.pgidle("status", "--json")
     assert json.loads(said.stdout)["data_dir"] == str(folder / "data"), said.stderr
+    mark = one.mark()
     for command in (
         ("status",),
         ("health",),
@@ -48,7 +49,7 @@ def test_a_data_directory_whose_name_is_not_utf_8(launch: Launch, newest: Instal
         assert "Traceback" not in ran.stderr, command
         assert ran.stdout, command
     assert "caf\\udce9" in one.pgidle("config").stdout
-    one.wait_for_state("awake")
+    one.wait_for_state("awake", since=mark)
     mark = one.mark()
     (folder / "pgidle.toml").write_text('min_awake = "1s"\n')
     one.wait_log("min-awake is 1s now", since=mark)

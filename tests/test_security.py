@@ -27,6 +27,8 @@ from installations import free_port, server_user
 from postgres_fixture import wait_until
 
 import pgidle
+from pgidle import pulse
+from pgidle.client import request
 from pgidle.debian import find_cluster
 from pgidle.errors import PgidleError
 from pgidle.gate import Gate, Mode
@@ -284,8 +286,7 @@ def test_no_pipe_holds_the_doctor_up(attacked: Attacked, name: str) -> None:
     (attacked.data_dir / name).unlink(missing_ok=True)
     os.mkfifo(attacked.data_dir / name)
     give(attacked.data_dir / name, server_user())
-    # `postgres -C` waits for the pipe itself; what root reads does not.
-    assert attacked.run("doctor", "--bin-dir", "/nowhere")
+    assert attacked.run("doctor", "--bin-dir", str(attacked.installation.bin_dir))
 
 
 @needs_root
@@ -355,6 +356,43 @@ def test_an_answer_steers_no_terminal(attacked: Attacked) -> None:
             assert "Traceback" not in told
     assert told
 
+
+@needs_root
+def test_an_answer_that_never_ends_is_not_waited_for(
+    attacked: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_dir = attacked.data_dir / "pgidle"
+    state_dir.mkdir()
+    give(state_dir, server_user())
+    with socket.socket(socket.AF_UNIX) as false:
+        false.bind(str(state_dir / "control.sock"))
+        false.listen()
+        give(state_dir / "control.sock", server_user())
+        dripping = subprocess.Popen(
+            [sys.executable, "-c", DRIP, str(false.fileno())], pass_fds=(false.fileno(),)
+        )
+        try:
+            with pytest.raises(PgidleError, match="ended before it answered"):
+                request(str(state_dir), "GET", "/status", 0.5)
+            monkeypatch.setattr(pulse, "TIMEOUT", 0.5)
+            assert pulse.health({"PGDATA": str(attacked.data_dir)}) is None
+        finally:
+            dripping.kill()
+            dripping.wait()
+
+
+DRIP = """
+import socket, sys, time
+with socket.socket(fileno=int(sys.argv[1])) as listener:
+    while True:
+        one, _ = listener.accept()
+        try:
+            while True:
+                one.sendall(b"H")
+                time.sleep(0.05)
+        except OSError:
+            pass
+"""
 
 ANSWER = """
 import socket, sys
@@ -575,6 +613,20 @@ def test_a_password_of_the_environment_is_not_for_others_of_the_user(
     )
     assert read.returncode != 0
     assert SECRET.encode() not in read.stdout
+
+
+@needs_root
+def test_all_that_runs_is_postgres_s_user_for_good(launch: Launch, newest: Installation) -> None:
+    user = server_user()
+    groups = sorted(os.getgrouplist(user.pw_name, user.pw_gid))
+    one = launch(newest, when_idle="stay")
+    one.wait_for_state("awake")
+    for pid in (one.pid, *(each.pid for each in one.processes())):
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert status["Uid"].split() == [str(user.pw_uid)] * 4
+        assert status["Gid"].split() == [str(user.pw_gid)] * 4
+        assert sorted(map(int, status["Groups"].split())) == groups
+        assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapAmb")} == {0}
 
 
 # Who is let in

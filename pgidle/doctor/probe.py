@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from pgidle.privileges import Identity
     from pgidle.settings import Settings
+
+
+PATIENCE = 10
+"""Seconds that Postgres has for reading its configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +131,16 @@ def _run(command: Sequence[str]) -> tuple[str, int]:
     )
     os.close(out[1])
     os.close(err[1])
+    # What it reads may be a pipe that nobody writes.
+    signal.signal(signal.SIGALRM, lambda _number, _frame: os.kill(pid, signal.SIGKILL))
+    signal.alarm(PATIENCE)
     with os.fdopen(out[0], encoding="utf-8", errors="replace") as stream:
         said = stream.read()
     with os.fdopen(err[0], encoding="utf-8", errors="replace") as stream:
         complaint = stream.read()
     _, status = os.waitpid(pid, 0)
+    if signal.alarm(0) == 0:
+        complaint = f"postgres -C did not end within {PATIENCE} s"
     return (complaint, status) if status else (said, 0)
 
 
