@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 KEPT = 12
 """So many sleeps are remembered: more than the doublings from a second to an hour."""
 
+LATEST = 253_402_300_799.0
+"""Unix time at the end of the year 9999."""
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -54,8 +57,8 @@ def load(state_dir: StateDir) -> History:
         kept: dict[str, Any] = json.loads(state_dir.find(LAST_SLEEP) or "{}")
         sleeps = tuple(
             Sleep(
-                float(one["asleep_at"]),
-                float(one["woken_at"]),
+                _time(one["asleep_at"]),
+                _time(one["woken_at"]),
                 frozenset(map(str, one["cut"])),
                 one["woken_by"],
             )
@@ -90,11 +93,18 @@ def last_sleep(state_dir: str) -> LastSleep | None:
             kept: dict[str, Any] = json.loads(read_kept(folder, LAST_SLEEP))
         finally:
             os.close(folder)
-        return LastSleep(str(kept["why"]), float(kept["at"]), _seconds(kept))
+        return LastSleep(str(kept["why"]), _time(kept["at"]), _seconds(kept))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _seconds(kept: dict[str, Any]) -> float | None:
     """None in what was kept before shutdowns were measured."""
-    return None if kept.get("seconds") is None else float(kept["seconds"])
+    return None if kept.get("seconds") is None else _time(kept["seconds"])
+
+
+def _time(value: Any) -> float:
+    """A moment or a duration that can be written down. Raises ValueError or TypeError."""
+    if not 0 <= (seconds := float(value)) <= LATEST:
+        raise ValueError(f"{seconds} is no time")
+    return seconds

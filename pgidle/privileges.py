@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 import sys
 
 from pgidle.errors import PgidleError, SettingsError
@@ -85,7 +86,8 @@ def plan(option_user: str | None, data_dir: str) -> Identity | None:
         pass
     else:
         if found.st_uid != 0:
-            _refuse_planted(data_dir, found)
+            if stat.S_ISDIR(found.st_mode):
+                _refuse_planted(data_dir, found)
             return _of_uid(found.st_uid, found.st_gid)
     try:
         return _of_entry(pwd.getpwnam("postgres"))

@@ -103,11 +103,10 @@ def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str
     """What root takes from a file that only who it becomes could have written, opened with that user's rights."""
     if caller.uid != 0:
         raise _refusal(path, why, caller)
-    try:
+    if not (options.get("data-dir") or os.environ.get("PGIDLE_DATA_DIR") or os.environ.get("PGDATA")):
         # Who that is may not be said by the file itself.
-        identity = _identity(options, cwd)
-    except SettingsError:
-        raise _refusal(path, why, caller) from None
+        raise _refusal(path, why, caller)
+    identity = _identity(options, cwd)
     try:
         with acting_as(identity):
             text, weakness = read_trusted(path, trust_in(*_ids(identity)))

@@ -115,9 +115,14 @@ def refuse_served(path: str) -> None:
 def open_of_another(path: str) -> int:
     """A supervisor's state directory, for who is not the supervisor: a descriptor. Raises OSError.
 
-    Whoever owns the data directory could have put links there, which lead nobody else anywhere.
+    Links that its owner could have put on the way lead to folders of that owner's, and to nobody else's.
     """
-    folder, _ = open_folder(os.path.abspath(path), trust_in(os.geteuid(), os.getegid()))
+    path = os.path.abspath(path)
+    owner = os.stat(path)
+    folder, _ = open_folder(path, trust_in(owner.st_uid, owner.st_gid))
+    if os.fstat(folder).st_uid != owner.st_uid:
+        os.close(folder)
+        raise OSError(errno.ELOOP, "it has just been replaced", path)
     return folder
 
 
@@ -137,7 +142,7 @@ def connect(folder: int, client: socket.socket) -> None:
     try:
         found = os.fstat(place)
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.fstat(folder).st_uid:
-            raise OSError(errno.EACCES, "it is no socket of the folder's owner")
+            raise OSError(errno.ENOTSOCK, "it is no socket of the folder's owner")
         client.connect(f"/proc/self/fd/{place}")
     finally:
         os.close(place)

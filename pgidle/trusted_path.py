@@ -135,6 +135,17 @@ def open_folder(path: str, trust: Trust) -> tuple[int, Weakness | None]:
     return folder, place.weakness or _judge(place.path, os.fstat(folder), trust)
 
 
+def why_not_below(path: str, trust: Trust) -> str | None:
+    """Why `make_folder` would make nothing in a folder that is there, if it would not."""
+    try:
+        folder, _ = open_folder(path, trust)
+    except OSError as error:
+        return error.strerror
+    weakness = _judge(path, os.fstat(folder), trust)
+    os.close(folder)
+    return os.strerror(errno.EACCES) if weakness is not None else None
+
+
 def make_folder(path: str, trust: Trust, settle: Callable[[int], None]) -> bool:
     """Make a folder, mode 0700, and those above it that are missing, 0755. False where it is there.
 

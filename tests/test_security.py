@@ -309,6 +309,33 @@ def test_what_was_kept_is_read_through_no_link(attacked: Attacked) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("moment", ["1e300", "NaN", "-1", '"x"', "[]"])
+def test_what_was_kept_may_be_anything(attacked: Attacked, moment: str) -> None:
+    state_dir = attacked.data_dir / "pgidle"
+    state_dir.mkdir()
+    for text in (
+        f'{{"why": "\\u001b[2J", "at": {moment}, "seconds": 1}}',
+        f'{{"why": "\\u001b[2J", "at": 1, "seconds": {moment}}}',
+    ):
+        (state_dir / "last.json").write_text(text)
+        for command in ("status", "wake", "doctor"):
+            said = attacked.run(command)
+            assert "Traceback" not in said
+            assert "\x1b" not in said
+
+
+@needs_root
+def test_a_data_directory_may_be_a_link_of_its_owner_s(attacked: Attacked) -> None:
+    (attacked.home / "main").symlink_to(attacked.data_dir)
+    give(attacked.home / "main", server_user())
+    state_dir = attacked.data_dir / "pgidle"
+    state_dir.mkdir()
+    give(state_dir, server_user())
+    (state_dir / "last.json").write_text('{"why": "quiet", "at": 1, "seconds": 1}')
+    assert "quiet" in attacked.run("status", data_dir=attacked.home / "main")
+
+
+@needs_root
 def test_root_connects_to_no_socket_that_a_link_leads_to(attacked: Attacked) -> None:
     state_dir = attacked.data_dir / "pgidle"
     state_dir.mkdir()
@@ -417,6 +444,7 @@ def test_no_folder_of_root_s_is_given_away(attacked: Attacked) -> None:
     (attacked.home / "direct").symlink_to(victim)
     for name in ("link/empty", "direct"):
         attacked.run("run", data_dir=attacked.home / name)
+        assert "cannot be used" in attacked.run("doctor", data_dir=attacked.home / name)
         assert victim.stat().st_uid == 0, name
 
 
