@@ -2,32 +2,95 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import os
 import sys
+
+from pgidle.inherited import settle_streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from _typeshed import ReadableBuffer
+
+
+class _Output(io.FileIO):
+    """Standard output, which remembers why it did not take something: a full disk, for one."""
+
+    failed: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failed = error
+            raise
 
 
 def main() -> None:
     """`run` and `health` without click where all is certain: its import alone would be felt in every wake."""
     # Nothing that an import leaves is garbage, and looking for some takes as long as ten imports. `run` turns it on.
     gc.disable()
+    was, is_run = sys.stdout, sys.argv[1:2] == ["run"]
+    # Before descriptors get their numbers.
+    settle_streams()
+    from pgidle.arguments import fast
+
+    if is_run and (arguments := fast(sys.argv[2:])) is not None:
+        from pgidle.boot import run
+
+        sys.exit(run(arguments.options, arguments.postgres_args))
+    output = _Output(1, "w", closefd=False)
+    if was is not None:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(output), was.encoding, was.errors, line_buffering=was.isatty()
+        )
+    elif not is_run:
+        _complain(OSError(errno.EBADF, os.strerror(errno.EBADF)), 1)
+    try:
+        _obey()
+    except SystemExit as ended:
+        if (error := _unwritten(output)) is not None:
+            _complain(error, ended.code)
+        raise
+    except OSError:
+        if output.failed is None:
+            raise
+        _complain(output.failed, 1)
+
+
+def _obey() -> None:
     if sys.argv[1:] == ["health"]:
         from pgidle.pulse import health
 
         if (answer := health(os.environ)) is not None:
             sys.stdout.write(f"{answer[0]}\n")
             sys.exit(answer[1])
-    from pgidle.arguments import fast
+    from pgidle.cli import cli
 
-    arguments = fast(sys.argv[2:]) if sys.argv[1:2] == ["run"] else None
-    if arguments is None:
-        from pgidle.cli import cli
+    cli(prog_name="pgidle")
 
-        cli(prog_name="pgidle")
-        return
-    from pgidle.boot import run
 
-    sys.exit(run(arguments.options, arguments.postgres_args))
+def _unwritten(output: _Output) -> OSError | None:
+    """Why not all was written."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return error
+    return output.failed
+
+
+def _complain(error: OSError, status: object) -> NoReturn:
+    """One line, and no other attempt by the interpreter. A reader that has gone (a closed pipe) is told nothing."""
+    try:
+        if error.errno != errno.EPIPE:
+            os.write(2, f"pgidle: cannot write to standard output: {error.strerror}\n".encode())
+    finally:
+        os._exit(status if isinstance(status, int) and status else 1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ itself, once it runs: those imports take longer than Postgres takes to start.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 
@@ -99,7 +100,7 @@ class Backstage(threading.Thread):
         telling = Application(self._report, meter)
         ordering = Application(self._report, meter, self._inbox)
         doors = [Door(telling.answer, _taken_over(listener)) for listener in self._doors.tcp]
-        doors.append(Door(ordering.answer, _taken_over(self._doors.control)))
+        doors.append(Door(ordering.answer, _taken_over(self._doors.control), (0, os.geteuid())))
         async with asyncio.TaskGroup() as group:
             looks = Looks(self._inbox, group)
             try:

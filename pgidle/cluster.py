@@ -11,6 +11,7 @@ import stat
 from pgidle.errors import PgidleError, SettingsError
 from pgidle.privileges import user_name
 from pgidle.record import Enum, record
+from pgidle.trusted_path import read_regular
 
 OWN_FOLDER = "pgidle"
 """pgidle's own folder in the data directory; Postgres does not mind it."""
@@ -132,12 +133,12 @@ def _contents(path: str) -> tuple[DataDirState, str | None]:
 
 def _read_version(path: str) -> str | None:
     try:
-        with open(f"{path}/PG_VERSION", "rb") as file:
-            version = file.read(64).decode("ascii", "replace").strip()
+        version = read_regular(f"{path}/PG_VERSION")[:64].decode("ascii", "replace").strip()
     except FileNotFoundError:
         return None
     if not version.replace(".", "", 1).isdigit():
-        raise PgidleError(f"{path}/PG_VERSION says {version[:20]!r}, not a version", "restore a backup")
+        # Not what it says: as root this may be a link to anything.
+        raise PgidleError(f"{path}/PG_VERSION does not say a version", "restore a backup")
     return version
 
 
@@ -162,8 +163,7 @@ def read_pidfile(data_dir: str) -> PidFile | None:
     A negative pid is a standalone backend's (`postgres --single`), which locks the directory too.
     """
     try:
-        with open(f"{data_dir}/postmaster.pid", "rb") as file:
-            text = file.read(8192).decode("utf-8", "replace")
+        text = os.fsdecode(read_regular(f"{data_dir}/postmaster.pid"))
     except OSError:
         return None
     lines = [line.strip() for line in text.split("\n")]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgidle.trusted_path import read_regular
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -78,7 +80,7 @@ def read_parameters(data_dir: str, postgres_args: Sequence[str]) -> Parameters:
 
 def _read(path: Path, values: dict[str, Parameter], unread: list[tuple[str, str]], depth: int) -> None:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(str(path)).decode("utf-8", "replace")
     except OSError as error:
         unread.append((str(path), error.strerror or "unreadable"))
         return

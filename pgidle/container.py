@@ -38,7 +38,9 @@ def main() -> None:
             refuse_own(words[1:])
             refuse_forgotten(os.environ)
             from pgidle.boot import run
+            from pgidle.inherited import settle_streams
 
+            settle_streams()
             sys.exit(run({}, tuple(words[1:])))
     except PgidleError as error:
         sys.stderr.write(f"pgidle: {error}\n")

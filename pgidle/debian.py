@@ -13,10 +13,13 @@ from shlex import join
 
 from pgidle.conf_file import read_parameters
 from pgidle.errors import PgidleError
+from pgidle.trusted_path import read_regular
 
 CONFIGURATIONS = "/etc/postgresql"
 LAST_TO_COLLECT = 14
 """The last major version with a statistics collector."""
+_VERSION, _NAME = re.compile(r"\d+(\.\d+)?", re.ASCII), re.compile(r"\w[\w.-]*", re.ASCII)
+"""What pg_createcluster(1) takes for a name, less what would need quotes."""
 _DATA_DIRECTORY = re.compile(r"^\s*data_directory\s*=?\s*'([^']*)'", re.MULTILINE)
 
 
@@ -57,15 +60,18 @@ def find_cluster(data_dir: str, configurations: str | None = None) -> Cluster | 
     try:
         if Path(data_dir, "postgresql.conf").exists():
             return None
-        version = Path(data_dir, "PG_VERSION").read_text(encoding="ascii").strip()
+        version = read_regular(f"{data_dir}/PG_VERSION").decode("ascii").strip()
     except PermissionError:
         version = ""
     except (OSError, ValueError):
         return None
     for conf in sorted(Path(configurations or CONFIGURATIONS).glob("*/*/postgresql.conf")):
         cluster = Cluster(conf.parts[-3], conf.parts[-2], str(conf.parent))
+        if not (_VERSION.fullmatch(cluster.version) and _NAME.fullmatch(cluster.name)):
+            # The folders are Postgres's user's, and the names go into units and shell commands of root's.
+            continue
         try:
-            said = _DATA_DIRECTORY.search(conf.read_text(encoding="utf-8", errors="replace"))
+            said = _DATA_DIRECTORY.search(read_regular(str(conf)).decode("utf-8", "replace"))
         except OSError:
             continue
         named = said[1] if said is not None else f"/var/lib/postgresql/{cluster.version}/{cluster.name}"

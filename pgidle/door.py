@@ -2,28 +2,39 @@
 
 h11 parses; asyncio carries the bytes. A server of its own kind would wake many times a second to see whether
 it should end: more than all the rest of an idle supervisor.
+
+Whoever asks at once is answered, however many others are connected: where there are too many, not the newcomer goes but
+whoever has kept silent longest, of the address that has most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import socket
+import struct
+from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     Answering = Callable[[str, str, str], Awaitable["Answer"]]
 
-# Seconds from connect to the end of the answer: a silent or endless client is not kept.
+# Seconds from connect to the end of the request, and to the end of the answer: a silent or endless client is not kept.
+REQUEST_TIME = 3.0
 CONNECTION_TIME = 10.0
-# Connections at a time and door; more are closed at once, so that a flood does not take every descriptor.
+# Connections at a time and door, and of one address (of IPv6: one network of 64 bits), so that a flood does not take
+# every descriptor.
 CONNECTIONS = 64
+CONNECTIONS_OF_ONE = 16
 # Bytes of a request's head.
 LONGEST_HEAD = 8192
+END_OF_HEAD = b"\r\n\r\n"
+_UCRED = struct.Struct("=iII")
 # Seconds that answers under way get when the door closes.
 CLOSING_TIME = 0.2
 
@@ -39,18 +50,36 @@ class Answer(NamedTuple):
 class Door:
     """A listening socket, taken over, and what answers behind it. Belongs to the loop's thread.
 
-    `answering` is called with a request's method, path and query, and must not raise.
+    `answering` is called with a request's method, path and query, and must not raise. `users` are the uids that may
+    connect, for a Unix socket; None: everybody may.
     """
 
-    def __init__(self, answering: Answering, listener: socket.socket) -> None:
+    def __init__(
+        self, answering: Answering, listener: socket.socket, users: Collection[int] | None = None
+    ) -> None:
         self.answering = answering
+        self.users = users
         self.connections: set[_Connection] = set()
         self._listener = listener
         self._server: asyncio.Server | None = None
+        self._numbers = itertools.count()
+
+    def next_number(self) -> int:
+        return next(self._numbers)
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), sock=self._listener)
+
+    def make_room(self) -> None:
+        """Cut who has kept silent longest, where there are too many."""
+        crowd = Counter(one.origin for one in self.connections if one.origin)
+        most = max(crowd.values(), default=0)
+        if most <= CONNECTIONS_OF_ONE and len(self.connections) <= CONNECTIONS:
+            return
+        crowded = [one for one in self.connections if crowd[one.origin] == most]
+        by_age = sorted(crowded, key=lambda one: one.number)
+        next((one for one in by_age if one.is_silent()), by_age[-1]).cut()
 
     async def close(self) -> None:
         """Let nobody in any more, let answers under way end, and cut the rest."""
@@ -70,19 +99,29 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, door: Door) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.number = door.next_number()
+        self.origin = ""
         self._door = door
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
         self._request: h11.Request | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        self._end = asyncio.get_running_loop().call_later(CONNECTION_TIME, self.cut)
+        loop = asyncio.get_running_loop()
+        self._ends = [
+            loop.call_later(REQUEST_TIME, self._end_silence),
+            loop.call_later(CONNECTION_TIME, self.cut),
+        ]
+        self.origin = _origin(transport)
         self._door.connections.add(self)
-        if len(self._door.connections) > CONNECTIONS:
+        if self._door.users is not None and _user(transport) not in self._door.users:
             self.cut()
+        else:
+            self._door.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end.cancel()
+        for end in self._ends:
+            end.cancel()
         self._door.connections.discard(self)
         if self.task is not None:
             self.task.cancel()
@@ -102,7 +141,25 @@ class _Connection(asyncio.Protocol):
         return self.task is not None
 
     def cut(self) -> None:
+        # At once no more one of those who are there: the transport tells only on the loop's next turn.
+        self._door.connections.discard(self)
         self._transport.abort()
+
+    def is_silent(self) -> bool:
+        """Whether no whole request has come, not even into the kernel: a flood is accepted before anybody is read."""
+        if self.task is not None or self._transport.is_closing():
+            return self.task is None
+        looked_into = socket.socket(fileno=self._transport.get_extra_info("socket").fileno())
+        try:
+            return END_OF_HEAD not in looked_into.recv(LONGEST_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return True
+        finally:
+            looked_into.detach()
+
+    def _end_silence(self) -> None:
+        if self.task is None:
+            self.cut()
 
     def _proceed(self) -> None:
         while True:
@@ -138,3 +195,22 @@ class _Connection(asyncio.Protocol):
         sent = [self._http.send(event) for event in (response, body, h11.EndOfMessage())]
         self._transport.write(b"".join(part for part in sent if part))
         self._transport.close()
+
+
+def _origin(transport: asyncio.Transport) -> str:
+    """Whom a connection counts for."""
+    peer = transport.get_extra_info("peername")
+    if not isinstance(peer, tuple):
+        return ""
+    address = str(peer[0]).partition("%")[0]
+    if ":" not in address or "." in address:
+        return address
+    return socket.inet_pton(socket.AF_INET6, address)[:8].hex()
+
+
+def _user(transport: asyncio.Transport) -> int:
+    """The uid of who connected, by the kernel (SO_PEERCRED, unix(7): struct ucred)."""
+    credentials = transport.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
+    )
+    return int(_UCRED.unpack(credentials)[1])

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import struct
 
 from pgidle.errors import PgidleError
 from pgidle.light import socket
@@ -45,6 +46,12 @@ SETTLING = 0.0005
 """Seconds between steering newcomers away from a listener and stopping it. Who is in the middle of a handshake with it
 in the very instant in which it stops is reset (inet_csk_reqsk_queue_add in net/ipv4/inet_connection_sock.c)."""
 
+
+CLAIM_TRIES = 200
+"""Times SETTLING, which another gate has from bind(2) to listen(2)."""
+
+UCRED = struct.Struct("=iII")
+"""struct ucred: pid, uid, gid."""
 
 PLUG_PATIENCE = 10.0
 """Seconds for a connection to ourselves."""
@@ -367,19 +374,41 @@ def _bound(address: Address) -> socket.socket:
     return made
 
 
-def _claim(address: Address) -> socket.socket:
+def _claim(address: Address) -> socket.socket | None:
     """An address of ours alone among all gates: two that start at once would both find it free, and share it.
 
-    A name in the abstract namespace (unix(7)) belongs to one socket, and is gone with it.
+    A name in the abstract namespace (unix(7)) belongs to one socket, and is gone with it. Anybody may take any name, so
+    who has it counts only where it is the same user's: no other's could share the port.
     """
     _, (host, port) = address
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    name = f"\0pgidle/{host}/{port}"
     try:
-        claim.bind(f"\0pgidle/{host}/{port}")
+        claim.bind(name)
+        claim.listen(1)
     except OSError as error:
         claim.close()
+        if not _is_ours(name):
+            return None
         raise PgidleError(f"port {port} on {host} is taken by another pgidle", "set --port") from error
     return claim
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a process of our user's listens there (SO_PEERCRED, unix(7)); doubt means yes."""
+    for _ in range(CLAIM_TRIES):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
+            asking.setblocking(False)
+            try:
+                asking.connect(name)
+            except ConnectionRefusedError:
+                _settle()  # Bound, and about to listen, if it is one of ours.
+                continue
+            except OSError:
+                return True
+            credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+            return int(UCRED.unpack(credentials)[1]) == os.geteuid()
+    return False
 
 
 def refuse_taken(addresses: Sequence[Address]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgidle.flapping import Sleep
-from pgidle.statedir import LAST_SLEEP
+from pgidle.statedir import LAST_SLEEP, open_of_another, read_kept
 from pgidle.status import LastSleep
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 KEPT = 12
 """So many sleeps are remembered: more than the doublings from a second to an hour."""
+
+LATEST = 253_402_300_799.0
+"""Unix time at the end of the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,15 @@ def load(state_dir: StateDir) -> History:
         kept: dict[str, Any] = json.loads(state_dir.find(LAST_SLEEP) or "{}")
         sleeps = tuple(
             Sleep(
-                float(one["asleep_at"]),
-                float(one["woken_at"]),
+                _time(one["asleep_at"]),
+                _time(one["woken_at"]),
                 frozenset(map(str, one["cut"])),
                 one["woken_by"],
             )
             for one in kept.get("sleeps", ())
         )
         return History(str(kept.get("why", "")), sleeps, _seconds(kept))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return History()
 
 
@@ -85,12 +88,23 @@ def save(state_dir: StateDir, history: History) -> None:
 def last_sleep(state_dir: str) -> LastSleep | None:
     """What was kept of the last sleep, for who is not the supervisor; None where there is nothing that can be read."""
     try:
-        kept: dict[str, Any] = json.loads(Path(state_dir, LAST_SLEEP).read_bytes())
-        return LastSleep(str(kept["why"]), float(kept["at"]), _seconds(kept))
-    except (OSError, ValueError, KeyError, TypeError):
+        folder = open_of_another(state_dir)
+        try:
+            kept: dict[str, Any] = json.loads(read_kept(folder, LAST_SLEEP))
+        finally:
+            os.close(folder)
+        return LastSleep(str(kept["why"]), _time(kept["at"]), _seconds(kept))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _seconds(kept: dict[str, Any]) -> float | None:
     """None in what was kept before shutdowns were measured."""
-    return None if kept.get("seconds") is None else float(kept["seconds"])
+    return None if kept.get("seconds") is None else _time(kept["seconds"])
+
+
+def _time(value: Any) -> float:
+    """A moment or a duration that can be written down. Raises ValueError or TypeError."""
+    if not 0 <= (seconds := float(value)) <= LATEST:
+        raise ValueError(f"{seconds} is no time")
+    return seconds

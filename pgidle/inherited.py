@@ -1,4 +1,6 @@
-"""What a service manager hands over: listening sockets (sd_listen_fds(3)), and where it wants to hear of us."""
+"""What comes with the start: descriptors; and from a service manager listening sockets (sd_listen_fds(3)), and where it
+wants to hear of us.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,33 @@ class Manager:
 
     address: str
     ping_every: float | None
+
+
+def settle_streams() -> None:
+    """Make the three standard streams safe to work with, and let no program of ours inherit any other descriptor.
+
+    Where one is missing, the first socket would get its number, and the log would be written to a client. Of a terminal
+    of root's, Postgres must not read what is typed: it may write there, but not with a descriptor that also reads.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for number in (1, 2):
+        if os.geteuid() == 0 and os.isatty(number):
+            try:
+                writer = os.open(os.ttyname(number), os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            except OSError:
+                continue  # It has no name here (another mount namespace's).
+            os.dup2(writer, number)
+            os.close(writer)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # That of the listing itself.
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.errors import PgidleError
+from pgidle.privileges import for_children
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def make_cluster(folder: Path, final: Path, order: Order) -> None:
 def _run_script(script: str, folder: Path, order: Order) -> None:
     # Its output is the user's own scripts' too, so it is shown as it comes, where pgidle's log goes. And no
     # pipe: a temporary server that outlives a failed script would hold it open.
-    environ = order.first.script_environ(order.environ) | {
+    environ = order.first.script_environ(for_children(order.environ)) | {
         "PGDATA": str(folder),
         "PATH": f"{order.binaries.bin_dir}:{order.environ.get('PATH', os.defpath)}",
     }
@@ -160,11 +161,10 @@ def _run(
     folder: Path, order: Order, program: str, *arguments: str, script: str = "", pass_fds: Sequence[int] = ()
 ) -> str:
     """Run one of Postgres's programs in `folder`; return its output. Its complaint becomes a PgidleError."""
-    hidden = ("PGDATA", "POSTGRES_PASSWORD")
     process = subprocess.Popen(
         [order.binaries.path(program), *arguments],
         cwd=folder,
-        env={name: value for name, value in order.environ.items() if name not in hidden},
+        env={name: value for name, value in for_children(order.environ).items() if name != "PGDATA"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -94,7 +94,7 @@ def _prepare(folder: Path, order: Order) -> None:
         wal_dir = Path(order.first.wal_dir)
         if wal_dir.is_dir() and any(wal_dir.iterdir()):
             raise PgidleError(f"POSTGRES_INITDB_WALDIR {wal_dir} is not empty", "empty it or name another")
-        folder.joinpath("wal_dir").write_text(order.first.wal_dir)
+        folder.joinpath("wal_dir").write_bytes(os.fsencode(order.first.wal_dir))
 
 
 def _discard(folder: Path) -> None:
@@ -102,7 +102,7 @@ def _discard(folder: Path) -> None:
     end_processes(folder / "data")
     with contextlib.suppress(FileNotFoundError):
         # Only written for one that was empty: whatever is in there now was made here.
-        for entry in Path(folder.joinpath("wal_dir").read_text()).iterdir():
+        for entry in Path(os.fsdecode(folder.joinpath("wal_dir").read_bytes())).iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
@@ -204,9 +204,10 @@ def _child(work: Callable[[], None], writer: int, supervisor: int) -> NoReturn:
             work()
             answer = DONE
         except PgidleError as fault:
-            answer += str(fault).encode()
+            answer += str(fault).encode(errors="backslashreplace")
         except OSError as fault:
-            answer += f"the first start failed: {fault}: put that right and start again".encode()
+            said = f"the first start failed: {fault}: put that right and start again"
+            answer += said.encode(errors="backslashreplace")
         except _Stopped:
             answer += b"the first start was stopped: start again"
         except BaseException:

@@ -197,6 +197,13 @@ def _endpoint(text: str) -> tuple[str, int]:
 def _conninfo(text: str) -> str:
     if "=" not in text and not text.startswith(("postgresql://", "postgres://")):
         raise SettingsError("this is no connection string", "write dbname=... user=... or postgresql://...")
+    _, is_uri, rest = text.partition("://") if text.startswith("postgres") else ("", "", "")
+    user_and_hosts, _, path = rest.partition("?")[0].partition("/")
+    if is_uri and (user_and_hosts.count("@") > 1 or "@" in path):
+        # libpq would take the rest of a password for a host, and show it in what it complains of.
+        raise SettingsError(
+            "a name or password has a bare @ or / in it", "write @ as %40, / as %2F, : as %3A"
+        )
     return text
 
 
@@ -258,8 +265,9 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         raise
 
 
-def printable(option: Option, value: Any) -> str:
-    """A value as a person would write it, or what having none means; passwords are hidden."""
+def printable(option: Option, value: Any, harmless: Callable[[str], str]) -> str:
+    """A value as a person would write it, or what having none means. `harmless` hides what a connection string has of
+    secrets."""
     if value is None:
         return option.unset
     if option.kind is Kind.DURATION:
@@ -271,8 +279,5 @@ def printable(option: Option, value: Any) -> str:
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
     if option.kind is Kind.CONNINFO:
-        import re
-
-        hidden = re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)", r"\1***", value)
-        return re.sub(r"(://[^:@/]*:)[^@]*(?=@)", r"\1***", hidden)
+        return harmless(value)
     return str(value.value if isinstance(value, Enum) else value)

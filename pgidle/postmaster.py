@@ -7,6 +7,7 @@ import struct
 import time
 
 from pgidle.light import signal, socket
+from pgidle.privileges import for_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,12 +126,13 @@ def _title(pid: str) -> bytes:
 
 
 def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: int | None) -> Postmaster:
-    """Start a postmaster in a process group of its own, so that a terminal's Ctrl-C reaches us alone.
+    """Start a postmaster in a session of its own: a terminal's Ctrl-C reaches us alone, and nothing of Postgres's can
+    type into that terminal (TIOCSTI, ioctl_tty(2)), which may be root's.
 
     It gets SIGINT, a fast shutdown, when this process dies (PR_SET_PDEATHSIG, set by the shim where there is one).
     Raises OSError where the program cannot be executed.
     """
-    environment = {name: value for name, value in environ.items() if not name.startswith("PGIDLE_")}
+    environment = for_children(environ)
     quiet_stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     # Python ignores these, and a child inherits what is ignored.
     defaults = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -156,7 +158,7 @@ def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: i
                 (os.POSIX_SPAWN_DUP2, shim, shim),
                 (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
             ],
-            setpgroup=0,
+            setsid=True,
             setsigdef=defaults,
             setsigmask=(),
         )
@@ -173,7 +175,7 @@ def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence
     reader, writer = os.pipe2(os.O_CLOEXEC)
     if (pid := os.fork()) == 0:
         try:
-            os.setpgid(0, 0)
+            os.setsid()
             # SIGINT too: a handler of ours would swallow the supervisor's death between here and exec.
             for number in (*defaults, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)

@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 import sys
 
 from pgidle.errors import PgidleError, SettingsError
 from pgidle.record import record
+from pgidle.trusted_path import make_folder, open_folder, trust_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from pgidle.trusted_path import Weakness
 
 MIGRATION = "/proc/sys/net/ipv4/tcp_migrate_req"
 """Linux 5.14+, per network namespace: whether a listener that shuts down hands its parked clients on."""
 
 PACKAGES = ("anyio", "click", "h11", "pgidle", "psutil", "psycopg", "psycopg_binary", "watchfiles")
 """What pgidle imports that is not the standard library's."""
+
+
+ROOT = trust_in(0, 0)
+
+SECRETS = ("POSTGRES_PASSWORD", "PGPASSWORD")
+"""Variables that hold a password. Whoever may run a program on the server (COPY TO PROGRAM) reads its environment."""
 
 
 @record
@@ -43,11 +54,19 @@ def user_name(uid: int) -> str:
         return f"uid {uid}"
 
 
+def told(weakness: Weakness) -> str:
+    """What is weak about a path, in words."""
+    if weakness.is_owned:
+        return f"{weakness.path} is {user_name(weakness.uid)}'s"
+    return f"{weakness.path} can be written by others than its owner"
+
+
 def plan(option_user: str | None, data_dir: str) -> Identity | None:
     """Who to become: `option_user`, else the owner of `data_dir` unless that is root, else `postgres`.
 
     None when not root: nobody to become. Raises SettingsError for a user that is unknown, is root (Postgres
-    refuses to run as root), cannot be become without being root, or cannot be told.
+    refuses to run as root), cannot be become without being root, or cannot be told: an owner counts only where nobody
+    but root and the owner could have put the directory there.
     """
     if os.geteuid() != 0:
         if option_user is not None and _look_up(option_user).uid != os.geteuid():
@@ -67,6 +86,8 @@ def plan(option_user: str | None, data_dir: str) -> Identity | None:
         pass
     else:
         if found.st_uid != 0:
+            if stat.S_ISDIR(found.st_mode):
+                _refuse_planted(data_dir, found)
             return _of_uid(found.st_uid, found.st_gid)
     try:
         return _of_entry(pwd.getpwnam("postgres"))
@@ -75,6 +96,27 @@ def plan(option_user: str | None, data_dir: str) -> Identity | None:
             "started as root, which Postgres refuses to run as, and there is no user postgres",
             "name one with --user",
         ) from None
+
+
+def _refuse_planted(data_dir: str, owner: os.stat_result) -> None:
+    """Raise SettingsError where somebody else chose whose directory is there, and with it who pgidle becomes."""
+    why = "it has just been replaced"
+    try:
+        folder, weakness = open_folder(data_dir, trust_in(owner.st_uid, owner.st_gid))
+    except OSError as fault:
+        why = f"{fault.filename}: {fault.strerror}"
+    else:
+        is_same = os.path.samestat(os.fstat(folder), owner)
+        os.close(folder)
+        # Who may write the directory itself is for Postgres to judge.
+        if is_same and (weakness is None or weakness.path == os.path.realpath(data_dir)):
+            return
+        if weakness is not None:
+            why = told(weakness)
+    raise SettingsError(
+        f"whom {data_dir} belongs to does not tell who Postgres is to run as: {why}",
+        f"pass --user {user_name(owner.st_uid)} if that is who",
+    )
 
 
 def _look_up(user: str) -> Identity:
@@ -149,6 +191,57 @@ def become(identity: Identity) -> None:
         os.chdir("/")
 
 
+def for_children(environ: Mapping[str, str]) -> dict[str, str]:
+    """What programs get that pgidle starts: all but passwords and its own settings, which may hold one."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in SECRETS and not name.startswith("PGIDLE_")
+    }
+
+
+def output_of(program: str, arguments: Sequence[str], identity: Identity | None) -> bytes:
+    """What a program prints on standard output, run as the identity for good: with effective ids alone it could
+    become root again. It has no terminal, and no descriptor but its own three. Raises OSError where it cannot run.
+    """
+    reader, writer = os.pipe()
+    failed, failing = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            os.seteuid(os.getuid())
+            os.setsid()
+            if identity is not None:
+                become(identity)
+            null = os.open(os.devnull, os.O_RDWR)
+            for number, descriptor in enumerate((null, writer, null)):
+                os.dup2(descriptor, number)
+            os.closerange(3, failing)
+            os.closerange(failing + 1, os.sysconf("SC_OPEN_MAX"))
+            os.execve(program, [program, *arguments], for_children(os.environ))
+        except OSError as fault:
+            os.write(failing, str(fault.errno).encode())
+        finally:
+            os._exit(127)
+    for descriptor in (writer, failing):
+        os.close(descriptor)
+    with open(reader, "rb") as said, open(failed, "rb") as refused:
+        text, error = said.read(4096), refused.read()
+    os.waitpid(pid, 0)
+    if error:
+        raise OSError(int(error), os.strerror(int(error)), program)
+    return text
+
+
+def conceal(environ: Mapping[str, str]) -> None:
+    """Where a password came in the environment, keep the user's other processes from reading it in /proc (prctl(2),
+    PR_SET_DUMPABLE), as the kernel does by itself after `become`."""
+    if not {*SECRETS, "PGIDLE_WATCH"} & environ.keys():
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+
+
 def _cannot_become(identity: Identity, fault: OSError) -> PgidleError:
     return PgidleError(
         f"cannot become user {identity.name}: {fault.strerror}",
@@ -187,7 +280,8 @@ def enable_migration(file: str = MIGRATION) -> str | None:
 def prepare_directories(data_dir: str, state_dir: str, identity: Identity | None) -> None:
     """Make the data directory and the state directory where they are missing, mode 0700, the identity's own.
 
-    An empty data directory of root's (a fresh volume) is handed over; nothing else that exists is touched.
+    An empty data directory of root's (a fresh volume) is handed over; nothing else that exists is touched, and no
+    symbolic link is followed that root did not make.
     On a first start call it only after the first start's settings held, so that a refusal leaves nothing.
     Raises PgidleError.
     """
@@ -195,8 +289,7 @@ def prepare_directories(data_dir: str, state_dir: str, identity: Identity | None
         try:
             _provide(path, identity)
             if identity is not None and os.geteuid() == 0 and path == data_dir:
-                if os.stat(path).st_uid == 0 and not os.listdir(path):
-                    _hand_over(path, identity)
+                _adopt_empty(path, identity)
         except OSError as fault:
             raise PgidleError(f"{what} {path} cannot be created: {fault.strerror}", "name another") from None
         with acting_as(identity):
@@ -225,26 +318,32 @@ def _provide(path: str, identity: Identity | None) -> None:
         with acting_as(identity):
             if not os.access(above, os.X_OK, effective_ids=True):
                 raise
-        if _make(path):
-            _hand_over(path, identity)
+        make_folder(path, ROOT, lambda made: _hand_over(made, identity))
 
 
-def _make(path: str) -> bool:
-    if os.path.isdir(path):
-        return False
-    os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
-    os.mkdir(path, mode=0o700)
-    return True
+def _make(path: str) -> None:
+    if not os.path.isdir(path):
+        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
+        os.mkdir(path, mode=0o700)
 
 
-def _hand_over(path: str, identity: Identity) -> None:
-    # By descriptor: whoever may write beside it could have put a link in its place.
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _adopt_empty(path: str, identity: Identity) -> None:
+    """Hand over an empty folder of root's, found without links that others could have put there: nobody but root moves
+    its folders to another place (rename(2))."""
+    if os.stat(path).st_uid != 0:
+        return
+    folder, _ = open_folder(path, ROOT)
     try:
-        os.fchown(descriptor, identity.uid, identity.gid)
-        os.fchmod(descriptor, 0o700)
+        if os.fstat(folder).st_uid == 0 and not os.listdir(f"/proc/self/fd/{folder}"):
+            _hand_over(folder, identity)
     finally:
-        os.close(descriptor)
+        os.close(folder)
+
+
+def _hand_over(folder: int, identity: Identity) -> None:
+    # O_PATH descriptors take no fchown(2), but what they lead to cannot be replaced.
+    os.chown(f"/proc/self/fd/{folder}", identity.uid, identity.gid)
+    os.chmod(f"/proc/self/fd/{folder}", 0o700)
 
 
 def python_unreadable(identity: Identity | None) -> str | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
-from pgidle.statedir import CONTROL_SOCKET
+from pgidle.statedir import connect, open_of_another
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 4.0
 """Seconds: less than a health check has."""
+LONGEST = 1 << 16
+"""Bytes of an answer that is worth reading."""
 REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 ANSWERS = ((b"HTTP/1.1 200 ", 0), (b"HTTP/1.1 503 ", 1))
 
@@ -41,15 +44,15 @@ def health(environ: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def _ask(state_dir: str) -> bytes:
-    folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = open_of_another(state_dir)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.settimeout(TIMEOUT)
-            # As in `client`: a socket's path may have 107 bytes.
-            control.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
+            connect(folder, control)
             control.sendall(REQUEST)
             answer = b""
-            while more := control.recv(4096):
+            until = time.monotonic() + TIMEOUT
+            while (more := control.recv(4096)) and len(answer) < LONGEST and time.monotonic() < until:
                 answer += more
             return answer
     finally:

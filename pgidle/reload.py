@@ -71,9 +71,9 @@ def _watch(folders: Iterable[Path], is_different: Callable[[], bool]) -> Generat
             *folders, watch_filter=None, debounce=1, step=1, rust_timeout=1, yield_on_timeout=True,
             recursive=False, force_polling=False, debug=False, ignore_permission_denied=True,
         )  # fmt: skip
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, UnicodeEncodeError):
         # All processes of a user share fs.inotify.max_user_instances (128), in whatever container, or descriptors are
-        # short: nothing else may end for that.
+        # short: nothing else may end for that. And a name that is not UTF-8 does not get as far as inotify.
         while True:
             yield is_different()
 

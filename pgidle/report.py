@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pgidle.conninfo import harmless
 from pgidle.lifecycle import State
 from pgidle.settings import describe
 from pgidle.status import Report
@@ -43,7 +44,7 @@ def make_report(supervisor: Supervisor) -> Report:
         looks=judge.looks if judge is not None else 0,
         looks_failed=judge.looks_failed if judge is not None else 0,
         last_sleep=judge.last_sleep if judge is not None else None,
-        settings=tuple(describe(supervisor.settings)),
+        settings=tuple(describe(supervisor.settings, harmless)),
     )
 
 

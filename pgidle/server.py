@@ -67,6 +67,7 @@ class Server:
         """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
         than to the lock that the one we spawn then finds taken."""
         self._sentinel: int | None = None
+        self._socket_folder: int | None = None
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
         self._asked_to_stop = False
@@ -98,9 +99,8 @@ class Server:
         pidfile = read_pidfile(settings.data_dir)
         pid, port, gate = self.pid or 0, settings.port, self._gate
         # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
-        host = (pidfile.socket_dir if pidfile else "") or (
-            self._addresses[0] if self._addresses else "localhost"
-        )
+        socket_dir = self._socket_dir_for_libpq(pidfile.socket_dir) if pidfile is not None else ""
+        host = socket_dir or (self._addresses[0] if self._addresses else "localhost")
         state_dir = self._house.state_dir
         users = [self._environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
 
@@ -128,6 +128,16 @@ class Server:
             )
 
         return make
+
+    def _socket_dir_for_libpq(self, socket_dir: str) -> str:
+        """The folder of Postgres's Unix socket by a name that a connection string can hold: one in UTF-8."""
+        try:
+            socket_dir.encode()
+        except UnicodeEncodeError:
+            if self._socket_folder is None:
+                self._socket_folder = os.open(socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            return f"/proc/self/fd/{self._socket_folder}"
+        return socket_dir
 
     def listens(self) -> bool:
         """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""

@@ -25,7 +25,7 @@ from pgidle.record import Enum, record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from pgidle.options import Options
@@ -219,9 +219,9 @@ def parse_file(content: bytes, file_name: str) -> dict[str, object]:
         raise SettingsError(f"{file_name}: {error}", "correct the file, which is TOML") from None
 
 
-def describe(settings: Settings) -> list[tuple[str, str]]:
-    """Every option and its value as a person would write it, without passwords."""
-    return [(option.name, printable(option, getattr(settings, option.field))) for option in OPTIONS]
+def describe(settings: Settings, harmless: Callable[[str], str]) -> list[tuple[str, str]]:
+    """Every option and its value as a person would write it; of a connection string what `harmless` leaves."""
+    return [(option.name, printable(option, getattr(settings, option.field), harmless)) for option in OPTIONS]
 
 
 def live_changes(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:

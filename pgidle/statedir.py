@@ -1,7 +1,8 @@
 """The state directory: one supervisor at a time, and what it leaves for the next one.
 
 `lock` is held (flock(2)) while a supervisor lives; its two lines are the supervisor's pid and the postmaster's.
-`last.json` is about the last sleep and outlives it.
+`last.json` is about the last sleep and outlives it. Everything is reached through the folder's descriptor, and never
+through a link: a folder that others can write would lead to their choice of this user's files, and is refused.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 
 from pgidle.errors import PgidleError
+from pgidle.privileges import user_name
+from pgidle.trusted_path import open_folder, trust_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pgidle.light import socket
 
 LAST_SLEEP = "last.json"
 WATCH_ROLE = "watch-role"
 """Is there where the last look found a role that was made for looking."""
 CONTROL_SOCKET = "control.sock"
+LARGEST = 1 << 20
+"""Bytes: no file that is kept there is longer."""
 RECORD_BYTES = 48
 """Size of `lock`, always: what is written later takes no room that a full disk might not have."""
 FORK_PATIENCE = 1.0
@@ -24,14 +34,16 @@ FORK_PATIENCE = 1.0
 
 
 class StateDir:
-    """A state directory that is ours alone until this process ends."""
+    """A state directory that is ours alone until this process ends. `folder` is its descriptor."""
 
     def __init__(self, path: str) -> None:
         """Create it if needed and take its lock. Raises PgidleError where it cannot be had."""
         self.path = path
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
-            self._lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            _refuse_shared(path, os.fstat(self.folder))
+            self._lock = _open_own("lock", self.folder, os.O_RDWR | os.O_CREAT)
             self._take()
             self.earlier_postmaster = _record(self._lock)[1]
             """Pid of the postmaster that the supervisor before us started, if it had no time to forget it."""
@@ -59,23 +71,27 @@ class StateDir:
 
     def keep(self, name: str, content: str) -> None:
         """Write a file as a whole or not at all. Raises OSError."""
-        target = f"{self.path}/{name}"
-        with open(f"{target}.new", "w", encoding="utf-8") as file:
+        new = f"{name}.new"
+        try:
+            os.unlink(new, dir_fd=self.folder)
+        except FileNotFoundError:
+            pass
+        descriptor = _open_own(new, self.folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
-        os.replace(f"{target}.new", target)
+        os.replace(new, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
 
     def find(self, name: str) -> str | None:
         """What was kept under a name, or None."""
         try:
-            with open(f"{self.path}/{name}", encoding="utf-8") as file:
-                return file.read()
+            return read_kept(self.folder, name).decode()
         except (OSError, UnicodeDecodeError):
             return None
 
     def forget(self, name: str) -> None:
         """What was kept under a name is there no more. Raises OSError."""
         try:
-            os.unlink(f"{self.path}/{name}")
+            os.unlink(name, dir_fd=self.folder)
         except FileNotFoundError:
             return
 
@@ -91,7 +107,11 @@ class StateDir:
 def refuse_served(path: str) -> None:
     """Raise PgidleError where another supervisor has the state directory. Nothing is made or changed."""
     try:
-        descriptor = os.open(f"{path}/lock", os.O_RDONLY | os.O_CLOEXEC)
+        folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = _open_own("lock", folder, os.O_RDONLY)
+        finally:
+            os.close(folder)
     except OSError:
         return
     try:
@@ -99,6 +119,62 @@ def refuse_served(path: str) -> None:
             raise _served(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_of_another(path: str) -> int:
+    """A supervisor's state directory, for who is not the supervisor: a descriptor. Raises OSError.
+
+    Links that its owner could have put on the way lead to folders of that owner's, and to nobody else's.
+    """
+    path = os.path.abspath(path)
+    owner = os.stat(path)
+    folder, _ = open_folder(path, trust_in(owner.st_uid, owner.st_gid))
+    if os.fstat(folder).st_uid != owner.st_uid:
+        os.close(folder)
+        raise OSError(errno.ELOOP, "it has just been replaced", path)
+    return folder
+
+
+def read_kept(folder: int, name: str) -> bytes:
+    """A file of a state directory's, whoever else could have put something else there. Raises OSError."""
+    with open(_open_own(name, folder, os.O_RDONLY), "rb") as file:
+        return file.read(LARGEST)
+
+
+def connect(folder: int, client: socket.socket) -> None:
+    """Connect to the supervisor of a state directory. Raises OSError, as where there is none.
+
+    By descriptor: a socket's path may have 107 bytes (unix(7)), a folder's many more; and what is connected to is
+    what was looked at, no link to a socket that only root could reach.
+    """
+    place = os.open(CONTROL_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        found = os.fstat(place)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.fstat(folder).st_uid:
+            raise OSError(errno.ENOTSOCK, "it is no socket of the folder's owner")
+        client.connect(f"/proc/self/fd/{place}")
+    finally:
+        os.close(place)
+
+
+def _open_own(name: str, folder: int, flags: int) -> int:
+    """Without O_NONBLOCK to open a pipe would wait for its other end."""
+    also = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(name, flags | also, 0o600, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{name} is not a regular file")
+    return descriptor
+
+
+def _refuse_shared(path: str, found: os.stat_result) -> None:
+    if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return
+    user = user_name(os.geteuid())
+    raise PgidleError(
+        f"state directory {path} is not {user}'s alone to write",
+        f"chown {user} and chmod 0700 it, or set --state-dir to a folder of its own",
+    )
 
 
 def _is_taken(descriptor: int) -> bool:

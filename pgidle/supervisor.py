@@ -240,14 +240,15 @@ class Supervisor:
         if message.settings is None:
             self._log.once("settings", f"the settings stay as they were: {message.error}")
             return
+        from pgidle.conninfo import harmless
         from pgidle.settings import describe, live_changes
 
         self._log.forget("settings")
-        before = dict(describe(self.settings))
+        before = dict(describe(self.settings, harmless))
         self.settings, waiting = live_changes(self.settings, message.settings)
         self._porter.spare(self.settings.no_wake)
         self.server.stop_timeout = self.settings.stop_timeout
-        now = describe(self.settings)
+        now = describe(self.settings, harmless)
         changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
         changed += [f"{name} changes only with a restart" for name in waiting]
         self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")

@@ -119,18 +119,13 @@ class WatchConnection:
         self._major = major
         await self.close()
         await self._last_is_gone()
-        if self._conninfo is not None:
-            return await self._prepare(await self._connect(self._given(self._conninfo)), None)
         problems: list[str] = []
         for way in self._ways():
             try:
-                connection = await self._connect(self._made(way))
+                connection = await self._connect(self._conninfo_of(way))
             except psycopg.Error as error:
                 problems.append(one_line(error))
-                if way == self._way:
-                    self._way = None
-                if way.user == query.WATCH_ROLE:
-                    self.has_role, self.refusal = False, one_line(error)
+                self._refused(way, problems[-1])
                 continue
             self._way = way
             return await self._prepare(connection, way)
@@ -162,7 +157,17 @@ class WatchConnection:
         elif has_postgres and self._way.database != DATABASES[0]:
             self._way = None
 
-    def _ways(self) -> Iterator[Way]:
+    def _refused(self, way: Way | None, why: str) -> None:
+        if way == self._way:
+            self._way = None
+        if way is not None and way.user == query.WATCH_ROLE:
+            self.has_role, self.refusal = False, why
+
+    def _ways(self) -> Iterator[Way | None]:
+        """What to try, in turn; None is the user's own string."""
+        if self._conninfo is not None:
+            yield None
+            return
         if self._way is not None:
             yield self._way
         for database in DATABASES:
@@ -172,7 +177,9 @@ class WatchConnection:
                 yield Way(database, user, is_walsender=True)
                 yield Way(database, user, is_walsender=False)
 
-    def _made(self, way: Way) -> str:
+    def _conninfo_of(self, way: Way | None) -> str:
+        if way is None:
+            return self._given(self._conninfo or "")
         options = query.startup_options(
             self._major, statement_timeout=STATEMENT_TIMEOUT, superuser=way.is_walsender
         )
@@ -189,8 +196,12 @@ class WatchConnection:
         )
 
     def _given(self, conninfo: str) -> str:
-        """The user's own, with what is pinned behind it: the last word counts."""
-        given = conninfo_to_dict(conninfo)
+        """The user's own, with what is pinned behind it: the last word counts. Raises WatchError."""
+        try:
+            given = conninfo_to_dict(conninfo)
+        except psycopg.Error:
+            # libpq's complaint quotes it, and what it cannot read may be a password.
+            raise WatchError("watch cannot be read as a connection string: correct it") from None
         where: dict[str, Any] = {}
         if "service" not in given:
             where["port"] = given.get("port") or self._port

@@ -238,7 +238,9 @@ def test_a_postmaster_that_a_signal_without_a_name_ends(newest: Installation, la
 
 
 def test_a_disk_that_takes_nothing_is_no_reason_to_end(place: Place) -> None:
-    state_dir = StateDir(str(place.folder()))
+    folder = place.folder()
+    os.chown(folder, os.geteuid(), os.getegid())
+    state_dir = StateDir(str(folder))
     with open("/dev/full", "r+b") as full:  # noqa: PTH123 - a device
         os.dup2(full.fileno(), state_dir._lock)
     state_dir.remember_postmaster(7)

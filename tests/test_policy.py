@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pgidle.flapping import LONGEST, application, flapping, ignored_waker
 from pgidle.options import Counts, Ignore, IgnoreField
-from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, waker
+from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, is_near, waker
 from pgidle.reasons import ReasonKind, Signal, Verdict, duration_text, who
 from pgidle.record import replace as changed
 from pgidle.settings import Settings, resolve
@@ -142,10 +142,11 @@ def test_a_verdict_has_reasons_and_says_when_to_look_again(
     data: st.DataObject, situation: tuple[Settings, tuple[Memory, float]], held: tuple[Lease, ...]
 ) -> None:
     by, (memory, now) = situation
-    verdict, after = evaluate(data.draw(looks(now)), by, memory, now, held)
+    look = data.draw(looks(now))
+    verdict, after = evaluate(look, by, memory, now, held)
     assert verdict.reasons
     assert all(reason.text and "\n" not in str(reason) for reason in verdict.reasons)
-    assert 0.05 <= verdict.next_look <= 5
+    assert 0.05 <= verdict.next_look <= (5 if look.counters is None else 30)
     assert memory.last_activity <= after.last_activity <= now
     assert verdict.sleeps_at is None or verdict.idle or verdict.sleeps_at >= now
 
@@ -550,6 +551,30 @@ def test_looks_come_closer_near_the_deadline_only() -> None:
     assert gaps[0] == 5.0
     assert gaps == sorted(gaps, reverse=True)
     assert len(gaps) < 70
+
+
+def test_looks_are_far_apart_where_whoever_comes_between_is_counted() -> None:
+    at, gaps, memory = 0.0, [], begin(0.0)
+    while at < 200.0:
+        verdict, memory = evaluate(quiet(at, counters=Counters(0, 0)), SETTINGS, memory, at)
+        gaps.append(verdict.next_look)
+        at += verdict.next_look
+    assert gaps[:6] == [1.0, 1.0, 2.0, 4.0, 8.0, 16.0], "who woke it is still there soon after"
+    assert set(gaps[6:]) == {30.0}
+
+
+def test_a_look_that_failed_is_soon_made_again() -> None:
+    verdict, _ = evaluate(LookFailed("x"), changed(SETTINGS, idle_timeout=None), begin(0.0), 1e6)
+    assert verdict.next_look == 5.0
+
+
+def test_the_connection_is_kept_only_when_a_sleep_is_near() -> None:
+    verdict = idle_after(begin(0.0), quiet(296.0))
+    assert not is_near(verdict, 296.0)
+    verdict = idle_after(begin(0.0), quiet(298.0))
+    assert is_near(verdict, 298.0)
+    busy = idle_after(begin(0.0), quiet(298.0, client(state="active")))
+    assert not is_near(busy, 298.0)
 
 
 def test_the_backoff_waits_longer_and_names_the_culprit() -> None:

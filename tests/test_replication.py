@@ -292,7 +292,9 @@ def test_a_publisher_and_a_subscriber(
             wait_for(subscriber, "idle_timeout", "that is the idle timeout")
             assert find(publisher, "replication", "database postgres")
             assert find(subscriber, "subscription", "is subscribed to s")
-            states = {line.data.get("state") for line in publisher.lines[mark:] + subscriber.lines[subscribed:]}
+            states = {
+                line.data.get("state") for line in publisher.lines[mark:] + subscriber.lines[subscribed:]
+            }
             assert "stopping" not in states
         else:
             publisher.wait_for_state("asleep", since=mark)

@@ -21,7 +21,7 @@ from pgidle.lifecycle import State
 from pgidle.meter import Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -199,8 +199,11 @@ def test_garbage_closes_its_own_connection_only(backstaged: Backstaged) -> None:
     assert ask(backstaged, "GET", "/health")[0] == 200
 
 
-def test_a_silent_client_is_not_kept(backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "CONNECTION_TIME", 0.05)
+@pytest.mark.parametrize("limit", ["CONNECTION_TIME", "REQUEST_TIME"])
+def test_a_silent_client_is_not_kept(
+    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(door, limit, 0.05)
     for beginning in (b"", b"GET /hea"):
         with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
             client.sendall(beginning)
@@ -208,17 +211,56 @@ def test_a_silent_client_is_not_kept(backstaged: Backstaged, monkeypatch: pytest
                 assert client.recv(1) == b""
 
 
+def is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@contextlib.contextmanager
+def crowd(made: Backstaged, beginning: bytes, addresses: Sequence[str]) -> Iterator[list[socket.socket]]:
+    """Connections that say no more than the beginning of a request, one from each address."""
+    with contextlib.ExitStack() as stack:
+        connected = []
+        for address in addresses:
+            one = socket.create_connection(("127.0.0.1", made.port), PATIENCE, (address, 0))
+            connected.append(stack.enter_context(one))
+            with contextlib.suppress(ConnectionError):
+                one.sendall(beginning)
+        yield connected
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("spread", [1, 100])
+def test_a_probe_is_answered_whoever_else_is_connected(
+    backstaged: Backstaged, beginning: bytes, spread: int
+) -> None:
+    addresses = [f"127.0.0.{1 + number % spread}" for number in range(200)]
+    with crowd(backstaged, beginning, addresses):
+        assert ask(backstaged, "GET", "/health")[0] == 200
+        assert ask(backstaged, "GET", "/metrics")[0] == 200
+
+
 def test_a_flood_takes_only_so_many_descriptors(
     backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(door, "CONNECTIONS", 4)
-    with contextlib.ExitStack() as stack:
-        address = ("127.0.0.1", backstaged.port)
-        crowd = [stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(5)]
-        with contextlib.suppress(ConnectionResetError):
-            assert crowd[-1].recv(1) == b""
-        crowd[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert crowd[0].makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+    with crowd(backstaged, b"", [f"127.0.0.{number}" for number in range(1, 6)]) as connected:
+        assert is_closed(connected[0])
+        for one in connected[1:]:
+            one.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert one.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+
+
+def test_one_address_takes_only_its_own_place(
+    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "CONNECTIONS_OF_ONE", 2)
+    with crowd(backstaged, b"", ["127.0.0.2", *["127.0.0.1"] * 3]) as connected:
+        assert is_closed(connected[1])
+        connected[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connected[0].makefile("rb").read().startswith(b"HTTP/1.1 200 ")
 
 
 def test_the_control_socket_of_a_deep_folder(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pgidle.first_start import first_start
 from pgidle.gate import Mode
 from pgidle.options import absolute
 from pgidle.privileges import MIGRATION, acting_as, plan, python_unreadable, user_name
+from pgidle.trusted_path import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +61,9 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
     parameters = None
     if is_ready:
         check_room(data, settings.data_dir)
-        parameters = read_parameters(settings.data_dir, settings.postgres_args)
+        # With the user's own rights: what is there, or what it includes, could be a link to what only root may read.
+        with acting_as(identity):
+            parameters = read_parameters(settings.data_dir, settings.postgres_args)
     try:
         answer = ask(identity, _question(settings, parameters, postgres))
     except PgidleError as error:
@@ -69,7 +72,8 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
         _check_gate(machine, answer)
         _check_socket_dirs(machine, answer, uid)
         if parameters is not None:
-            charts += _configuration(settings, parameters, answer, uid, environ)
+            with acting_as(identity):
+                charts += _configuration(settings, parameters, answer, uid, environ)
     check_stop(machine, settings, shutdown)
     check_service(machine, settings)
     return charts
@@ -149,10 +153,15 @@ def _check_data_dir(
             "no postgresql.conf in it",
             path,
             "Postgres does not start; clusters of Debian's packages have theirs in /etc/postgresql",
-            unconfigured(path).hint,
+            _unconfigured(path, identity).hint,
         )
         return found.version, False
     return found.version, True
+
+
+def _unconfigured(data_dir: str, identity: Identity | None) -> PgidleError:
+    with acting_as(identity):
+        return unconfigured(data_dir)
 
 
 def _find_postgres(
@@ -164,7 +173,7 @@ def _find_postgres(
 ) -> str | None:
     try:
         with acting_as(identity):
-            binaries = find_bin_dir(settings.bin_dir, version, environ.get("PATH", ""))
+            binaries = find_bin_dir(settings.bin_dir, version, environ.get("PATH", ""), identity)
     except PgidleError as error:
         refuse(chart, "bin-dir", error)
         return None
@@ -252,7 +261,7 @@ def _configuration(
     check_ssl(conf, parameters, answer.unusable)
     file = parameters.value("hba_file") or f"{settings.data_dir}/pg_hba.conf"
     try:
-        text = Path(file).read_text(encoding="utf-8", errors="replace")
+        text = read_regular(file).decode("utf-8", "replace")
     except OSError as error:
         hba.wrong(f"{file} cannot be read: {error.strerror}", file, "without it nobody gets in", "restore it")
         return [conf, hba]

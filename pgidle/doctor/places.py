@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pgidle.debian import find_cluster
 from pgidle.errors import PgidleError
-from pgidle.privileges import acting_as, user_name
+from pgidle.privileges import ROOT, acting_as, user_name
+from pgidle.trusted_path import why_not_below
 
 if TYPE_CHECKING:
     from pgidle.privileges import Identity
@@ -59,7 +60,7 @@ def _refused_creation(path: Path, identity: Identity | None) -> str | None:
     if above == path or _may(above, MAKE, identity):
         return None
     if _is_handed_over(identity) and _may(above, PASS, identity) and os.access(above, os.W_OK):
-        return None
+        return why_not_below(str(above), ROOT)
     return "Permission denied"
 
 
@@ -68,5 +69,5 @@ def _will_be_usable(path: Path, identity: Identity | None, *, is_data: bool) -> 
     if not path.is_dir():
         return True
     if is_data and _is_handed_over(identity) and path.stat().st_uid == 0 and not any(path.iterdir()):
-        return _may(path.parent, PASS, identity)
+        return _may(path.parent, PASS, identity) and why_not_below(str(path), ROOT) is None
     return _may(path, USE, identity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.errors import PgidleError
 from pgidle.gate import Mode, open_shim, try_mode
-from pgidle.privileges import become
+from pgidle.privileges import become, for_children
 from pgidle.steering import resolve
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from pgidle.privileges import Identity
     from pgidle.settings import Settings
+
+
+PATIENCE = 10
+"""Seconds that Postgres has for reading its configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,12 @@ def ask(identity: Identity | None, question: Question) -> Answer:
     if (pid := os.fork()) == 0:
         try:
             os.close(reader)
+            # What it runs must not be able to type into a terminal of root's.
+            os.setsid()
             if identity is not None:
                 become(identity)
             answer = json.dumps(asdict(_answer(question, shim)))
-            with os.fdopen(writer, "w", encoding="utf-8") as out:
+            with os.fdopen(writer, "w", encoding="utf-8", errors="surrogateescape") as out:
                 out.write(answer)
             os._exit(0)
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
@@ -119,14 +126,21 @@ def _run(command: Sequence[str]) -> tuple[str, int]:
         (os.POSIX_SPAWN_DUP2, out[1], 1),
         (os.POSIX_SPAWN_DUP2, err[1], 2),
     ]
-    pid = os.posix_spawn(command[0], list(command), {**os.environ, "LC_ALL": "C"}, file_actions=actions)
+    pid = os.posix_spawn(
+        command[0], list(command), {**for_children(os.environ), "LC_ALL": "C"}, file_actions=actions
+    )
     os.close(out[1])
     os.close(err[1])
+    # What it reads may be a pipe that nobody writes.
+    signal.signal(signal.SIGALRM, lambda _number, _frame: os.kill(pid, signal.SIGKILL))
+    signal.alarm(PATIENCE)
     with os.fdopen(out[0], encoding="utf-8", errors="replace") as stream:
         said = stream.read()
     with os.fdopen(err[0], encoding="utf-8", errors="replace") as stream:
         complaint = stream.read()
     _, status = os.waitpid(pid, 0)
+    if signal.alarm(0) == 0:
+        complaint = f"postgres -C did not end within {PATIENCE} s"
     return (complaint, status) if status else (said, 0)
 
 

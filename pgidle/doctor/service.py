@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pgidle.client import NotRunning, request
 from pgidle.cluster import living_postmaster
@@ -52,6 +52,16 @@ def check_service(chart: Chart, settings: Settings) -> None:
             f"the supervisor: {error.message}", settings.state_dir, "it runs, and was not asked", error.hint
         )
         return
+    try:
+        _check_status(chart, status)
+    except (LookupError, TypeError):
+        chart.unknown(
+            "the supervisor: its answer is not that of this version", settings.state_dir, "it was not understood",
+            "pgidle status --json",
+        )  # fmt: skip
+
+
+def _check_status(chart: Chart, status: dict[str, Any]) -> None:
     state, mode = status["state"], status["gate"]["mode"]
     if state == "failed":
         chart.wrong(
