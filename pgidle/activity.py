@@ -55,22 +55,6 @@ FROM pg_catalog.pg_settings JOIN (VALUES
 ) AS w (name, wanted) USING (name)
 WHERE context <> 'superuser' OR current_setting('is_superuser') = 'on'
 """
-# What a reload only complains of keeps the next start from succeeding. It comes first, for it reads files, and nothing
-# may come between the sessions and what follows a look. Whether what waits for a restart is wrong is not told.
-FAULT = """(
-    SELECT concat_ws(': ', sourcefile || ' line ' || sourceline, f.name, error) AS fault FROM pg_file_settings f
-    WHERE error IS NOT NULL AND (SELECT context FROM pg_settings s WHERE s.name = f.name) IS DISTINCT FROM 'postmaster'
-    UNION ALL
-    SELECT concat(current_setting('hba_file'), ' line ', line_number, ': ', error) FROM pg_hba_file_rules
-    WHERE error IS NOT NULL
-    LIMIT 1
-)"""
-MAY_READ_FILES = b"""
-SELECT bool_and(has_table_privilege(name, 'SELECT') AND has_function_privilege(function, 'EXECUTE'))
-FROM (VALUES
-    ('pg_file_settings', 'pg_show_all_file_settings()'), ('pg_hba_file_rules', 'pg_hba_file_rules()')
-) AS v (name, function)
-"""
 PATIENCE = b"SELECT setting::float8 FROM pg_settings WHERE name = 'authentication_timeout'"
 STATEMENT_LIMIT = b"SELECT set_config('statement_timeout', %s, false)"
 
@@ -109,7 +93,7 @@ WITH counters AS MATERIALIZED (
     FROM pg_replication_slots s
     WHERE NOT active AND restart_lsn IS NOT NULL AND NOT coalesce((to_jsonb(s) ->> 'synced')::boolean, false)
 )
-SELECT {fault}, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), current_user::text, pg_backend_pid(),
+SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), current_user::text, pg_backend_pid(),
     (SELECT row_to_json(counters) FROM counters), (SELECT json_agg(sessions) FROM sessions),
     (SELECT count(*) FROM pg_prepared_xacts), pg_is_in_recovery(), (SELECT json_agg(slots) FROM slots)
 """
@@ -223,8 +207,7 @@ class Watcher:
             await connection.execute(PREPARE, (str(round(STATEMENT_TIMEOUT * 1000)),))
             row = await (await connection.execute(PATIENCE)).fetchone()
             self._arrivals.patience = row[0] if row else 0.0
-            row = await (await connection.execute(MAY_READ_FILES)).fetchone()
-            self._statement = _statement(connection.info.server_version, may_read_files=row == (True,))
+            self._statement = _statement(connection.info.server_version)
             self._epoch += 1
             return connection
         hint = "set watch to a connection string that works"
@@ -247,7 +230,7 @@ class Watcher:
         row = await (await connection.execute(self._statement, prepare=True)).fetchone()
         if row is None:
             raise WatchError("the look brought no row")
-        fault, sees_all, role, own_pid, counters, rows, prepared, in_recovery, slots = row
+        sees_all, role, own_pid, counters, rows, prepared, in_recovery, slots = row
         if not self._arrivals.is_ours(own_pid):
             other = f"leads to another server than postmaster {self._pid}"
             raise WatchError(f"the watching connection {other}: set host and port in watch")
@@ -267,7 +250,6 @@ class Watcher:
             in_recovery=in_recovery,
             slots=tuple(Slot(**values) for values in slots or ()),
             free_bytes=_free_bytes(self._pid),
-            fault=fault,
         )
 
     async def _checkpoint(self, seconds: float) -> None:
@@ -310,11 +292,10 @@ def _free_bytes(postmaster: int) -> int | None:
     return min(one.f_bavail * one.f_frsize for one in found)
 
 
-def _statement(version: int, *, may_read_files: bool) -> bytes:
-    """The look for a server version: 14 brought the counters. Configuration files are a superuser's to read."""
+def _statement(version: int) -> bytes:
+    """The look for a server version: 14 brought the counters."""
     others = "FILTER (WHERE datname IS DISTINCT FROM current_database())"
     return LOOK.format(
-        fault=FAULT if may_read_files else "NULL::text",
         sessions="sum(sessions)::bigint" if version >= 140000 else "sum(NULL::bigint)",
         active_time=f"coalesce(sum(active_time) {others}, 0)" if version >= 140000 else "sum(NULL::float8)",
     ).encode()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pgidle.changes import is_ignored
 from pgidle.options import Counts
 from pgidle.reasons import Signal, one_line, who
+from pgidle.startable import Startable, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +43,15 @@ class Blocker:
         return who(self.session) if self.session else "Postgres"
 
 
-def blockers(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
+def blockers(look: Snapshot, settings: Settings, start: StartResult | None = None) -> Iterator[Blocker]:
     """Replication, subscriptions, base backups, maintenance, idle sessions that the settings keep; not ignored ones.
 
     A standby whose primary is away is kept awake like one that streams: it may be promoted at any moment.
     """
     yield from _of_all(look, settings)
+    if start is not None and start.startable is Startable.NO:
+        state = f"could not start again ({one_line(start.reason)})"
+        yield Blocker(Signal.CONFIGURATION, None, state, "when that is mended")
     for session in look.sessions:
         if is_ignored(session, settings):
             continue
@@ -71,9 +75,6 @@ def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
         left = f"{look.free_bytes / 2**20:.0f} MB are left in its data directory"
         ends = f"when {ROOM // 2**20} MB are free"
         yield Blocker(Signal.DISK, None, f"might not be able to start again ({left})", ends)
-    if look.fault is not None:
-        state = f"could not start again ({one_line(look.fault)})"
-        yield Blocker(Signal.CONFIGURATION, None, state, "when that is mended")
 
 
 def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pgidle.policy import Look
     from pgidle.settings import Settings
+    from pgidle.startable import StartResult
 
 
 @record
@@ -28,6 +29,14 @@ class Checkpointed:
     """The pre-sleep checkpoint has ended: what went wrong, or nothing."""
 
     error: str | None
+
+
+@record
+class StartTried:
+    """Whether Postgres would start now has been tried; `ticket` is the one it was asked with."""
+
+    ticket: int
+    result: StartResult
 
 
 @record
@@ -66,7 +75,9 @@ class BackstageFailed:
     error: str
 
 
-Message = Looked | Checkpointed | Requested | SettingsChanged | ConfigurationChanged | BackstageFailed
+Message = (
+    Looked | Checkpointed | StartTried | Requested | SettingsChanged | ConfigurationChanged | BackstageFailed
+)
 
 
 class Inbox:

@@ -11,7 +11,7 @@ import signal
 import time
 
 from pgidle.cluster import living_postmaster, read_pidfile
-from pgidle.early import spawn_postmaster
+from pgidle.early import postgres_command, spawn_postmaster
 from pgidle.lifecycle import Event
 from pgidle.postmaster import is_shut_down
 from pgidle.privileges import user_name
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgidle.initialise import Initialisation
     from pgidle.postmaster import Postmaster
     from pgidle.settings import Settings
+    from pgidle.startable import StartQuestion
 
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
 """While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
@@ -109,6 +110,14 @@ class Server:
             return Watcher(host, port, pid, wanted, settings.watch, gate.plugs(), gate.hosts())
 
         return make
+
+    def start_question(self) -> StartQuestion:
+        """The next start, for those who ask whether it would succeed."""
+        from pgidle.startable import StartQuestion
+
+        house = self._house
+        command, version = tuple(postgres_command(house)), house.binaries.version_major
+        return StartQuestion(command, version, house.settings.data_dir, house.state_dir.path, house.environ)
 
     def listens(self) -> bool:
         """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""

@@ -125,7 +125,6 @@ class Snapshot:
     """One whole look. `epoch` changes when the watcher had to connect again, which moves the counters.
 
     `in_recovery`: it is a standby. `slots` are the inactive ones. `free_bytes`: room for Postgres's files.
-    `fault`: what in its configuration files would keep it from starting again, in a line.
     """
 
     at: float
@@ -138,7 +137,6 @@ class Snapshot:
     in_recovery: bool = False
     slots: tuple[Slot, ...] = ()
     free_bytes: int | None = None
-    fault: str | None = None
 
     @property
     def has_arrivals(self) -> bool:

@@ -23,6 +23,7 @@ from pgidle.inbox import (
     Looked,
     Requested,
     SettingsChanged,
+    StartTried,
 )
 from pgidle.lifecycle import URGENT, Effect, Event, State, advance
 from pgidle.notify import Notifier
@@ -191,6 +192,8 @@ class Supervisor:
             self._log.note("reload", "SIGHUP received: Postgres is told to reload")
             self._notifier.reloading()
             self.server.reload()
+            if self.judge is not None and self.state is State.AWAKE:
+                self.judge.try_start()
             self._on_settings(self.house.files.read())
             self._notifier.reloaded()
         elif number == signal.SIGCHLD and os.getpid() == 1:
@@ -217,6 +220,8 @@ class Supervisor:
                 self.judge.looked(message)
             case Checkpointed() if self.judge is not None and self.state is State.AWAKE:
                 self.judge.checkpointed(message)
+            case StartTried() if self.judge is not None and self.state in SERVING:
+                self.judge.start_tried(message)
             case Requested():
                 self._on_request(message)
             case SettingsChanged():
@@ -224,6 +229,8 @@ class Supervisor:
             case ConfigurationChanged():
                 self._log.note("reload", f"{message.name} has changed: Postgres is told to reload")
                 self.server.reload()
+                if self.judge is not None and self.state is State.AWAKE:
+                    self.judge.try_start()
             case BackstageFailed():
                 # Nobody can be seen any more, so nobody may be cut: Postgres stays awake, and it is said.
                 self._log.note(
@@ -327,6 +334,7 @@ class Supervisor:
             self._log,
             self.house.state_dir,
             self._happen,
+            self.server.start_question(),
         )
 
     def _confirm_idle(self) -> None:

@@ -735,31 +735,9 @@ def test_the_words_for_older_servers_are_understood_too(
     if version > installation.major * 10000:
         pytest.skip("the server is older still")
     with cluster.connect() as client:
-        row = client.execute(_statement(version, may_read_files=True)).fetchone()
+        row = client.execute(_statement(version)).fetchone()
         assert row
-        assert row[4] == {"sessions": None, "active_time": None}
-
-
-def test_a_configuration_that_no_start_would_take_blocks(own_cluster: Cluster) -> None:
-    own_cluster.start()
-    with contextlib.closing(Watch(own_cluster)) as watch:
-        for file, line, what in (
-            ("postgresql.conf", "nonsense", "syntax error"),
-            ("postgresql.conf", "work_mem = -5", "work_mem: setting could not be applied"),
-            ("postgresql.auto.conf", "no_such = 1", "no_such: unrecognized configuration parameter"),
-            ("pg_hba.conf", "lokal all all trust", "invalid connection type"),
-            ("postgresql.conf", "shared_buffers = 17MB", ""),  # It only waits for a restart.
-        ):
-            path = own_cluster.data_dir / file
-            good = path.read_text()
-            path.write_text(f"{good}{line}\n")
-            found = [reason.text for reason in watch.find(Signal.CONFIGURATION, ReasonKind.BLOCKER)]
-            assert [
-                f"{path} line {len(good.splitlines()) + 1}: " in text and what in text for text in found
-            ] == ([True] if what else [])
-            assert watch.judge(idle_timeout=0.0).idle is not bool(what)
-            path.write_text(good)
-            assert watch.judge(idle_timeout=0.0).idle
+        assert row[3] == {"sessions": None, "active_time": None}
 
 
 def test_a_checkpoint_runs(cluster: Cluster, watch: Watch) -> None:

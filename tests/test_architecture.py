@@ -24,6 +24,7 @@ MODULES = sorted(
 
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
+    "startable",
     *("blockers", "changes", "flapping", "policy", "status", "entrypoint"),
 }
 PURE_DOCTOR = {

@@ -1,0 +1,283 @@
+"""Would Postgres start with what is on disk now? A program of its own, which has Postgres itself try.
+
+Postgres goes on with what it had when a file is wrong, and reads some settings only at a start, so that nobody notices
+before it has to start again. It is asked in steps, each with the very words that it is started with:
+
+- `postgres -C` reads and judges every configuration file, as for a start, and exits.
+- From 15 on `postgres -C shared_memory_size` also loads the preloaded libraries and the TLS files, and adds up memory.
+- pg_hba.conf is read last of all, after which the first child is forked. In a trial that may have no children
+  (RLIMIT_NPROC) that fork fails, and the postmaster exits: by then everything has been tried. (postmaster.c)
+
+The last two need a data directory that nobody locks: a scratch one, with copies of PG_VERSION and pg_control, and links
+to what an administrator may have put beside Postgres's own files (certificates). It has no WAL and no tables, so there
+is nothing that a trial could harm. No port is listened on, and no log file is written.
+
+Run as Postgres's user, for a fifth of a second of CPU at the lowest priority: `python -m pgidle.start_check JSON` takes
+the fields of a `StartQuestion`, and prints [startable, reason]. It changes nothing but its own folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+
+from pgidle.startable import Startable, StartQuestion, StartResult
+
+LIMIT = 15.0
+"""Seconds that all of it may take."""
+
+COMPUTES_MEMORY = 15
+"""The first major version whose `-C` goes as far as memory (GUC_RUNTIME_COMPUTED in guc.h)."""
+
+SCRATCH = "start-check"
+LEFT_OUT = frozenset({
+    "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "postmaster.opts", "postmaster.pid",
+    "recovery.signal", "standby.signal", "tablespace_map",
+})  # fmt: skip
+
+QUIET = {
+    "listen_addresses": "",
+    "unix_socket_directories": ".",
+    "external_pid_file": "",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "log_min_messages": "warning",
+    "log_error_verbosity": "default",
+    "log_line_prefix": "",
+    "lc_messages": "C",
+    # Two Postgreses need not have room for their huge pages at once.
+    "huge_pages": "off",
+}
+"""For a trial that opens no socket of anybody's, writes no file, and says in English what is wrong."""
+
+SMALL = {
+    "shared_preload_libraries": "",
+    "ssl": "off",
+    "shared_buffers": "16",
+    "max_connections": "10",
+    "superuser_reserved_connections": "3",
+    "max_wal_senders": "0",
+    "max_worker_processes": "0",
+    "max_prepared_transactions": "0",
+    "max_locks_per_transaction": "10",
+    "wal_buffers": "4",
+    "archive_mode": "off",
+}
+"""Besides, where what these do has been tried already. pg_hba.conf does not depend on them."""
+
+STARTED = "could not fork"
+"""What a trial that got through says last: nothing but processes was missing."""
+
+CERTAIN = re.compile(
+    r"could not (load|access file|access private key file|map anonymous shared memory)|incompatible library"
+    r"|private key file .* (has group|must be owned)|configuration file .* contains errors|cannot be enabled when"
+    r"|requires wal_level|must be less than"
+)
+"""What a start up to 14 would fail of in any case. Other complaints may be due to the trial: libraries are tried with
+it, which may want children or threads."""
+
+LINE = re.compile(r".*?\b(?P<level>LOG|WARNING|ERROR|FATAL|DETAIL|CONTEXT|HINT):\s+(?P<text>.*)")
+
+REFERS = re.compile("contains errors|could not load .*hba")
+"""A fatal message that leaves it to the line before to say what is wrong."""
+
+OUT_OF_ROOM = re.compile("No space left on device|Disk quota exceeded|Read-only file system")
+"""A trial's own trouble, as is all that names its scratch directory; how much room there is `disk` tells."""
+
+
+class Fatal(Exception):
+    """Postgres would not start: one line."""
+
+
+class Doubtful(Exception):
+    """It could not be tried: one line."""
+
+
+def check(question: StartQuestion) -> StartResult:
+    """Try it all; the first thing that is wrong counts."""
+    scratch = f"{question.folder}/{SCRATCH}"
+    try:
+        trial = Trial(question, scratch)
+        trial.try_configuration()
+        try:
+            make_scratch(question.data_dir, scratch)
+            trial.try_scratch()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except Fatal as error:
+        return StartResult(Startable.NO, str(error))
+    except Doubtful as error:
+        return StartResult(Startable.UNKNOWN, str(error))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return StartResult(Startable.UNKNOWN, f"it could not be tried: {' '.join(str(error).split())}")
+    return StartResult(Startable.YES)
+
+
+def make_scratch(data_dir: str, scratch: str) -> None:
+    """A data directory that a postmaster takes for one until it reads WAL. Raises OSError."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    os.mkdir(scratch, 0o700)
+    os.mkdir(f"{scratch}/global", 0o700)
+    for name in ("PG_VERSION", "global/pg_control"):
+        shutil.copyfile(f"{data_dir}/{name}", f"{scratch}/{name}")
+    for entry in os.scandir(data_dir):
+        if entry.name.startswith("pg_") and entry.is_dir():
+            if entry.name != "pg_wal":
+                os.mkdir(f"{scratch}/{entry.name}", 0o700)
+        elif entry.name not in LEFT_OUT:
+            os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
+
+
+class Trial:
+    def __init__(self, question: StartQuestion, scratch: str) -> None:
+        self._question = question
+        self._scratch = scratch
+        self._until = time.monotonic() + LIMIT
+
+    def try_configuration(self) -> None:
+        """Every value of every file; and folders that Postgres starts with, or not at all. Raises Fatal, Doubtful."""
+        data_dir = self._ask("data_directory")
+        if not _is_same(data_dir, self._question.data_dir):
+            raise Fatal(f"data_directory is {data_dir}, not {self._question.data_dir}")
+        folders = [one.strip().strip('"') for one in self._ask("unix_socket_directories").split(",")]
+        for folder in folders:
+            if folder and not folder.startswith("@") and not _is_writable(folder):
+                raise Fatal(f"unix_socket_directories: no socket can be made in {folder}")
+        log_directory = os.path.join(self._question.data_dir, self._ask("log_directory"))
+        if not _can_hold(log_directory) and self._ask("logging_collector") == "on":
+            raise Fatal(f"logging_collector is on, and log_directory {log_directory} cannot be written")
+
+    def try_scratch(self) -> None:
+        """Libraries, TLS, memory, pg_hba.conf. Raises Fatal, Doubtful."""
+        quiet = QUIET
+        if self._question.version >= COMPUTES_MEMORY:
+            self._try_memory(int(self._ask("shared_memory_size", data_directory=self._scratch)))
+            if self._ask("huge_pages") == "on":
+                self._try_huge_pages()
+            quiet = QUIET | SMALL
+        else:
+            # A folder of Debian's, which the running Postgres uses.
+            quiet = QUIET | {"stats_temp_directory": "."}
+        _, _, said = self._run((), is_alone=True, data_directory=self._scratch, **quiet)
+        if any(STARTED in line for line in said):
+            return
+        complaint = _complaint(said)
+        if "could not map anonymous shared memory" in complaint and _overcommit() == 2:
+            raise Doubtful(f"a trial start beside Postgres says: {complaint}")
+        if CERTAIN.search(complaint):
+            raise Fatal(complaint)
+        raise Doubtful(f"a trial start says: {complaint}")
+
+    def _ask(self, name: str, **settings: str) -> str:
+        """The value of a setting as a start would have it. Raises Fatal in Postgres's own words."""
+        status, value, said = self._run(("-C", name), is_alone=False, **settings)
+        if status == 0:
+            return value.removesuffix("\n")
+        complaint = _complaint(said)
+        if status < 0 or self._scratch in complaint or OUT_OF_ROOM.search(complaint):
+            raise Doubtful(f"postgres -C {name} says: {complaint or f'ended by signal {-status}'}")
+        raise Fatal(complaint or f"postgres -C {name} exits with status {status}")
+
+    def _run(self, more: tuple[str, ...], *, is_alone: bool, **settings: str) -> tuple[int, str, list[str]]:
+        """Exit status, what it prints, and its lines on stderr. `is_alone`: it may not fork."""
+        said = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with subprocess.Popen(
+            [*self._question.command, *said, *more],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            preexec_fn=_forbid_children if is_alone else None,
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=max(0.0, self._until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise Doubtful(f"a trial start takes longer than {LIMIT:g} s") from None
+        return process.returncode, out, err.splitlines()
+
+    def _try_memory(self, megabytes: int) -> None:
+        """Ask for it as Postgres does (CreateAnonymousSegment in sysv_shmem.c), and use none of it."""
+        try:
+            mmap.mmap(-1, megabytes * 2**20).close()
+        except OSError as error:
+            text = f"{megabytes} MB of shared memory cannot be had: {error.strerror}"
+            # Strict accounting: the running Postgres's share will be free by then.
+            if _overcommit() == 2 and megabytes * 1024 <= _meminfo("CommitLimit"):
+                raise Doubtful(f"{text} while Postgres runs") from None
+            raise Fatal(f"{text} (shared_buffers, max_connections)") from None
+
+    def _try_huge_pages(self) -> None:
+        needed = int(self._ask("shared_memory_size_in_huge_pages", data_directory=self._scratch))
+        size = int(re.sub(r"\D", "", self._ask("huge_page_size")) or 0)
+        there = _meminfo("HugePages_Total")
+        if size == 0 and needed > there:
+            raise Fatal(f"huge_pages is on, and of {needed} huge pages there are {there} (vm.nr_hugepages)")
+
+
+def _forbid_children() -> None:
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def _complaint(said: list[str]) -> str:
+    """Why, in one line: the fatal message, behind what it refers to."""
+    lines = [found.group("level", "text") for found in map(LINE.match, said) if found is not None]
+    fatal = next((at for at, (level, _) in enumerate(lines) if level in ("ERROR", "FATAL")), None)
+    if fatal is None:
+        return " ".join(said[-1:])  # Said before there is a log: "postgres: ..."
+    text = lines[fatal][1]
+    first = fatal
+    if REFERS.search(text):
+        first = max((at for at, (level, _) in enumerate(lines[:fatal]) if level == "LOG"), default=fatal)
+    told = [part for level, part in lines[first:] if level in ("LOG", "CONTEXT", "DETAIL")]
+    return ": ".join(dict.fromkeys([*told, text] if first < fatal else [text, *told]))
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _is_writable(folder: str) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _can_hold(folder: str) -> bool:
+    """The log collector makes its folder, but none above it (SysLogger_Start in syslogger.c)."""
+    return _is_writable(folder if os.path.lexists(folder) else os.path.dirname(folder))
+
+
+def _overcommit() -> int:
+    with contextlib.suppress(OSError, ValueError), open("/proc/sys/vm/overcommit_memory", "rb") as file:
+        return int(file.read())
+    return 0
+
+
+def _meminfo(name: str) -> int:
+    """In kB, or a number of pages."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith(f"{name}:")), 0)
+
+
+def main() -> None:
+    os.nice(19)
+    # Rather this than anything else, where memory is short.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    result = check(StartQuestion(*json.loads(sys.argv[1])))
+    sys.stdout.write(json.dumps([result.startable.value, result.reason]))
+
+
+if __name__ == "__main__":
+    main()
