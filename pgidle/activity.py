@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.types.json import set_json_loads
 
 from pgidle.arrivals import Arrivals
+from pgidle.disk import room_of
 from pgidle.snapshot import Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.sockets import plain
 
@@ -249,7 +250,7 @@ class Watcher:
             prepared_transactions=prepared,
             in_recovery=in_recovery,
             slots=tuple(Slot(**values) for values in slots or ()),
-            free_bytes=_free_bytes(self._pid),
+            room=room_of(self._pid),
         )
 
     async def _checkpoint(self, seconds: float) -> None:
@@ -277,19 +278,6 @@ def _heard_of(session: Session, there: Mapping[tuple[str, int], Connection]) -> 
     if age is not None and connection.heard is not None:
         age = min(age, connection.heard)
     return replace(session, unread=connection.unread > 0, state_age=age)
-
-
-def _free_bytes(postmaster: int) -> int | None:
-    """What its user may still write, in the data directory or in WAL, whichever is less. Raises OSError.
-
-    None where the postmaster has just ended, of which others tell.
-    """
-    # Its working directory is the data directory (ChangeToDataDir in miscinit.c).
-    try:
-        found = [os.statvfs(f"/proc/{postmaster}/cwd{part}") for part in ("", "/pg_wal")]
-    except FileNotFoundError:
-        return None
-    return min(one.f_bavail * one.f_frsize for one in found)
 
 
 def _statement(version: int) -> bytes:

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pgidle.settings import Settings
-    from pgidle.snapshot import Key, Session, Snapshot
+    from pgidle.snapshot import Key, Room, Session, Snapshot
 
 
 NO_SESSION = (0, 0.0)
-ROOM = 32 * 2**20
-"""Bytes. With less than two WAL segments Postgres may shut down, and then be unable to start."""
+BYTES_TO_START = 32 * 2**20
+"""With less than two WAL segments Postgres may shut down, and then be unable to start."""
+
+FILES_TO_START = 16
+"""It makes its pid file, its socket's lock, temporary files of statistics and of WAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,21 @@ def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
     if look.in_recovery and settings.replication is Counts.KEEP and not any(map(_receives, look.sessions)):
         ends = "when it is promoted, or with --replication ignore"
         yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
-    if look.free_bytes is not None and look.free_bytes < ROOM:
-        left = f"{look.free_bytes / 2**20:.0f} MB are left in its data directory"
-        ends = f"when {ROOM // 2**20} MB are free"
-        yield Blocker(Signal.DISK, None, f"might not be able to start again ({left})", ends)
+    if (shortage := _shortage(look.room)) is not None:
+        what, ends = shortage
+        yield Blocker(Signal.DISK, None, f"might not be able to start again ({what})", ends)
+
+
+def _shortage(room: Room) -> tuple[str, str] | None:
+    """What a start would lack, and when it no longer does."""
+    if room.is_read_only:
+        return "its data directory or its WAL is on a read-only file system", "when that is mounted writable"
+    if room.free_bytes is not None and room.free_bytes < BYTES_TO_START:
+        left = f"{room.free_bytes / 2**20:.0f} MB are left in its data directory"
+        return left, f"when {BYTES_TO_START // 2**20} MB are free"
+    if room.free_files is not None and room.free_files < FILES_TO_START:
+        return f"{room.free_files} inodes are left in its data directory", f"when {FILES_TO_START} are free"
+    return None
 
 
 def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:

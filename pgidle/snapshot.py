@@ -121,10 +121,19 @@ class Connecting:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What is left for Postgres's files, where it is least: bytes, and inodes. None: the file system does not tell."""
+
+    free_bytes: int | None = None
+    free_files: int | None = None
+    is_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One whole look. `epoch` changes when the watcher had to connect again, which moves the counters.
 
-    `in_recovery`: it is a standby. `slots` are the inactive ones. `free_bytes`: room for Postgres's files.
+    `in_recovery`: it is a standby. `slots` are the inactive ones.
     """
 
     at: float
@@ -136,7 +145,7 @@ class Snapshot:
     prepared_transactions: int = 0
     in_recovery: bool = False
     slots: tuple[Slot, ...] = ()
-    free_bytes: int | None = None
+    room: Room = Room()
 
     @property
     def has_arrivals(self) -> bool:

@@ -19,6 +19,7 @@ the fields of a `StartQuestion`, and prints [startable, reason]. It changes noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -84,6 +85,8 @@ CERTAIN = re.compile(
 """What a start up to 14 would fail of in any case. Other complaints may be due to the trial: libraries are tried with
 it, which may want children or threads."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 LINE = re.compile(r".*?\b(?P<level>LOG|WARNING|ERROR|FATAL|DETAIL|CONTEXT|HINT):\s+(?P<text>.*)")
 
 REFERS = re.compile("contains errors|could not load .*hba")
@@ -110,6 +113,14 @@ def check(question: StartQuestion) -> StartResult:
         try:
             make_scratch(question.data_dir, scratch)
             trial.try_scratch()
+        except OSError as error:
+            # A quota shows in nothing but this. As little can Postgres write its pid file.
+            if (
+                error.errno in NO_ROOM
+                and os.stat(question.folder).st_dev == os.stat(question.data_dir).st_dev
+            ):
+                raise Fatal(f"nothing can be written in {question.data_dir}: {error.strerror}") from None
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except Fatal as error:

@@ -1,4 +1,4 @@
-"""A sleep never ends in an outage: what a start would not take keeps Postgres awake, and what it would take does not."""
+"""A sleep never ends in an outage: what a start would not take keeps Postgres awake, and nothing else does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from faults import notes
 from installations import conninfo, server_user
+from postgres_fixture import wait_until
 
 if TYPE_CHECKING:
     from conftest import Launch
@@ -30,7 +32,9 @@ def test_what_only_a_view_complains_of_is_slept_on(installation: Installation, l
     one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
     append(one, "pg_hba.conf", "hostssl all all 10.0.0.0/8 scram-sha-256")
     append(one, "postgresql.conf", "default_tablespace = 'elsewhere'\ndefault_text_search_config = 'my.own'")
-    append(one, "postgresql.conf", "shared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.none = 1")
+    append(
+        one, "postgresql.conf", "shared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.none = 1"
+    )
     one.start()
     one.wait_for_state("asleep")
     execute(one, "SELECT 1")
@@ -66,11 +70,13 @@ def test_a_value_that_waits_for_a_restart(
 def test_a_mistake_in_a_file_is_known_at_once(newest: Installation, launch: Launch) -> None:
     one = launch(newest, when_idle="stay", idle_timeout="1h")
     one.wait_for_state("awake")
-    good = (one.data_dir / "pg_hba.conf").read_text()
-    append(one, "pg_hba.conf", "host all all all scam")
-    one.wait_log('Postgres could not start again, so it stays awake: invalid authentication method "scam"')
+    hba = one.data_dir / "pg_hba.conf"
+    good = hba.read_text()
+    # Written again until it is seen, as nothing tells when files begin to be watched.
+    wait_until(lambda: bool(hba.write_text(f"{good}host all all all scam\n")) and notes(one, "reload") != [])
+    one.wait_log("Postgres could not start again, so it stays awake: invalid authentication method")
     assert "could not start again" in one.pgidle("status").stdout
-    (one.data_dir / "pg_hba.conf").write_text(good)
+    hba.write_text(good)
     one.wait_log("that is over")
     assert one.pgidle("sleep").returncode == 0
 
