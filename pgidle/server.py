@@ -13,7 +13,7 @@ import time
 from pgidle.cluster import living_postmaster, read_pidfile
 from pgidle.early import postgres_command, spawn_postmaster
 from pgidle.lifecycle import Event
-from pgidle.postmaster import is_shut_down
+from pgidle.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
 from pgidle.privileges import user_name
 
 TYPE_CHECKING = False
@@ -92,6 +92,11 @@ class Server:
     def is_initialising(self) -> bool:
         """Whether the data directory is being made."""
         return self._initialisation is not None
+
+    def would_lose_unlogged(self) -> bool:
+        """Whether an immediate shutdown would empty unlogged tables: once its checkpoint is written it does not."""
+        data_dir = self._settings.data_dir
+        return not is_checkpointed(data_dir) and has_unlogged(data_dir)
 
     def watcher(self, settings: Settings) -> Callable[[], Watcher]:
         """What makes a watcher of the running postmaster; it is called where importing psycopg holds nobody up."""
@@ -328,6 +333,9 @@ class Server:
     def _tell_end(self, how: str, is_clean: bool) -> None:
         self.is_clean = is_clean
         if is_clean:
+            if left := unarchived(self._settings.data_dir):
+                text = f"WAL that is not archived yet: {left} segment{'s' * (left > 1)}; the next start goes on with it"
+                self._log.note("archive", text)
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
         else:
             self._happen(Event.POSTMASTER_CRASHED, how)
@@ -336,7 +344,7 @@ class Server:
 def describe(status: int) -> str:
     """An exit status as a person would say it."""
     if status == 0:
-        return "the postmaster ended without a clean shutdown: the next start recovers"
+        return "the postmaster ended without a clean shutdown: the next start recovers, and empties unlogged tables"
     if status > 0:
         return f"the postmaster exited with status {status} (its own message is above)"
     # Of the real-time signals only the first and the last have names.

@@ -57,6 +57,9 @@ STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
 """Of the stop timeout, what Postgres gets at most to accept whom it has before it is told to stop; and seconds between
 two looks at that."""
 
+SHUTDOWN_PATIENCE, SHUTDOWN_POLL = 60.0, 0.1
+"""Seconds that clients wait at most, rather than have unlogged tables emptied; and between two looks at that."""
+
 IMMEDIATE_PATIENCE = 1.0
 """Seconds that an immediate shutdown gets before what is left is killed."""
 
@@ -208,7 +211,15 @@ class Supervisor:
                 os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _on_stop_timeout(self) -> None:
-        self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
+        """Who waits for a sleep to end is served sooner, unless that would cost what is in unlogged tables."""
+        waited = time.monotonic() - self._sleep_since
+        if self.state is State.STOPPING and waited < SHUTDOWN_PATIENCE and self.server.would_lose_unlogged():
+            self._loop.after(SHUTDOWN_POLL, "stop", self._on_stop_timeout)
+        else:
+            self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
+
+    def _on_kill_timeout(self) -> None:
+        self._happen(Event.STOP_TIMED_OUT, "the immediate shutdown took too long")
 
     def _on_inbox(self) -> None:
         for message in self._inbox.drain():
@@ -372,10 +383,11 @@ class Supervisor:
     def _stop_immediate(self) -> None:
         if self._loop.is_set("kill"):
             return  # Asked again, by another SIGQUIT: it has its time all the same.
-        self._log.note("stop", "immediate shutdown: the next start recovers, and empties unlogged tables")
+        # What that means is known, and said, when Postgres has ended.
+        self._log.note("stop", "immediate shutdown")
         self.server.stop_immediate()
         # A process that does not even hear that is killed.
-        self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_stop_timeout)
+        self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_kill_timeout)
 
     def _keep_wish(self) -> None:
         self._is_wanted = True
