@@ -30,6 +30,7 @@ import subprocess
 import sys
 import time
 
+from pgidle.conf_file import read_parameters
 from pgidle.startable import Startable, StartQuestion, StartResult
 
 LIMIT = 15.0
@@ -151,6 +152,7 @@ class Trial:
     def __init__(self, question: StartQuestion, scratch: str) -> None:
         self._question = question
         self._scratch = scratch
+        self._parameters = read_parameters(question.data_dir, question.command[1:])
         self._until = time.monotonic() + LIMIT
 
     def try_configuration(self) -> None:
@@ -162,16 +164,17 @@ class Trial:
         for folder in folders:
             if folder and not folder.startswith("@") and not _is_writable(folder):
                 raise Fatal(f"unix_socket_directories: no socket can be made in {folder}")
-        log_directory = os.path.join(self._question.data_dir, self._ask("log_directory"))
-        if not _can_hold(log_directory) and self._ask("logging_collector") == "on":
-            raise Fatal(f"logging_collector is on, and log_directory {log_directory} cannot be written")
+        if self._is_set("logging_collector") and self._ask("logging_collector") == "on":
+            log_directory = os.path.join(self._question.data_dir, self._ask("log_directory"))
+            if not _can_hold(log_directory):
+                raise Fatal(f"logging_collector is on, and log_directory {log_directory} cannot be written")
 
     def try_scratch(self) -> None:
         """Libraries, TLS, memory, pg_hba.conf. Raises Fatal, Doubtful."""
         quiet = QUIET
         if self._question.version >= COMPUTES_MEMORY:
             self._try_memory(int(self._ask("shared_memory_size", data_directory=self._scratch)))
-            if self._ask("huge_pages") == "on":
+            if self._is_set("huge_pages") and self._ask("huge_pages") == "on":
                 self._try_huge_pages()
             quiet = QUIET | SMALL
         else:
@@ -186,6 +189,10 @@ class Trial:
         if CERTAIN.search(complaint):
             raise Fatal(complaint)
         raise Doubtful(f"a trial start says: {complaint}")
+
+    def _is_set(self, name: str) -> bool:
+        """Whether it may be anything but its default; to ask Postgres takes longer."""
+        return bool(self._parameters.unread) or name in self._parameters.values
 
     def _ask(self, name: str, **settings: str) -> str:
         """The value of a setting as a start would have it. Raises Fatal in Postgres's own words."""
