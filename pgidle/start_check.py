@@ -12,32 +12,35 @@ The last two need a data directory that nobody locks: a scratch one, with copies
 to what an administrator may have put beside Postgres's own files (certificates). It has no WAL and no tables, so there
 is nothing that a trial could harm. No port is listened on, and no log file is written.
 
-Run as Postgres's user, for a fifth of a second of CPU at the lowest priority: `python -m pgidle.start_check JSON` takes
-the fields of a `StartQuestion`, and prints [startable, reason]. It changes nothing but its own folder.
+Run as Postgres's user, at the lowest priority: `main` takes version, data directory, folder and command from sys.argv,
+and prints a word of `Startable` and the reason. It changes nothing but its own folder. A program that runs before every
+sleep imports no more than it needs: little of Python's library costs less than a start of Postgres.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import mmap
 import os
-import re
 import resource
-import shutil
-import subprocess
 import sys
 import time
 
-from pgidle.conf_file import read_parameters
+from pgidle.light import signal
 from pgidle.startable import Startable, StartQuestion, StartResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 LIMIT = 15.0
 """Seconds that all of it may take."""
 
 COMPUTES_MEMORY = 15
 """The first major version whose `-C` goes as far as memory (GUC_RUNTIME_COMPUTED in guc.h)."""
+
+POLL = 0.002
+"""Seconds between two looks whether a trial has ended."""
 
 SCRATCH = "start-check"
 LEFT_OUT = frozenset({
@@ -78,7 +81,7 @@ SMALL = {
 STARTED = "could not fork"
 """What a trial that got through says last: nothing but processes was missing."""
 
-CERTAIN = re.compile(
+CERTAIN = (
     r"could not (load|access file|access private key file|map anonymous shared memory)|incompatible library"
     r"|private key file .* (has group|must be owned)|configuration file .* contains errors|cannot be enabled when"
     r"|requires wal_level|must be less than"
@@ -88,12 +91,12 @@ it, which may want children or threads."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
-LINE = re.compile(r".*?\b(?P<level>LOG|WARNING|ERROR|FATAL|DETAIL|CONTEXT|HINT):\s+(?P<text>.*)")
+LINE = r".*?\b(?P<level>LOG|WARNING|ERROR|FATAL|DETAIL|CONTEXT|HINT):\s+(?P<text>.*)"
 
-REFERS = re.compile("contains errors|could not load .*hba")
+REFERS = "contains errors|could not load .*hba"
 """A fatal message that leaves it to the line before to say what is wrong."""
 
-OUT_OF_ROOM = re.compile("No space left on device|Disk quota exceeded|Read-only file system")
+OUT_OF_ROOM = "No space left on device|Disk quota exceeded|Read-only file system"
 """A trial's own trouble, as is all that names its scratch directory; how much room there is `disk` tells."""
 
 
@@ -123,23 +126,24 @@ def check(question: StartQuestion) -> StartResult:
                 raise Fatal(f"nothing can be written in {question.data_dir}: {error.strerror}") from None
             raise
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove(scratch)
     except Fatal as error:
         return StartResult(Startable.NO, str(error))
     except Doubtful as error:
         return StartResult(Startable.UNKNOWN, str(error))
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError) as error:
         return StartResult(Startable.UNKNOWN, f"it could not be tried: {' '.join(str(error).split())}")
     return StartResult(Startable.YES)
 
 
 def make_scratch(data_dir: str, scratch: str) -> None:
     """A data directory that a postmaster takes for one until it reads WAL. Raises OSError."""
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove(scratch)
     os.mkdir(scratch, 0o700)
     os.mkdir(f"{scratch}/global", 0o700)
     for name in ("PG_VERSION", "global/pg_control"):
-        shutil.copyfile(f"{data_dir}/{name}", f"{scratch}/{name}")
+        with open(f"{data_dir}/{name}", "rb") as source, open(f"{scratch}/{name}", "wb") as copy:
+            copy.write(source.read())
     for entry in os.scandir(data_dir):
         if entry.name.startswith("pg_") and entry.is_dir():
             if entry.name != "pg_wal":
@@ -148,11 +152,23 @@ def make_scratch(data_dir: str, scratch: str) -> None:
             os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
 
 
+def remove(scratch: str) -> None:
+    """Remove it with all that it has come to hold, but nothing that links lead to. Raises OSError."""
+    for folder, folders, others in os.walk(scratch, topdown=False):
+        for name in folders + others:
+            path = f"{folder}/{name}"
+            if os.path.islink(path) or not os.path.isdir(path):
+                os.unlink(path)
+            else:
+                os.rmdir(path)
+    if os.path.lexists(scratch):
+        os.rmdir(scratch)
+
+
 class Trial:
     def __init__(self, question: StartQuestion, scratch: str) -> None:
         self._question = question
         self._scratch = scratch
-        self._parameters = read_parameters(question.data_dir, question.command[1:])
         self._until = time.monotonic() + LIMIT
 
     def try_configuration(self) -> None:
@@ -164,7 +180,7 @@ class Trial:
         for folder in folders:
             if folder and not folder.startswith("@") and not _is_writable(folder):
                 raise Fatal(f"unix_socket_directories: no socket can be made in {folder}")
-        if self._is_set("logging_collector") and self._ask("logging_collector") == "on":
+        if self._ask("logging_collector") == "on":
             log_directory = os.path.join(self._question.data_dir, self._ask("log_directory"))
             if not _can_hold(log_directory):
                 raise Fatal(f"logging_collector is on, and log_directory {log_directory} cannot be written")
@@ -174,7 +190,7 @@ class Trial:
         quiet = QUIET
         if self._question.version >= COMPUTES_MEMORY:
             self._try_memory(int(self._ask("shared_memory_size", data_directory=self._scratch)))
-            if self._is_set("huge_pages") and self._ask("huge_pages") == "on":
+            if self._ask("huge_pages") == "on":
                 self._try_huge_pages()
             quiet = QUIET | SMALL
         else:
@@ -186,13 +202,9 @@ class Trial:
         complaint = _complaint(said)
         if "could not map anonymous shared memory" in complaint and _overcommit() == 2:
             raise Doubtful(f"a trial start beside Postgres says: {complaint}")
-        if CERTAIN.search(complaint):
+        if _is_in(CERTAIN, complaint):
             raise Fatal(complaint)
         raise Doubtful(f"a trial start says: {complaint}")
-
-    def _is_set(self, name: str) -> bool:
-        """Whether it may be anything but its default; to ask Postgres takes longer."""
-        return bool(self._parameters.unread) or name in self._parameters.values
 
     def _ask(self, name: str, **settings: str) -> str:
         """The value of a setting as a start would have it. Raises Fatal in Postgres's own words."""
@@ -200,28 +212,34 @@ class Trial:
         if status == 0:
             return value.removesuffix("\n")
         complaint = _complaint(said)
-        if status < 0 or self._scratch in complaint or OUT_OF_ROOM.search(complaint):
+        if status < 0 or self._scratch in complaint or _is_in(OUT_OF_ROOM, complaint):
             raise Doubtful(f"postgres -C {name} says: {complaint or f'ended by signal {-status}'}")
         raise Fatal(complaint or f"postgres -C {name} exits with status {status}")
 
     def _run(self, more: tuple[str, ...], *, is_alone: bool, **settings: str) -> tuple[int, str, list[str]]:
-        """Exit status, what it prints, and its lines on stderr. `is_alone`: it may not fork."""
+        """Exit status, negative for a signal, what it prints, and its lines on stderr. `is_alone`: it may not fork."""
         said = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with subprocess.Popen(
-            [*self._question.command, *said, *more],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            preexec_fn=_forbid_children if is_alone else None,
-        ) as process:
-            try:
-                out, err = process.communicate(timeout=max(0.0, self._until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise Doubtful(f"a trial start takes longer than {LIMIT:g} s") from None
-        return process.returncode, out, err.splitlines()
+        command = [*self._question.command, *said, *more]
+        with open(os.memfd_create("stdout"), "rb") as out, open(os.memfd_create("stderr"), "rb") as err:
+            if (pid := os.fork()) == 0:
+                _become(command, out.fileno(), err.fileno(), is_alone=is_alone)
+            status = self._await(pid)
+            out.seek(0)
+            err.seek(0)
+            printed, complaints = (file.read().decode(errors="replace") for file in (out, err))
+        return status, printed, complaints.splitlines()
+
+    def _await(self, pid: int) -> int:
+        """Its exit status, negative for a signal. Raises Doubtful if it takes too long."""
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > self._until:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise Doubtful(f"a trial start takes longer than {LIMIT:g} s")
+            time.sleep(POLL)
 
     def _try_memory(self, megabytes: int) -> None:
         """Ask for it as Postgres does (CreateAnonymousSegment in sysv_shmem.c), and use none of it."""
@@ -236,25 +254,42 @@ class Trial:
 
     def _try_huge_pages(self) -> None:
         needed = int(self._ask("shared_memory_size_in_huge_pages", data_directory=self._scratch))
-        size = int(re.sub(r"\D", "", self._ask("huge_page_size")) or 0)
         there = _meminfo("HugePages_Total")
-        if size == 0 and needed > there:
+        if needed > there and self._ask("huge_page_size") == "0":
             raise Fatal(f"huge_pages is on, and of {needed} huge pages there are {there} (vm.nr_hugepages)")
 
 
-def _forbid_children() -> None:
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+def _become(command: list[str], out: int, err: int, *, is_alone: bool) -> NoReturn:
+    """Execute it in place of this process, which is a child."""
+    try:
+        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
+            os.dup2(descriptor, number)
+        if is_alone:
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        os.execv(command[0], command)
+    except OSError as error:
+        os.write(2, f"cannot execute {command[0]}: {error.strerror}".encode())
+    finally:
+        os._exit(127)
+
+
+def _is_in(pattern: str, text: str) -> bool:
+    import re
+
+    return re.search(pattern, text) is not None
 
 
 def _complaint(said: list[str]) -> str:
     """Why, in one line: the fatal message, behind what it refers to."""
-    lines = [found.group("level", "text") for found in map(LINE.match, said) if found is not None]
+    import re
+
+    lines = [found.group("level", "text") for line in said if (found := re.match(LINE, line)) is not None]
     fatal = next((at for at, (level, _) in enumerate(lines) if level in ("ERROR", "FATAL")), None)
     if fatal is None:
         return " ".join(said[-1:])  # Said before there is a log: "postgres: ..."
     text = lines[fatal][1]
     first = fatal
-    if REFERS.search(text):
+    if _is_in(REFERS, text):
         first = max((at for at, (level, _) in enumerate(lines[:fatal]) if level == "LOG"), default=fatal)
     told = [part for level, part in lines[first:] if level in ("LOG", "CONTEXT", "DETAIL")]
     return ": ".join(dict.fromkeys([*told, text] if first < fatal else [text, *told]))
@@ -277,9 +312,8 @@ def _can_hold(folder: str) -> bool:
 
 
 def _overcommit() -> int:
-    with contextlib.suppress(OSError, ValueError), open("/proc/sys/vm/overcommit_memory", "rb") as file:
+    with open("/proc/sys/vm/overcommit_memory", "rb") as file:
         return int(file.read())
-    return 0
 
 
 def _meminfo(name: str) -> int:
@@ -290,12 +324,16 @@ def _meminfo(name: str) -> int:
 
 def main() -> None:
     os.nice(19)
-    # Rather this than anything else, where memory is short.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
-    result = check(StartQuestion(*json.loads(sys.argv[1])))
-    sys.stdout.write(json.dumps([result.startable.value, result.reason]))
+    _yield_memory()
+    version, data_dir, folder, *command = sys.argv[1:]
+    result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ))
+    os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
 
 
-if __name__ == "__main__":
-    main()
+def _yield_memory() -> None:
+    """Rather a trial than anything else is killed where memory is short."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        return

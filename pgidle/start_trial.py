@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 from pgidle.startable import Startable, StartQuestion, StartResult
 
 LIMIT = 20.0
 """Seconds. It ends by itself before."""
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from pgidle.start_check import main
+main()
+"""
 
 
 async def try_start(question: StartQuestion) -> StartResult:
@@ -34,19 +42,22 @@ async def try_start(question: StartQuestion) -> StartResult:
             _end(pid)
     finally:
         os.close(reader)
+    word, _, reason = said.decode(errors="replace").partition(" ")
     try:
-        startable, reason = json.loads(said)
+        return StartResult(Startable(word), reason)
     except ValueError:
         return StartResult(Startable.UNKNOWN, "its trial ended without an answer")
-    return StartResult(Startable(startable), reason)
 
 
 def _spawn(question: StartQuestion, writer: int) -> int:
     """Its pid, which is that of a process group of its own. Raises OSError."""
-    words = [question.command, question.version, question.data_dir, question.folder]
+    # Without site, whose folders it does not need.
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-P", "-m", "pgidle.start_check", json.dumps(words)],
+        [
+            *(sys.executable, "-I", "-S", "-c", PROGRAM, str(Path(__file__).parents[1])),
+            *(str(question.version), question.data_dir, question.folder, *question.command),
+        ],
         {name: value for name, value in question.environ.items() if not name.startswith("PGIDLE_")},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING
+from pgidle.record import Enum, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartQuestion:
     """A start as it would be. `version` is Postgres's major version; `folder` is one that it may write."""
 
@@ -18,7 +17,7 @@ class StartQuestion:
     version: int
     data_dir: str
     folder: str
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str]
 
 
 class Startable(Enum):
@@ -29,7 +28,7 @@ class Startable(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartResult:
     """`reason` is one line: Postgres's own words where it would not start; empty where it would."""
 

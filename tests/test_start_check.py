@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from installations import run_as_server, server_user
 from postgres_fixture import Cluster
 
+import pgidle
+from pgidle.start_trial import PROGRAM
 from pgidle.startable import Startable, StartResult
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from installations import Installation, Place
 
 YES, NO = Startable.YES, Startable.NO
@@ -140,9 +140,11 @@ def check(installation: Installation, data_dir: Path) -> StartResult:
     own = data_dir / "pgidle"
     own.mkdir(exist_ok=True)
     shutil.chown(own, server_user().pw_uid)
-    question = json.dumps([command, installation.major, str(data_dir), str(own)])
-    said = run_as_server(sys.executable, "-P", "-m", "pgidle.start_check", question)
-    startable, reason = json.loads(said.stdout)
+    question = (str(installation.major), str(data_dir), str(own), *command)
+    package = str(Path(pgidle.__file__).parents[1])
+    said = run_as_server(sys.executable, "-I", "-S", "-c", PROGRAM, package, *question)
+    startable, _, reason = said.stdout.partition(" ")
+    assert said.stderr == ""
     assert list(own.iterdir()) == []
     return StartResult(Startable(startable), reason)
 
