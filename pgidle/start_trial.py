@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pgidle.startable import Startable, StartQuestion, StartResult
 
-LIMIT = 20.0
+LIMIT = 40.0
 """Seconds. It ends by itself before."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from installations import run_as_server, server_user
+from installations import debian, run_as_server, server_user
 from postgres_fixture import Cluster
 
 import pgidle
@@ -73,6 +73,7 @@ SETUPS = (
     Setup("no preloaded library", YES, conf="shared_preload_libraries = ''"),
     Setup("no certificate and no ssl", YES, conf="ssl_cert_file = '/no/such'"),
     Setup("many connections", YES, conf="max_connections = 3000\nmax_worker_processes = 100"),
+    Setup("connections that are reserved", YES, conf="reserved_connections = 50", since=16),
     Setup("archive_command fails", YES, conf="archive_mode = on\narchive_command = 'false'"),
     # A reload complains, and goes on with what it had
     Setup("an unknown setting", NO, conf="no_such_setting = 1", says="no_such_setting"),
@@ -170,3 +171,43 @@ def test_it_says_what_a_start_does(installation: Installation, place: Place, set
     assert setup.says in found.reason
     assert bool(found.reason) == (found.startable is not YES)
     assert "\n" not in found.reason
+
+
+@pytest.mark.parametrize(
+    ("where", "mode", "startable"),
+    [("", 0o600, YES), ("certs/", 0o600, YES), ("", 0o644, NO), ("", 0o000, NO)],
+)
+def test_a_key_beside_the_data(place: Place, where: str, mode: int, startable: Startable) -> None:
+    """Paths that are relative count from the data directory."""
+    installation = debian()
+    if installation is None or shutil.which("openssl") is None:
+        pytest.skip("no PostgreSQL with TLS in /usr/lib/postgresql, or no openssl")
+    data_dir = place.data_dir(installation)
+    run_as_server("mkdir", "-p", data_dir / where)
+    run_as_server(
+        *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=x"),
+        *("-keyout", data_dir / f"{where}server.key", "-out", data_dir / f"{where}server.crt"),
+    )
+    (data_dir / f"{where}server.key").chmod(mode)
+    conf = f"ssl = on\nssl_cert_file = '{where}server.crt'\nssl_key_file = '{where}server.key'"
+    make(Setup("", startable, conf=conf), data_dir)
+    found = check(installation, data_dir)
+    assert (found.startable, starts(installation, data_dir)) == (startable, startable is YES), found
+    assert "server.key" in found.reason or startable is YES
+
+
+def test_what_another_trial_left(newest: Installation, place: Place) -> None:
+    """It was killed; or somebody put there what is none, and what it leads to stays as it is."""
+    data_dir, other = place.data_dir(newest), place.folder()
+    (other / "kept").touch()
+    scratch = data_dir / "pgidle/start-check"
+    scratch.mkdir(parents=True)
+    (scratch / "global").mkdir()
+    (scratch / "link").symlink_to(other)
+    shutil.chown(data_dir / "pgidle", server_user().pw_uid)
+    for path in (scratch, scratch / "global"):
+        shutil.chown(path, server_user().pw_uid)
+    assert check(newest, data_dir).startable is YES
+    scratch.symlink_to(other)
+    assert check(newest, data_dir).startable is YES
+    assert (other / "kept").exists()

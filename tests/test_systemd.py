@@ -316,7 +316,9 @@ def test_a_cluster_of_debian_s_there_and_back(machine: Booted) -> None:
     assert states() == ["inactive", "active", "inactive"]
     assert [ask("127.0.0.2"), ask("::1")] == [before, before]
     assert states() == ["inactive", "active", "active"]
-    machine.run("systemctl", "stop", "pgidle@there.service")
+    machine.run(sys.executable, "-m", "pgidle", "sleep", "-D", data_dir)
+    machine.wait_for("pgidle@there.service", ActiveState="inactive")
+    assert "not known" not in machine.journal("pgidle@there.service")
     assert ask("::1") == before
 
     machine.run("sh", "-exc", back.partition("\n")[2].replace("#", ""))
