@@ -43,10 +43,13 @@ POLL = 0.002
 """Seconds between two looks whether a trial has ended."""
 
 SCRATCH = "start-check"
+"""The scratch directory's name."""
+
 LEFT_OUT = frozenset({
     "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "postmaster.opts", "postmaster.pid",
     "recovery.signal", "standby.signal", "tablespace_map",
 })  # fmt: skip
+"""Besides its folders pg_*, what is Postgres's own in a data directory."""
 
 QUIET = {
     "listen_addresses": "",
@@ -156,6 +159,8 @@ def remove(scratch: str) -> None:
 
 
 class Trial:
+    """Runs of Postgres's program, all within LIMIT seconds. `scratch` need not be there before `try_scratch`."""
+
     def __init__(self, question: StartQuestion, scratch: str) -> None:
         self._question = question
         self._scratch = scratch
@@ -177,7 +182,7 @@ class Trial:
 
     def try_scratch(self) -> None:
         """Libraries, TLS, memory, pg_hba.conf. Raises Fatal, Doubtful."""
-        # A folder of Debian's, which the running Postgres uses.
+        # Up to 14, and with Debian outside of the data directory: the running Postgres's is in use.
         quiet = early = QUIET | {"stats_temp_directory": "."}
         if self._question.version >= COMPUTES_MEMORY:
             self._try_memory(int(self._ask("shared_memory_size", data_directory=self._scratch)))
