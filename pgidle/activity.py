@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +18,7 @@ from psycopg.types.json import set_json_loads
 
 from pgidle import query
 from pgidle.arrivals import Arrivals
+from pgidle.disk import room_of
 from pgidle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.sockets import plain
 from pgidle.watch_connection import GRACE, STATEMENT_TIMEOUT, WatchConnection, WatchError, one_line
@@ -128,9 +128,7 @@ class Watcher:
             major = _major(self._pid)
             watching = await self._connection.open(major)
             set_json_loads(_read_json, watching.connection)
-            self._statement = query.look(
-                major, superuser=watching.is_superuser, counts_itself=watching.counts_itself
-            )
+            self._statement = query.look(major, counts_itself=watching.counts_itself)
             self._watching = watching
         return self._watching
 
@@ -160,8 +158,7 @@ class Watcher:
             prepared_transactions=seen["prepared"],
             in_recovery=seen["in_recovery"],
             slots=tuple(Slot(**values) for values in seen["slots"] or ()),
-            free_bytes=_free_bytes(self._pid),
-            fault=seen["fault"],
+            room=room_of(self._pid),
             checkpoint=self._last_checkpoint(seen["checkpoint"]),
             started=seen["started"],
             exclusive_backup=seen["exclusive_backup"],
@@ -223,16 +220,3 @@ def _heard_of(session: Session, there: Mapping[tuple[str, int], Connection]) -> 
     if age is not None and connection.heard is not None:
         age = min(age, connection.heard)
     return replace(session, unread=connection.unread > 0, state_age=age)
-
-
-def _free_bytes(postmaster: int) -> int | None:
-    """What its user may still write, in the data directory or in WAL, whichever is less. Raises OSError.
-
-    None where the postmaster has just ended, of which others tell.
-    """
-    # Its working directory is the data directory (ChangeToDataDir in miscinit.c).
-    try:
-        found = [os.statvfs(f"/proc/{postmaster}/cwd{part}") for part in ("", "/pg_wal")]
-    except FileNotFoundError:
-        return None
-    return min(one.f_bavail * one.f_frsize for one in found)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgidle.house import Doors, Files
     from pgidle.inbox import Inbox
     from pgidle.looks import Looks, Watching
+    from pgidle.startable import StartQuestion
     from pgidle.status import Report
 
 
@@ -59,6 +60,10 @@ class Backstage(threading.Thread):
     def checkpoint(self, timeout: float) -> None:
         """Have a checkpoint within `timeout` seconds. Answered by one `Checkpointed`, whatever happens."""
         self._order(lambda looks: looks.checkpoint(timeout))
+
+    def try_start(self, ticket: int, question: StartQuestion) -> None:
+        """Have it tried whether Postgres would start now. Answered by one `StartTried`, whatever happens."""
+        self._order(lambda looks: looks.try_start(ticket, question))
 
     def stop(self, timeout: float) -> bool:
         """Close everything and end the thread; False if it has not ended after `timeout` seconds."""

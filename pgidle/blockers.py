@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 from pgidle.changes import is_ignored
 from pgidle.options import Counts
 from pgidle.reasons import Signal, one_line, who
+from pgidle.startable import Startable, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pgidle.settings import Settings
-    from pgidle.snapshot import Key, Session, Snapshot
+    from pgidle.snapshot import Key, Room, Session, Snapshot
 
 
 NO_SESSION = (0, 0)
-ROOM = 32 * 2**20
-"""Bytes. With less than two WAL segments Postgres may shut down, and then be unable to start."""
+BYTES_TO_START = 32 * 2**20
+"""With less than two WAL segments Postgres may shut down, and then be unable to start."""
+
+FILES_TO_START = 16
+"""It makes its pid file, its socket's lock, temporary files of statistics and of WAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,15 @@ class Blocker:
         return who(self.session) if self.session else "Postgres"
 
 
-def blockers(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
+def blockers(look: Snapshot, settings: Settings, start: StartResult | None = None) -> Iterator[Blocker]:
     """Replication, subscriptions, base backups, maintenance, idle sessions that the settings keep; not ignored ones.
 
     A standby whose primary is away is kept awake like one that streams: it may be promoted at any moment.
     """
     yield from _of_all(look, settings)
+    if start is not None and start.startable is Startable.NO:
+        state = f"could not start again ({one_line(start.reason)})"
+        yield Blocker(Signal.CONFIGURATION, None, state, "when that is mended")
     for session in look.sessions:
         if is_ignored(session, settings):
             continue
@@ -69,13 +76,21 @@ def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
         yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
     if look.exclusive_backup:
         yield Blocker(Signal.BASE_BACKUP, None, "is in the middle of a base backup", "with pg_stop_backup()")
-    if look.free_bytes is not None and look.free_bytes < ROOM:
-        left = f"{look.free_bytes / 2**20:.0f} MB are left in its data directory"
-        ends = f"when {ROOM // 2**20} MB are free"
-        yield Blocker(Signal.DISK, None, f"might not be able to start again ({left})", ends)
-    if look.fault is not None:
-        state = f"could not start again ({one_line(look.fault)})"
-        yield Blocker(Signal.CONFIGURATION, None, state, "when that is mended")
+    if (shortage := _shortage(look.room)) is not None:
+        what, ends = shortage
+        yield Blocker(Signal.DISK, None, f"might not be able to start again ({what})", ends)
+
+
+def _shortage(room: Room) -> tuple[str, str] | None:
+    """What a start would lack, and when it no longer does."""
+    if room.is_read_only:
+        return "its data directory or its WAL is on a read-only file system", "when that is mounted writable"
+    if room.free_bytes is not None and room.free_bytes < BYTES_TO_START:
+        left = f"{room.free_bytes / 2**20:.0f} MB are left in its data directory"
+        return left, f"when {BYTES_TO_START // 2**20} MB are free"
+    if room.free_files is not None and room.free_files < FILES_TO_START:
+        return f"{room.free_files} inodes are left in its data directory", f"when {FILES_TO_START} are free"
+    return None
 
 
 def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:

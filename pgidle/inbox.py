@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pgidle.policy import Look
     from pgidle.settings import Settings
+    from pgidle.startable import StartResult
 
 
 @record
@@ -28,6 +29,14 @@ class Checkpointed:
     """The pre-sleep checkpoint has ended: what went wrong, or nothing."""
 
     error: str | None
+
+
+@record
+class StartTried:
+    """Whether Postgres would start now has been tried; `ticket` is the one it was asked with."""
+
+    ticket: int
+    result: StartResult
 
 
 @record
@@ -75,7 +84,14 @@ class BackstageFailed:
 
 
 Message = (
-    Looked | Checkpointed | Requested | LookWanted | SettingsChanged | ConfigurationChanged | BackstageFailed
+    Looked
+    | Checkpointed
+    | StartTried
+    | Requested
+    | LookWanted
+    | SettingsChanged
+    | ConfigurationChanged
+    | BackstageFailed
 )
 
 

@@ -20,18 +20,20 @@ from pgidle.porter import parked_text
 from pgidle.reasons import ReasonKind, duration_text, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
+from pgidle.startable import Startable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.backstage import Backstage
     from pgidle.gate import Gate
-    from pgidle.inbox import Checkpointed, Looked, Requested
+    from pgidle.inbox import Checkpointed, Looked, Requested, StartTried
     from pgidle.log import Log
     from pgidle.loop import Loop
     from pgidle.policy import Look
     from pgidle.reasons import Verdict
     from pgidle.settings import Settings
+    from pgidle.startable import StartQuestion, StartResult
     from pgidle.statedir import StateDir
     from pgidle.status import LastSleep
 
@@ -40,6 +42,9 @@ LOOK_DEADLINE = 5.0
 
 CHECKPOINT_TIMEOUT = 60.0
 """Seconds after which Postgres is put to sleep without a checkpoint of its own before."""
+
+TRIED_FOR = 30.0
+"""Seconds for which it counts that Postgres would start again, or would not, unless a file is seen to change."""
 
 SYN_PATIENCE = 3.0
 """Seconds after a wake in which a client whose SYN was dropped once or twice sends it again: it waits 1 s, then 1 or 2
@@ -70,6 +75,7 @@ class Judge:
         log: Log,
         state_dir: StateDir,
         happen: Callable[[Event, str], None],
+        next_start: StartQuestion,
     ) -> None:
         self.settings = settings
         self.leases: tuple[Lease, ...] = ()
@@ -87,6 +93,12 @@ class Judge:
         self._loop = loop
         self._log = log
         self._happen = happen
+        self._next_start = next_start
+        self._start: StartResult | None = None
+        self._tried_at = 0.0
+        """When that was found (monotonic)."""
+        self._trial = 0
+        self._is_trying = False
         self._memory = policy.begin(time.monotonic())
         self._ticket = 0
         self._is_confirming = False
@@ -103,6 +115,7 @@ class Judge:
         """Postgres has become ready: the clock starts, and the first look is a baseline."""
         self._memory = policy.begin(time.monotonic())
         self.verdict = None
+        self._start = None
         self._history = self._history.woke(time.time())
         self._weigh_history()
         self.resume()
@@ -112,6 +125,7 @@ class Judge:
         self.answer(False, "not put to sleep: somebody came meanwhile")
         self._is_confirming = False
         self._is_checkpointing = False
+        self._is_trying = False
         self.look_now()
 
     def pause(self, why: str, *, granted: bool) -> None:
@@ -157,6 +171,7 @@ class Judge:
         if request.force:
             self._checkpoint()
         else:
+            self._tried_at = 0.0
             self.look_now()
 
     def answer(self, granted: bool, text: str) -> None:
@@ -206,7 +221,6 @@ class Judge:
             self._learn_waker(waker(look, self.settings))
             self._tell_ignored(ignored_waker(look, self.settings))
             self._warn_of_slots(look)
-            self._warn_of_fault(look.fault)
         now = time.monotonic()
         settings, backoff = self.settings, self.backoff
         if self._gate.mode is Mode.SYNHOLD:
@@ -217,22 +231,63 @@ class Judge:
             idle_timeout = now - self._judged_at if self._is_confirming else 0.0
             settings, backoff = replace(settings, idle_timeout=idle_timeout, min_awake=0.0), Backoff()
         verdict, self._memory = policy.evaluate(
-            look, settings, self._memory, now, parked=self._gate.parked(), leases=self.leases, backoff=backoff
+            look,
+            settings,
+            self._memory,
+            now,
+            parked=self._gate.parked(),
+            leases=self.leases,
+            backoff=backoff,
+            start=self._start,
         )
         self.verdict = verdict
         self._tell_keeper(verdict, now)
         self._tell_askers()
         if self._is_confirming:
             self._conclude(look, verdict)
-        elif verdict.idle:
-            self._checkpoint()
         else:
-            if self._request is not None:
+            self._act_on(verdict, now)
+
+    def _act_on(self, verdict: Verdict, now: float) -> None:
+        """Checkpoint, if it is idle and would start again; else look again. While that is tried nothing is decided."""
+        is_tried = self._start is not None and now - self._tried_at < TRIED_FOR
+        if verdict.idle and is_tried:
+            self._checkpoint()
+            return
+        if not is_tried and (verdict.idle or self._is_unstartable) and not self._is_trying:
+            self.try_start()
+        if not verdict.idle:
+            if self._request is not None and not self._is_trying:
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind is not ReasonKind.CLOCK)
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
             self._loop.after(verdict.next_look, "look", self.look_now)
             if not is_near(verdict, now):
                 self._backstage.disconnect()
+
+    def try_start(self) -> None:
+        """A file has changed: find out whether Postgres would start with it. What was found before no longer counts."""
+        self._tried_at = 0.0
+        self._is_trying = True
+        self._trial += 1
+        self._backstage.try_start(self._trial, self._next_start)
+
+    def start_tried(self, message: StartTried) -> None:
+        """It is known, or known not to be known, whether Postgres would start."""
+        if message.ticket != self._trial:
+            return
+        self._is_trying = False
+        self._start, self._tried_at = message.result, time.monotonic()
+        match message.result.startable:
+            case Startable.NO:
+                text = f"Postgres could not start again, so it stays awake: {message.result.reason}"
+                self._log.once("configuration", text)
+            case Startable.UNKNOWN:
+                text = f"whether Postgres could start again is not known: {message.result.reason}"
+                self._log.once("configuration", text)
+            case Startable.YES:
+                self._log.forget("configuration")
+        if not (self._is_checkpointing or self._is_confirming):
+            self.look_now()
 
     def checkpointed(self, message: Checkpointed) -> None:
         """The checkpoint before a sleep has ended. Without it a shutdown only takes longer."""
@@ -294,13 +349,6 @@ class Judge:
                 self._slots[slot.name] = slot.held_back
                 self._log.note("replication", f"{slot_text(slot)}; ends {policy.SLOT_ENDS}")
 
-    def _warn_of_fault(self, fault: str | None) -> None:
-        """Postgres goes on with what it had, so that nobody would notice before it has to start."""
-        if fault is not None:
-            self._log.once("configuration", f"Postgres could not start again, so it stays awake: {fault}")
-        else:
-            self._log.forget("configuration")
-
     def _weigh_history(self) -> None:
         backoff = flapping(self._history.sleeps, self.settings.idle_timeout)
         if backoff.extra and backoff != self.backoff:
@@ -309,6 +357,10 @@ class Judge:
                 f"{backoff.culprit} comes back as soon as it is cut: waiting {backoff.extra:g} s longer",
             )
         self.backoff = backoff
+
+    @property
+    def _is_unstartable(self) -> bool:
+        return self._start is not None and self._start.startable is Startable.NO
 
     def _checkpoint(self) -> None:
         if not self._is_checkpointing:

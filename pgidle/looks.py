@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pgidle.inbox import Checkpointed, Looked
+from pgidle.inbox import Checkpointed, Looked, StartTried
 from pgidle.lean import collect_garbage
 from pgidle.snapshot import LookFailed
+from pgidle.start_trial import try_start
+from pgidle.startable import Startable, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from pgidle.inbox import Inbox
     from pgidle.snapshot import Snapshot
+    from pgidle.startable import StartQuestion
 
 # Seconds that the watcher gets on top of its own limit, to say itself what took so long.
 GRACE = 1.0
@@ -40,6 +43,7 @@ class Looks:
         self._inbox = inbox
         self._group = group
         self._turn = asyncio.Lock()
+        self._trial = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._watching: Watching | None = None
         self.ended = asyncio.Event()
@@ -71,6 +75,12 @@ class Looks:
             self._inbox.post(Checkpointed(GIVEN_UP if error is None else error or None))
 
         self._start(self._checkpoint(deadline), answer)
+
+    def try_start(self, ticket: int, question: StartQuestion) -> None:
+        def answer(found: StartResult | None) -> None:
+            self._inbox.post(StartTried(ticket, found or StartResult(Startable.UNKNOWN, GIVEN_UP)))
+
+        self._start(self._try_start(question), answer)
 
     def _start(self, order: Coroutine[None, None, T], answer: Callable[[T | None], None]) -> None:
         """Carry out an order, then answer with its result; None: cancelled, perhaps before it began."""
@@ -111,6 +121,10 @@ class Looks:
                 return await self._watching.look(deadline)
         except TimeoutError:
             return LookFailed(f"it took longer than {deadline:g} s")
+
+    async def _try_start(self, question: StartQuestion) -> StartResult:
+        async with self._trial:
+            return await try_start(question)
 
     async def _checkpoint(self, deadline: float) -> str:
         """What went wrong; empty: nothing did."""

@@ -19,6 +19,7 @@ from pgidle.flapping import Backoff, Sleep, applications, flapping, waker
 from pgidle.held import Held, note_held
 from pgidle.reasons import Reason, ReasonKind, Signal, Verdict, duration_text, one_line, slot_text, who
 from pgidle.snapshot import LookFailed, Snapshot
+from pgidle.startable import Startable, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -117,8 +118,11 @@ def evaluate(
     backoff: Backoff = NO_BACKOFF,
     *,
     parked: int = 0,
+    start: StartResult | None = None,
 ) -> tuple[Verdict, Memory]:
-    """Judge. `parked`: clients that wait at the gate. `backoff`: what `flapping` says. `now` is monotonic."""
+    """Judge. `parked`: clients that wait at the gate. `backoff`: what `flapping` says. `now` is monotonic.
+    `start`: whether Postgres would start again, where that has been tried since it woke or a file has changed.
+    """
     leases = tuple(lease for lease in leases if lease.until > now)
     held = tuple(_lease(lease, now) for lease in leases)
     waiting = tuple(_parked(parked))
@@ -133,7 +137,7 @@ def evaluate(
     look, held_on = note_held(look, memory.held)
     activity = (*_activity(look, settings), *waiting, *changes(look, settings, memory.baseline))
     lasting = any(reason.ends for reason in activity)
-    blocking = tuple(blockers(look, settings))
+    blocking = tuple(blockers(look, settings, start))
     firm = any(blocker.signal is not Signal.MAINTENANCE for blocker in blocking)
     maintenance = any(blocker.signal is Signal.MAINTENANCE for blocker in blocking)
     memory = _remember(look, settings, memory, now, activity, blocking)
@@ -156,7 +160,7 @@ def evaluate(
         *_grouped(_blocks(blocker, memory, now, settings, spent) for blocker in blocking),
         *held,
         *_clocks(settings, memory, now, backoff),
-        *_grouped(_notes(look)),
+        *_grouped(_notes(look, start)),
     )
     is_kept = any(reason.keeps for reason in reasons)
     memory = replace(memory, kept_since=_default(memory.kept_since, now) if is_kept else None, held=held_on)
@@ -280,10 +284,13 @@ def _clocks(settings: Settings, memory: Memory, now: float, backoff: Backoff) ->
         yield Reason(kind, Signal.MIN_AWAKE, text, f"in {duration_text(stays_until - now)}")
 
 
-def _notes(look: Snapshot) -> Iterator[Reason]:
+def _notes(look: Snapshot, start: StartResult | None) -> Iterator[Reason]:
     if look.refusal is not None:
         text = f"looks as {look.watched_as}, for the role that was made for it is not let in: {look.refusal}"
         yield Reason(ReasonKind.NOTE, Signal.LOOK, one_line(text))
+    if start is not None and start.startable is Startable.UNKNOWN:
+        text = f"whether Postgres could start again is not known: {start.reason}"
+        yield Reason(ReasonKind.NOTE, Signal.CONFIGURATION, one_line(text))
     if count := look.prepared_transactions:
         text = f"{count} prepared transaction{'s' * (count > 1)}; survive{'s' * (count == 1)} sleep"
         yield Reason(ReasonKind.NOTE, Signal.PREPARED_TRANSACTIONS, text)

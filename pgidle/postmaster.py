@@ -26,14 +26,36 @@ def is_shut_down(data_dir: str) -> bool:
 
     The exit status alone does not tell: a postmaster exits with 0 from an immediate shutdown too.
     """
-    if os.path.lexists(f"{data_dir}/postmaster.pid"):
-        return False
+    return not os.path.lexists(f"{data_dir}/postmaster.pid") and is_checkpointed(data_dir)
+
+
+def is_checkpointed(data_dir: str) -> bool:
+    """Whether the checkpoint of a shutdown is written: what still runs then only archives WAL, or sends it to replicas.
+
+    False where that cannot be read.
+    """
     try:
         with open(f"{data_dir}/global/pg_control", "rb") as file:
             (state,) = struct.unpack_from("=i", file.read(64), _STATE_OFFSET)
     except (OSError, struct.error):
         return False
     return state in _SHUT_DOWN
+
+
+def has_unlogged(data_dir: str) -> bool:
+    """Whether there are unlogged tables, sequences or indexes: only they have an init fork (relpath.h)."""
+    from glob import iglob
+
+    places = ("base/*/*_init", "pg_tblspc/*/PG_*/*/*_init")
+    return any(next(iglob(place, root_dir=data_dir), None) is not None for place in places)
+
+
+def unarchived(data_dir: str) -> int:
+    """How many segments of WAL wait for archive_command; none where that cannot be read."""
+    try:
+        return sum(name.endswith(".ready") for name in os.listdir(f"{data_dir}/pg_wal/archive_status"))
+    except OSError:
+        return 0
 
 
 class Postmaster:

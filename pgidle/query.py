@@ -55,20 +55,6 @@ SUPERUSER_PINS_SINCE = {17: {"event_triggers": "off"}}
 FLUSH = b"SELECT pg_catalog.pg_stat_force_next_flush()"
 """Has this session itself counted, and not only soon, by the time that the next statement begins (15+)."""
 
-# What a reload only complains of keeps the next start from succeeding. It comes first, for it reads files, and nothing
-# may come between the sessions and what follows a look. Whether what waits for a restart is wrong is not told.
-FAULT = """(
-    SELECT pg_catalog.concat_ws(': ', f.sourcefile OPERATOR(pg_catalog.||) ' line ' OPERATOR(pg_catalog.||)
-        f.sourceline, f.name, f.error) AS fault
-    FROM pg_catalog.pg_file_settings f LEFT JOIN pg_catalog.pg_settings s
-        ON s.name OPERATOR(pg_catalog.=) f.name AND s.context OPERATOR(pg_catalog.=) 'postmaster'
-    WHERE f.error IS NOT NULL AND s.name IS NULL
-    UNION ALL
-    SELECT pg_catalog.concat(pg_catalog.current_setting('hba_file'), ' line ', h.line_number, ': ', h.error)
-    FROM pg_catalog.pg_hba_file_rules h WHERE h.error IS NOT NULL
-    LIMIT 1
-)"""
-
 # A subquery runs when its value is first wanted: the filter on `counters` makes that come first. `query` is there
 # where it may say what a session holds on to (see `statements`).
 LOOK = """
@@ -102,7 +88,6 @@ WITH counters AS MATERIALIZED (
     WHERE NOT s.active AND s.restart_lsn IS NOT NULL{not_synced}
 )
 SELECT pg_catalog.json_build_object(
-    'fault', {fault},
     'sees_all', pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
     'role', current_user, 'pid', pg_catalog.pg_backend_pid(),
     'counters', (SELECT pg_catalog.row_to_json(counters) FROM counters),
@@ -174,11 +159,8 @@ def set_statement_timeout(seconds: float) -> bytes:
     return f"SET statement_timeout = {max(1, int(seconds * 1000))}".encode()
 
 
-def look(major: int, *, superuser: bool, counts_itself: bool) -> bytes:
-    """The look for a server's major version. Configuration files are a superuser's to read.
-
-    `counts_itself`: the session that asks moves the active time of its own database.
-    """
+def look(major: int, *, counts_itself: bool) -> bytes:
+    """The look for a server's major version. `counts_itself`: the session that asks is counted in its own database."""
     others = ""
     if counts_itself:
         other = "d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database()"
@@ -194,7 +176,6 @@ def look(major: int, *, superuser: bool, counts_itself: bool) -> bytes:
         else "(SELECT b.checkpoints_req FROM pg_catalog.pg_stat_bgwriter b)"
     )
     return LOOK.format(
-        fault=FAULT if superuser else "NULL",
         counters=counters if major >= 14 else NO_COUNTERS,
         backend_start=_micros("a.backend_start"),
         state_change=_micros("a.state_change"),

@@ -11,9 +11,9 @@ import signal
 import time
 
 from pgidle.cluster import living_postmaster, read_pidfile
-from pgidle.early import spawn_postmaster
+from pgidle.early import postgres_command, spawn_postmaster
 from pgidle.lifecycle import Event
-from pgidle.postmaster import is_shut_down
+from pgidle.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
 from pgidle.privileges import user_name
 from pgidle.statedir import WATCH_ROLE
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pgidle.initialise import Initialisation
     from pgidle.postmaster import Postmaster
     from pgidle.settings import Settings
+    from pgidle.startable import StartQuestion
 
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
 """While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
@@ -94,6 +95,11 @@ class Server:
         """Whether the data directory is being made."""
         return self._initialisation is not None
 
+    def would_lose_unlogged(self) -> bool:
+        """Whether an immediate shutdown would empty unlogged tables: once its checkpoint is written it does not."""
+        data_dir = self._settings.data_dir
+        return not is_checkpointed(data_dir) and has_unlogged(data_dir)
+
     def watcher(self, settings: Settings) -> Callable[[], Watcher]:
         """What makes a watcher of the running postmaster; it is called where importing psycopg holds nobody up."""
         pidfile = read_pidfile(settings.data_dir)
@@ -138,6 +144,14 @@ class Server:
                 self._socket_folder = os.open(socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             return f"/proc/self/fd/{self._socket_folder}"
         return socket_dir
+
+    def start_question(self) -> StartQuestion:
+        """The next start, for those who ask whether it would succeed."""
+        from pgidle.startable import StartQuestion
+
+        house = self._house
+        command, version = tuple(postgres_command(house)), house.binaries.version_major
+        return StartQuestion(command, version, house.settings.data_dir, house.state_dir.path, house.environ)
 
     def listens(self) -> bool:
         """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""
@@ -348,6 +362,9 @@ class Server:
     def _tell_end(self, how: str, is_clean: bool) -> None:
         self.is_clean = is_clean
         if is_clean:
+            if left := unarchived(self._settings.data_dir):
+                text = f"WAL that is not archived yet: {left} segment{'s' * (left > 1)}; the next start goes on with it"
+                self._log.note("archive", text)
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
         else:
             self._happen(Event.POSTMASTER_CRASHED, how)
@@ -356,7 +373,7 @@ class Server:
 def describe(status: int) -> str:
     """An exit status as a person would say it."""
     if status == 0:
-        return "the postmaster ended without a clean shutdown: the next start recovers"
+        return "the postmaster ended without a clean shutdown: the next start recovers, and empties unlogged tables"
     if status > 0:
         return f"the postmaster exited with status {status} (its own message is above)"
     # Of the real-time signals only the first and the last have names.

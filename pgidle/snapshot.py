@@ -143,13 +143,21 @@ class Connecting:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What is left for Postgres's files, where it is least: bytes, and inodes. None: the file system does not tell."""
+
+    free_bytes: int | None = None
+    free_files: int | None = None
+    is_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One whole look.
 
-    `in_recovery`: it is a standby. `slots` are the inactive ones. `free_bytes`: room for Postgres's files.
-    `fault`: what in its configuration files would keep it from starting again, in a line. `started`: when the
-    postmaster was. `exclusive_backup` (up to PostgreSQL 14): a base backup that belongs to no session. `watched_as` is
-    the role that looked, `refusal` why it was not the one that was made for it.
+    `in_recovery`: it is a standby. `slots` are the inactive ones. `started`: when the postmaster was.
+    `exclusive_backup` (up to PostgreSQL 14): a base backup that belongs to no session. `watched_as` is the role that
+    looked, `refusal` why it was not the one that was made for it.
     """
 
     at: float
@@ -160,8 +168,7 @@ class Snapshot:
     prepared_transactions: int = 0
     in_recovery: bool = False
     slots: tuple[Slot, ...] = ()
-    free_bytes: int | None = None
-    fault: str | None = None
+    room: Room = Room()
     checkpoint: Checkpoint | None = None
     started: int = 0
     exclusive_backup: bool = False

@@ -24,6 +24,7 @@ from pgidle.inbox import (
     LookWanted,
     Requested,
     SettingsChanged,
+    StartTried,
 )
 from pgidle.lifecycle import URGENT, Effect, Event, State, advance
 from pgidle.notify import Notifier
@@ -56,6 +57,9 @@ EXIT_PATIENCE = 0.5
 STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
 """Of the stop timeout, what Postgres gets at most to accept whom it has before it is told to stop; and seconds between
 two looks at that."""
+
+SHUTDOWN_PATIENCE, SHUTDOWN_POLL = 60.0, 0.1
+"""Seconds that clients wait at most, rather than have unlogged tables emptied; and between two looks at that."""
 
 IMMEDIATE_PATIENCE = 1.0
 """Seconds that an immediate shutdown gets before what is left is killed."""
@@ -192,6 +196,8 @@ class Supervisor:
             self._log.note("reload", "SIGHUP received: Postgres is told to reload")
             self._notifier.reloading()
             self.server.reload()
+            if self.judge is not None and self.state is State.AWAKE:
+                self.judge.try_start()
             self._on_settings(self.house.files.read())
             self._notifier.reloaded()
         elif number == signal.SIGCHLD and os.getpid() == 1:
@@ -206,7 +212,15 @@ class Supervisor:
                 os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _on_stop_timeout(self) -> None:
-        self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
+        """Who waits for a sleep to end is served sooner, unless that would cost what is in unlogged tables."""
+        waited = time.monotonic() - self._sleep_since
+        if self.state is State.STOPPING and waited < SHUTDOWN_PATIENCE and self.server.would_lose_unlogged():
+            self._loop.after(SHUTDOWN_POLL, "stop", self._on_stop_timeout)
+        else:
+            self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
+
+    def _on_kill_timeout(self) -> None:
+        self._happen(Event.STOP_TIMED_OUT, "the immediate shutdown took too long")
 
     def _on_inbox(self) -> None:
         for message in self._inbox.drain():
@@ -218,23 +232,33 @@ class Supervisor:
                 self.judge.looked(message)
             case Checkpointed() if self.judge is not None and self.state is State.AWAKE:
                 self.judge.checkpointed(message)
+            case StartTried() if self.judge is not None and self.state in SERVING:
+                self.judge.start_tried(message)
             case Requested():
                 self._on_request(message)
             case LookWanted():
-                if self.judge is not None and self.state is State.AWAKE:
-                    self.judge.look_for(message.reply)
-                else:
-                    message.reply()
+                self._on_look_wanted(message)
             case SettingsChanged():
                 self._on_settings(message)
             case ConfigurationChanged():
-                self._log.note("reload", f"{message.name} has changed: Postgres is told to reload")
-                self.server.reload()
+                self._on_configuration(message)
             case BackstageFailed():
                 # Nobody can be seen any more, so nobody may be cut: Postgres stays awake, and it is said.
                 self._log.note(
                     "backstage", f"failed, so Postgres is not put to sleep any more: {message.error}"
                 )
+
+    def _on_configuration(self, message: ConfigurationChanged) -> None:
+        self._log.note("reload", f"{message.name} has changed: Postgres is told to reload")
+        self.server.reload()
+        if self.judge is not None and self.state is State.AWAKE:
+            self.judge.try_start()
+
+    def _on_look_wanted(self, message: LookWanted) -> None:
+        if self.judge is not None and self.state is State.AWAKE:
+            self.judge.look_for(message.reply)
+        else:
+            message.reply()
 
     def _on_settings(self, message: SettingsChanged) -> None:
         if message.settings is None:
@@ -334,6 +358,7 @@ class Supervisor:
             self._log,
             self.house.state_dir,
             self._happen,
+            self.server.start_question(),
         )
 
     def _confirm_idle(self) -> None:
@@ -371,10 +396,11 @@ class Supervisor:
     def _stop_immediate(self) -> None:
         if self._loop.is_set("kill"):
             return  # Asked again, by another SIGQUIT: it has its time all the same.
-        self._log.note("stop", "immediate shutdown: the next start recovers, and empties unlogged tables")
+        # What that means is known, and said, when Postgres has ended.
+        self._log.note("stop", "immediate shutdown")
         self.server.stop_immediate()
         # A process that does not even hear that is killed.
-        self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_stop_timeout)
+        self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_kill_timeout)
 
     def _keep_wish(self) -> None:
         self._is_wanted = True

@@ -637,28 +637,6 @@ def test_a_connection_that_was_ended_is_a_failed_look_and_then_all_is_well(
     watch.see()
 
 
-def test_a_configuration_that_no_start_would_take_blocks(own_cluster: Cluster) -> None:
-    own_cluster.start()
-    with contextlib.closing(Watch(own_cluster)) as watch:
-        for file, line, what in (
-            ("postgresql.conf", "nonsense", "syntax error"),
-            ("postgresql.conf", "work_mem = -5", "work_mem: setting could not be applied"),
-            ("postgresql.auto.conf", "no_such = 1", "no_such: unrecognized configuration parameter"),
-            ("pg_hba.conf", "lokal all all trust", "invalid connection type"),
-            ("postgresql.conf", "shared_buffers = 17MB", ""),  # It only waits for a restart.
-        ):
-            path = own_cluster.data_dir / file
-            good = path.read_text()
-            path.write_text(f"{good}{line}\n")
-            found = [reason.text for reason in watch.find(Signal.CONFIGURATION, ReasonKind.BLOCKER)]
-            assert [
-                f"{path} line {len(good.splitlines()) + 1}: " in text and what in text for text in found
-            ] == ([True] if what else [])
-            assert watch.judge(idle_timeout=0.0).idle is not bool(what)
-            path.write_text(good)
-            assert watch.judge(idle_timeout=0.0).idle
-
-
 def test_a_checkpoint_runs(cluster: Cluster, watch: Watch) -> None:
     query = "SELECT checkpoint_lsn FROM pg_control_checkpoint()"
     with cluster.connect() as client:

@@ -24,7 +24,8 @@ MODULES = sorted(
 
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
-    *("blockers", "changes", "flapping", "held", "policy", "query", "statements", "status", "entrypoint"),
+    *("blockers", "changes", "flapping", "held", "policy", "query", "startable", "statements", "status"),
+    "entrypoint",
 }
 PURE_DOCTOR = {
     f"doctor.{name}"

@@ -459,10 +459,10 @@ def test_a_shutdown_that_had_to_be_immediate_is_not_called_clean(installation: I
     carry_out(one, "CREATE UNLOGGED TABLE cache AS SELECT 1")
     with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
         one.signal(signal.SIGTERM)
-        one.wait_log("immediate shutdown: the next start recovers, and empties unlogged tables")
+        one.wait_log("immediate shutdown")
         one.wait_log("received immediate shutdown request")
     assert one.wait() == 1
-    assert "without a clean shutdown" in last_reason(one)
+    assert "the next start recovers, and empties unlogged tables" in last_reason(one)
     assert one.processes() == []
     start_again(one)
     assert ledger.missing(one.conninfo()) == []
@@ -509,6 +509,58 @@ def test_a_client_who_comes_while_a_shutdown_hangs_is_served(newest: Installatio
     with held_stopping(one), arriving(one, 4) as clients:
         one.wait_for_state("awake", since=mark)
     assert clients == [20] * 4
+
+
+def test_who_comes_while_a_shutdown_hangs_does_not_cost_unlogged_tables(newest: Installation, launch):
+    one = launch(newest, idle_timeout="200ms", stop_timeout="100ms", when_idle="stay")
+    one.wait_for_state("awake")
+    carry_out(one, "CREATE UNLOGGED TABLE cache AS SELECT 1", "CREATE TABLE ledger (id int)")
+    mark = one.mark()
+    with held_stopping(one) as backend, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(query, one, "SELECT count(*) FROM cache")
+
+        def has_waited() -> bool:
+            status = json.loads(one.pgidle("status", "--json").stdout)
+            return status["state"] == "stopping" and status["parked"] == 1 and status["seconds_in_state"] > 1
+
+        wait_until(has_waited)
+        backend.resume()
+        assert waiting.result() == 1
+    one.wait_for_state("asleep", since=mark)
+    assert not any("immediate shutdown" in line.text for line in one.lines)
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["asleep", "stopped"])
+def test_a_shutdown_that_only_the_archiver_delays_is_clean(installation: Installation, launch, asked: bool):
+    """The checkpoint is written: an immediate shutdown costs nothing then but time until WAL is archived."""
+    one = launch(
+        installation,
+        idle_timeout="off",
+        stop_timeout="3s",
+        when_idle="stay",
+        postgres=("-c", "archive_mode=on", "-c", "archive_command=sleep 1000"),
+    )
+    one.wait_for_state("awake")
+    carry_out(
+        one, "CREATE UNLOGGED TABLE cache AS SELECT 1", "CREATE TABLE t (a int)", "SELECT pg_switch_wal()"
+    )
+    if asked:
+        assert one.stop() == 0
+    else:
+        mark = one.mark()
+        assert one.pgidle("sleep").returncode == 0
+        one.wait_for_state("stopping", since=mark)
+        assert query(one, "SELECT count(*) FROM cache") == 1
+        one.wait_for_state("asleep", since=mark)
+    one.wait_log("immediate shutdown")
+    one.wait_log(r"WAL that is not archived yet: \d segments?; the next start goes on with it")
+    assert not any("empties unlogged tables" in line.text for line in one.lines)
+    if not asked:
+        assert one.stop() == 0
+    one.postgres = ()
+    start_again(one)
+    assert query(one, "SELECT count(*) FROM cache") == 1
+    assert one.stop() == 0
 
 
 def test_stopped_while_asleep(newest: Installation, launch):

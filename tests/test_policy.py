@@ -15,7 +15,8 @@ from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, ev
 from pgidle.reasons import ReasonKind, Signal, Verdict, duration_text, who
 from pgidle.record import replace as changed
 from pgidle.settings import Settings, resolve
-from pgidle.snapshot import Connecting, Counters, LookFailed, Peer, Session, Slot, Snapshot
+from pgidle.snapshot import Connecting, Counters, LookFailed, Peer, Room, Session, Slot, Snapshot
+from pgidle.startable import Startable, StartResult
 
 SETTINGS = resolve(
     {"data-dir": "/nowhere", "idle-timeout": "5min", "min-awake": "30s"}, {}, None, None, "/"
@@ -452,10 +453,29 @@ def test_slots_are_only_reported() -> None:
 
 
 def test_a_full_disk_is_no_place_to_sleep_on() -> None:
-    verdict = idle_after(begin(0.0), quiet(1e6, free_bytes=2**20))
-    assert not verdict.idle
-    assert any("1 MB are left in its data directory" in reason.text for reason in verdict.reasons)
-    assert idle_after(begin(0.0), quiet(1e6, free_bytes=2**30)).idle
+    for room, what in (
+        (Room(free_bytes=2**20), "1 MB are left in its data directory"),
+        (Room(free_bytes=2**40, free_files=3), "3 inodes are left"),
+        (Room(free_bytes=2**40, free_files=9**9, is_read_only=True), "a read-only file system"),
+    ):
+        verdict = idle_after(begin(0.0), quiet(1e6, room=room))
+        assert not verdict.idle
+        assert any(what in reason.text for reason in verdict.reasons)
+    assert idle_after(begin(0.0), quiet(1e6, room=Room(2**30, 1000))).idle
+    # It does not tell.
+    assert idle_after(begin(0.0), quiet(1e6, room=Room())).idle
+
+
+def test_what_could_not_start_again_stays_awake() -> None:
+    for startable, idle, said in (
+        (Startable.YES, True, []),
+        (Startable.NO, False, ["Postgres could not start again (line 3), seen for 0s"]),
+        (Startable.UNKNOWN, True, ["whether Postgres could start again is not known: line 3"]),
+    ):
+        memory, start = begin(0.0), StartResult(startable, "line 3")
+        verdict, _ = evaluate(quiet(1e6), SETTINGS, memory, 1e6, start=start)
+        assert verdict.idle is idle
+        assert [one.text for one in verdict.reasons if one.signal is Signal.CONFIGURATION] == said
 
 
 def test_who_may_not_wake_is_no_culprit() -> None:

@@ -23,6 +23,7 @@ import pytest
 from booted import Booted, booted
 from clients import Habits, Ledger, run_clients
 from installations import conninfo, free_port, server_user
+from postgres_fixture import wait_until
 from supervised import Supervised
 
 from pgidle.client import request
@@ -123,13 +124,16 @@ def launch(machine: Booted, newest: Installation, place: Place) -> Iterator[Call
     """Installs the units of an instance and starts its socket. `env` is its file of settings."""
     launched: list[Instance] = []
 
-    def begin(name: str, idle_timeout: str = "300ms", **env: object) -> Instance:
+    def begin(
+        name: str, idle_timeout: str = "300ms", on: Installation | None = None, **env: object
+    ) -> Instance:
         port = 5432 + len(launched)
-        one = Instance(machine, name, port, place.data_dir(newest))
+        installation = on or newest
+        one = Instance(machine, name, port, place.data_dir(installation))
         named = ("--name", name) if name else ()
         options = ("--port", port, "--idle-timeout", idle_timeout, "--data-dir", one.data_dir)
         machine.install(init(place.folder("units"), *named, *options))
-        one.set(pgidle_bin_dir=newest.bin_dir, pgidle_min_awake="0s", **env)
+        one.set(pgidle_bin_dir=installation.bin_dir, pgidle_min_awake="0s", **env)
         machine.run("systemctl", "start", one.socket)
         launched.append(one)
         return one
@@ -156,6 +160,87 @@ def test_systemd_accepts_every_line(place: Place, name: str) -> None:
     )
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "pgidle" in line]
     assert (done.returncode, ours) == (0, [])
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="no systemd-analyze (apt-get install systemd)"
+)
+@pytest.mark.parametrize("name", ["", "shop"])
+def test_little_is_left_that_it_may_do(place: Place, name: str) -> None:
+    """Below 4.0 of 10; Debian's postgresql@ has 9.6."""
+    folder = init(place.folder("units"), *(("--name", name) if name else ()))
+    unit = f"pgidle@{name}.service" if name else "pgidle.service"
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=39", unit],
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{folder}:/usr/lib/systemd/system"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_postgres_and_its_programs_do_they_may(installation: Installation, place: Place, launch) -> None:
+    one = launch("hard", idle_timeout="1min", on=installation)
+    folder = place.folder("archive")
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"archive_mode = on\narchive_command = 'gzip <%p >{folder}/%f.gz'\nhuge_pages = try\n")
+        conf.write("shared_preload_libraries = 'pg_stat_statements'\nlog_destination = 'stderr, syslog'\n")
+        if installation.major >= 18:
+            conf.write("io_method = worker\n")
+    with one.connect() as connection:
+        run = connection.execute
+        run("CREATE TABLE many AS SELECT g FROM generate_series(1, 200000) g")
+        run("SET jit_above_cost = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0")
+        run("SET min_parallel_table_scan_size = 0")
+        plan = "\n".join(
+            str(row[0]) for row in run("EXPLAIN (ANALYZE) SELECT sum(sqrt(g)) FROM many").fetchall()
+        )
+        assert "Workers Launched: 2" in plan
+        assert run("SELECT pg_jit_available()").fetchone() != (True,) or "JIT:" in plan
+        run(f"COPY many TO '{folder}/file'")
+        run(f"COPY many TO PROGRAM 'cat >{folder}/program'")
+        run("COPY many TO '/tmp/hard'")
+        run(f"CREATE TABLESPACE elsewhere LOCATION '{place.folder('space')}'")
+        run("CREATE TABLE there TABLESPACE elsewhere AS SELECT 1")
+        run("SELECT pg_switch_wal()")
+        run("CHECKPOINT")
+    assert (folder / "file").read_bytes() == (folder / "program").read_bytes()
+    # In /tmp, and the socket too: others see it.
+    assert one.machine.run("cat", "/tmp/hard").count("\n") == 199999
+    psql = (
+        installation.client_program("psql"),
+        "-h",
+        place.path / "s",
+        "-p",
+        str(one.port),
+        "-U",
+        "postgres",
+    )
+    assert one.machine.run("runuser", "-u", "postgres", "--", *psql, "-Atc", "TABLE there") == "1"
+    backup = (
+        installation.client_program("pg_basebackup"),
+        "-h127.0.0.1",
+        f"-p{one.port}",
+        "-Upostgres",
+        "-Xs",
+    )
+    one.machine.run(*backup, "-Ft", "-D", place.folder("backup"))
+    wait_until(lambda: any(folder.glob("*.gz")))
+    status = one.machine.run(
+        "grep", "-E", "^(CapEff|NoNewPrivs|Seccomp):", f"/proc/{one.ask()}/status"
+    ).split()
+    assert status == ["CapEff:", "0" * 16, "NoNewPrivs:", "1", "Seccomp:", "2"]
+    before = one.sleeps()
+    one.machine.run(sys.executable, "-m", "pgidle", "sleep", "-D", one.data_dir)
+    one.wait_for("inactive")
+    assert one.sleeps() == before + 1
+    said = one.machine.journal(one.service)
+    # A start was tried in there too.
+    assert "is not known" not in said
+    assert not re.search("not permitted|denied", said, re.IGNORECASE)
+    one.ask()
+    one.check()
 
 
 def test_the_printed_steps_from_nothing_to_a_served_client(
@@ -231,7 +316,9 @@ def test_a_cluster_of_debian_s_there_and_back(machine: Booted) -> None:
     assert states() == ["inactive", "active", "inactive"]
     assert [ask("127.0.0.2"), ask("::1")] == [before, before]
     assert states() == ["inactive", "active", "active"]
-    machine.run("systemctl", "stop", "pgidle@there.service")
+    machine.run(sys.executable, "-m", "pgidle", "sleep", "-D", data_dir)
+    machine.wait_for("pgidle@there.service", ActiveState="inactive")
+    assert "not known" not in machine.journal("pgidle@there.service")
     assert ask("::1") == before
 
     machine.run("sh", "-exc", back.partition("\n")[2].replace("#", ""))

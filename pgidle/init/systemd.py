@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgidle.init.choices import Choices
 
 INSTALLED = "/opt/pgidle/bin/pgidle"
+HOMES = ("/home/", "/root/", "/run/user/")
 ADDRESSES = {"*": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}
 
 
@@ -55,6 +56,8 @@ def plan(choices: Choices) -> Plan:
         "exec_start": f"ExecStart=\nExecStart={_program()} run{postgres_args}\n" if postgres_args else "",
         "cluster": cluster.unit if cluster is not None else "",
         "folder": cluster.folder if cluster is not None else "",
+        "hardening": render("systemd/hardening.conf", {}),
+        "home": _home(choices.data_dir),
         "host": _host(choices),
         "socket": f"pgidle{instance}.socket",
         "service": f"pgidle{instance}.service",
@@ -79,6 +82,11 @@ def plan(choices: Choices) -> Plan:
     )
     values["back"] = "\n" + render("systemd/back.txt", values) if cluster is not None else ""
     return Plan(files, render("systemd/steps.txt", values))
+
+
+def _home(data_dir: str) -> str:
+    """A data directory in a home must be writable there."""
+    return "# The data directory is in a home.\nProtectHome=no" if data_dir.startswith(HOMES) else ""
 
 
 def _host(choices: Choices) -> str:
