@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from installations import conninfo
+from test_start_check import check
 
 from pgidle.disk import room_of
 from pgidle.snapshot import Room
+from pgidle.startable import Startable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +95,20 @@ def test_nobody_is_there() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     assert room_of(gone.pid) == Room()
+
+
+def test_what_no_file_can_be_written_to_no_start_would_take(newest: Installation, place: Place) -> None:
+    """As with a quota that is used up, which statvfs(3) does not show."""
+    with mounted(place.folder(), "tmpfs", "size=1G,mode=755") as folder:
+        data_dir = folder / "data"
+        subprocess.run(["cp", "-a", place.data_dir(newest), data_dir], check=True)
+        assert check(newest, data_dir).startable is Startable.YES
+        found = os.statvfs(folder)
+        with (folder / "hog").open("wb") as hog:
+            os.posix_fallocate(hog.fileno(), 0, found.f_bavail * found.f_frsize)
+        result = check(newest, data_dir)
+        assert result.startable is Startable.NO
+        assert result.reason == f"nothing can be written in {data_dir}: No space left on device"
 
 
 def test_a_file_system_without_a_size_is_slept_on(newest: Installation, place: Place, launch: Launch) -> None:
