@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from pgidle.privileges import for_children
 from pgidle.startable import Startable, StartQuestion, StartResult
 
 LIMIT = 40.0
@@ -58,7 +59,7 @@ def _spawn(question: StartQuestion, writer: int) -> int:
             *(sys.executable, "-I", "-S", "-c", PROGRAM, str(Path(__file__).parents[1])),
             *(str(question.version), question.data_dir, question.folder, *question.command),
         ],
-        {name: value for name, value in question.environ.items() if not name.startswith("PGIDLE_")},
+        for_children(question.environ),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, writer, 1),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import installations
 import pytest
+from hypothesis import HealthCheck, settings
 from installations import Installation, Place
 from supervised import Supervised
 
@@ -36,6 +37,10 @@ class Launch(Protocol):
 
 
 def pytest_configure() -> None:
+    # Properties are of what is so, not of how fast: on a busy machine nothing is.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    if os.environ.get("CI") != "true":
+        settings.load_profile("busy")
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         # nohup and shells in the background ignore them, and what a test starts would inherit that.
         if signal.getsignal(number) is signal.SIG_IGN:
