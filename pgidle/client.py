@@ -6,24 +6,37 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import socket
-from typing import Any
+import struct
+from typing import TYPE_CHECKING, Any
 
 from pgidle.errors import PgidleError
 from pgidle.statedir import CONTROL_SOCKET
 
-# Seconds: more than the supervisor itself takes for any answer.
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+# Seconds: more than the supervisor takes for what it can answer at once.
 TIMEOUT = 10.0
+# Of SO_PEERCRED's struct ucred (unix(7)): pid, uid, gid.
+CREDENTIALS = struct.Struct("=iII")
 
 
 class NotRunning(PgidleError):
     """There is no control socket, or nobody listens at it."""
 
 
+class NoAnswer(PgidleError):
+    """A supervisor is there, and did not answer in time."""
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, state_dir: str, timeout: float) -> None:
+    def __init__(self, state_dir: str, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
         self._state_dir = state_dir
+        self.pidfd: int | None = None
+        """The supervisor, where its process can be seen from here."""
 
     def connect(self) -> None:
         # Through the folder's descriptor: a socket's path may have 107 bytes (unix(7)), a folder's many more.
@@ -34,12 +47,29 @@ class _Connection(http.client.HTTPConnection):
             self.sock.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
         finally:
             os.close(folder)
+        credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        with contextlib.suppress(OSError):
+            self.pidfd = os.pidfd_open(CREDENTIALS.unpack(credentials)[0])
+
+    def close(self) -> None:
+        super().close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
 
 
-def request(state_dir: str, method: str, path: str, timeout: float = TIMEOUT) -> tuple[int, dict[str, Any]]:
-    """The HTTP status and the JSON body of the supervisor's answer.
+def request(
+    state_dir: str,
+    method: str,
+    path: str,
+    timeout: float | None = TIMEOUT,
+    *,
+    until_gone: Collection[str] = (),
+) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the JSON body of the supervisor's answer, waited for for `timeout` seconds, or for ever.
 
-    Raises NotRunning, or PgidleError if a supervisor is there and the answer could not be had.
+    An answer whose `state` is one of `until_gone` is its last: its process's end is waited for too. Raises NotRunning,
+    NoAnswer, or another PgidleError if a supervisor is there and the answer could not be had.
     """
     with contextlib.closing(_Connection(state_dir, timeout)) as connection:
         try:
@@ -57,9 +87,12 @@ def request(state_dir: str, method: str, path: str, timeout: float = TIMEOUT) ->
         try:
             connection.request(method, path)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            body = json.loads(response.read())
+            if body.get("state") in until_gone and connection.pidfd is not None:
+                select.select([connection.pidfd], [], [], timeout)
+            return response.status, body
         except TimeoutError:
-            why = f"did not answer within {timeout:g} s"
+            raise NoAnswer(f"the supervisor at {state_dir} did not answer within {timeout:g} s") from None
         except (OSError, http.client.HTTPException):
             why = "ended before it answered"
         except ValueError:

@@ -7,6 +7,7 @@ it should end: more than all the rest of an idle supervisor.
 from __future__ import annotations
 
 import asyncio
+import select
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     Answering = Callable[[str, str, str], Awaitable["Answer"]]
 
-# Seconds from connect to the end of the answer: a silent or endless client is not kept.
+# Seconds from connect to the end of the request, and for taking the answer: a silent or endless client is not kept.
+# How long the answer itself may take is for `answering` to say.
 CONNECTION_TIME = 10.0
 # Connections at a time and door; more are closed at once, so that a flood does not take every descriptor.
 CONNECTIONS = 64
@@ -39,7 +41,8 @@ class Answer(NamedTuple):
 class Door:
     """A listening socket, taken over, and what answers behind it. Belongs to the loop's thread.
 
-    `answering` is called with a request's method, path and query, and must not raise.
+    `answering` is called with a request's method, path and query, and must not raise; it is cancelled where the client
+    goes away.
     """
 
     def __init__(self, answering: Answering, listener: socket.socket) -> None:
@@ -98,8 +101,11 @@ class _Connection(asyncio.Protocol):
             self._send(answer, has_body=True)
 
     def eof_received(self) -> bool:
-        # Who has asked and then shut its side down still reads.
-        return self.task is not None
+        # Who has asked and then shut its side down still reads; who has closed it does not, as a Unix socket tells.
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        is_gone = any(event & select.POLLHUP for _, event in poll.poll(0))
+        return self.task is not None and not is_gone
 
     def cut(self) -> None:
         self._transport.abort()
@@ -110,6 +116,7 @@ class _Connection(asyncio.Protocol):
             if isinstance(event, h11.Request):
                 self._request = event
             elif isinstance(event, h11.EndOfMessage) and self._request is not None:
+                self._end.cancel()
                 self.task = asyncio.get_running_loop().create_task(self._answer(self._request))
                 return
             elif event is h11.NEED_DATA:
@@ -136,5 +143,7 @@ class _Connection(asyncio.Protocol):
         )
         body = h11.Data(data=answer.body if has_body else b"")
         sent = [self._http.send(event) for event in (response, body, h11.EndOfMessage())]
+        self._end.cancel()
+        self._end = asyncio.get_running_loop().call_later(CONNECTION_TIME, self.cut)
         self._transport.write(b"".join(part for part in sent if part))
         self._transport.close()

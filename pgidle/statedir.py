@@ -1,7 +1,7 @@
 """The state directory: one supervisor at a time, and what it leaves for the next one.
 
 `lock` is held (flock(2)) while a supervisor lives; its two lines are the supervisor's pid and the postmaster's.
-`last.json` is about the last sleep and outlives it.
+`last.json` is about the last sleep and outlives it, as do the holds in `holds.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from pgidle.errors import PgidleError
 
 LAST_SLEEP = "last.json"
+HOLDS = "holds.json"
 CONTROL_SOCKET = "control.sock"
 RECORD_BYTES = 48
 """Size of `lock`, always: what is written later takes no room that a full disk might not have."""
@@ -55,12 +56,21 @@ class StateDir:
         text = f"{os.getpid()}\n{pid or ''}\n".encode()
         os.pwrite(self._lock, text.ljust(RECORD_BYTES), 0)
 
-    def keep(self, name: str, content: str) -> None:
-        """Write a file as a whole or not at all. Raises OSError."""
+    def keep(self, name: str, content: str, *, durable: bool = False) -> None:
+        """Write a file as a whole or not at all; `durable`: on return it survives a loss of power. Raises OSError."""
         target = f"{self.path}/{name}"
         with open(f"{target}.new", "w", encoding="utf-8") as file:
             file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(f"{target}.new", target)
+        if durable:
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def find(self, name: str) -> str | None:
         """What was kept under a name, or None."""

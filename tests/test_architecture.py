@@ -24,7 +24,7 @@ MODULES = sorted(
 
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
-    *("blockers", "changes", "flapping", "policy", "status", "entrypoint"),
+    *("blockers", "changes", "flapping", "policy", "status", "entrypoint", "orders", "hold_file", "keepers"),
 }
 PURE_DOCTOR = {
     f"doctor.{name}"
