@@ -376,13 +376,11 @@ class Supervisor:
         else:
             self._porter.look_at_queue(self.settings.when_idle)
 
-    def _look_for_the_last_time(self) -> None:
+    def _exit_clean(self) -> None:
         # An order that has come is as good as a client.
         self._on_inbox()
-        self._porter.look_for_the_last_time()
-
-    def _exit_clean(self) -> None:
-        self._exit_status = 0
+        if not any(event is Event.WAKE_REQUESTED for event, _ in self._events):
+            self._exit_status = 0
 
     def _exit_failed(self) -> None:
         self._gate.shut()
@@ -403,7 +401,7 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
     Effect.RECORD_SLEEP: Supervisor._record_sleep,
     Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,
-    Effect.LAST_LOOK: Supervisor._look_for_the_last_time,
+    Effect.LAST_LOOK: lambda supervisor: supervisor._porter.look_for_the_last_time(),
     Effect.EXIT_CLEAN: Supervisor._exit_clean,
     Effect.EXIT_FAILED: Supervisor._exit_failed,
 }
