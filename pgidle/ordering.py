@@ -117,10 +117,11 @@ class Ordering:
             said = "it slept, and woke again at once" if slept else "not put to sleep"
             self._answer(self._for_sleep, False, f"{said}: {why}")
 
-    def leaving(self, status: int, why: str) -> None:
-        """The supervisor ends: nobody who still waits will hear of anything else."""
+    def leaving(self, state: State, status: int, why: str) -> None:
+        """The supervisor ends, in this state: nobody who still waits will hear of anything else."""
         self._answer(self._for_wake, False, f"pgidle ends: {why}")
-        self._answer(self._for_sleep, status == 0, f"{'stopped' if status == 0 else 'pgidle ends'}: {why}")
+        slept = "asleep, and pgidle has exited" if state is State.LEAVING else f"stopped: {why}"
+        self._answer(self._for_sleep, status == 0, slept if status == 0 else f"pgidle ends: {why}")
 
     @staticmethod
     def _answer(waiting: list[Requested], granted: bool, text: str) -> None:

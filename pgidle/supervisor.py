@@ -119,7 +119,7 @@ class Supervisor:
             self._carry_out()
             if self._exit_status is None:
                 self._loop.turn()
-        self._ordering.leaving(self._exit_status, self.moment.why)
+        self._ordering.leaving(self.state, self._exit_status, self.moment.why)
         self._notifier.leaving(self.state, self._slept_because)
         # The gate stays as it is, plugged, until this process is no more.
         if self._backstage is not None:
