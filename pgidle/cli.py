@@ -160,21 +160,17 @@ def health(options: dict[str, Any]) -> None:
     sys.exit(0 if code == 200 else 1)
 
 
-_wait = click.option(
-    "--wait",
-    is_flag=False,
-    flag_value="",
-    metavar="[SECONDS]",
-    help="answer only when it has come to that; with a time (30, 2min): exit status 1 when it is over",
-)
+def _wait(until: str) -> Decorator:
+    text = f"return when {until}; with a time (30, 2min): exit status 1 if it is over before"
+    return click.option("--wait", is_flag=False, flag_value="", metavar="[SECONDS]", help=text)
 
 
 @cli.command(cls=_Command)
 @_options(*WHERE)
 @click.option("--force", is_flag=True, help="even if sessions are active: they are cut")
-@_wait
+@_wait("Postgres sleeps, or pgidle has exited")
 def sleep(options: dict[str, Any], force: bool, wait: str | None) -> None:
-    """Put Postgres to sleep now, if nothing is active."""
+    """Put Postgres to sleep now, if nobody is active. Else exit status 1, and who is."""
     path = f"/sleep?force={int(force)}&wait={int(wait is not None)}"
     # What it takes to decide: a checkpoint, and two looks.
     click.echo(
@@ -184,9 +180,9 @@ def sleep(options: dict[str, Any], force: bool, wait: str | None) -> None:
 
 @cli.command(cls=_Command)
 @_options(*WHERE)
-@_wait
+@_wait("Postgres accepts connections")
 def wake(options: dict[str, Any], wait: str | None) -> None:
-    """Wake Postgres."""
+    """Wake Postgres, and count as a use."""
     path = f"/wake?wait={int(wait is not None)}"
     click.echo(
         _order(options, path, TIMEOUT if wait is None else _patience(wait), is_waiting=wait is not None)
@@ -224,10 +220,10 @@ def hold(options: dict[str, Any], duration: str | None, why: str) -> None:
 
 @cli.command(cls=_Command)
 @_options(*WHERE)
-@click.argument("name", required=False)
-def release(options: dict[str, Any], name: str | None) -> None:
-    """End the hold NAME, as `pgidle hold` printed it, or every hold."""
-    click.echo(_order(options, "/release?" + urlencode({} if name is None else {"name": name})))
+@click.argument("number", required=False)
+def release(options: dict[str, Any], number: str | None) -> None:
+    """End one hold, by its number, or every hold."""
+    click.echo(_order(options, "/release?" + urlencode({} if number is None else {"name": number})))
 
 
 @cli.command(

@@ -92,7 +92,9 @@ class Holds:
             if hold.program is not None and not (
                 file.boot == self._boot and self._watch(hold.number, hold.program, is_new=False)
             ):
-                self._log.note("hold", f"{_name(hold)} is over: its program has ended")
+                self._log.note(
+                    "hold", f"{_name(hold)} is over: its program has ended, or is not to be recognised"
+                )
                 continue
             self._add(hold)
             self._log.note(

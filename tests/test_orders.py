@@ -463,7 +463,9 @@ def test_a_program_goes_on_holding_the_next_supervisors_postgres(
         mark = one.mark()
         one.start()
         assert one.wait() == 0
-        assert any("its program has ended" in line.text for line in one.lines[mark:])
+        assert any(
+            "its program has ended, or is not to be recognised" in line.text for line in one.lines[mark:]
+        )
     assert ended(program)[0] == 0
 
 
@@ -483,6 +485,34 @@ def test_a_program_that_waits_for_postgres_and_is_killed_leaves_no_hold(
         one.wait_for_state("awake")
         one.wait_log("hold 1 has ended after")
         assert held(one) == []
+
+
+def test_a_program_that_is_hidden_from_pgidle_holds_until_it_ends(
+    begin: Begin, newest: Installation, launch: Launch
+) -> None:
+    """Another user's, where /proc shows everybody only what is theirs (hidepid, ProtectProc=)."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be another user than Postgres's")
+    hide = ("unshare", "-m", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh")
+    one = launch(newest, prefix=hide, when_idle="stay", idle_timeout="200ms")
+    one.wait_for_state("awake")
+    program = begin(one, "hold", "--", "cat")
+    until(lambda: held(one))
+    looks = status(one)["looks"]
+    until(lambda: status(one)["looks"] > looks + 5)
+    assert held(one) == ["1"]
+    mark = one.mark()
+    assert ended(program)[0] == 0
+    one.wait_for_state("asleep", since=mark)
+    program = begin(one, "hold", "--", "cat")
+    until(lambda: f'"pid": {program.pid}' in (one.data_dir / "pgidle/holds.json").read_text())
+    one.kill()
+    mark = one.mark()
+    one.start()
+    # Nobody can tell whether that is the same process.
+    one.wait_log("hold 2 is over", since=mark)
+    one.wait_for_state("asleep", since=mark)
+    assert ended(program)[0] == 0
 
 
 def test_a_process_that_cannot_be_seen_holds_nothing(newest: Installation, launch: Launch) -> None:
