@@ -506,6 +506,7 @@ def test_a_program_that_is_hidden_from_pgidle_holds_until_it_ends(
     one.wait_for_state("asleep", since=mark)
     program = begin(one, "hold", "--", "cat")
     until(lambda: f'"pid": {program.pid}' in (one.data_dir / "pgidle/holds.json").read_text())
+    until(lambda: Path(f"/proc/{program.pid}/comm").read_text() == "cat\n")
     one.kill()
     mark = one.mark()
     one.start()
