@@ -104,6 +104,7 @@ def fall_asleep(one: Supervised) -> None:
 
 def test_after_a_wake_that_was_waited_for_postgres_is_there(newest: Installation, launch: Launch) -> None:
     one = launch(newest, **STAY)
+    one.wait_for_state("starting")
     for _ in range(3):
         # While it starts for the first time, awake, asleep.
         done = one.pgidle("wake", "--wait")
