@@ -63,11 +63,15 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def wait_channel(process: subprocess.Popen[str]) -> str:
+    """What it sleeps in, by the kernel's name: unix_stream... is a read of a Unix socket, poll_schedule... a select."""
+    return Path(f"/proc/{process.pid}/wchan").read_text("ascii")
+
+
 def has_asked(one: Supervised, process: subprocess.Popen[str]) -> None:
     """Wait until a command has given its order, while whoever is to answer stands still."""
-    # As /proc/PID/wchan calls a read of a Unix socket, without and with a timeout.
-    waits = ("unix_stream", "poll_schedule")
-    until(lambda: Path(f"/proc/{process.pid}/wchan").read_text("ascii").startswith(waits))
+    # Without and with a timeout.
+    until(lambda: wait_channel(process).startswith(("unix_stream", "poll_schedule")))
     # Answered by the thread that posts orders, after it.
     assert request(str(one.data_dir / "pgidle"), "GET", "/health", PATIENCE)[0] == 200
 
@@ -223,31 +227,34 @@ def test_a_forced_sleep_is_not_refused_by_a_look_that_ends_meanwhile(
     one = Stopped(newest, place, "before Judge.looked", when_idle="stay", idle_timeout="1s")
     with one:
         one.wait_for_state("awake")
-        with psycopg.connect(one.conninfo()) as client:
-            client.execute("SELECT 1")
-            one.arm()
-            one.reached()
-            forced = begin(one, "sleep", "--force", "--wait")
-            has_asked(one, forced)
-            one.release()
-            assert ended(forced) == (0, "asleep: Postgres shut down cleanly\n", "")
-            client.close()
+        one.arm()
+        one.reached()
+        # What is taken last asks for a look, which finds why not to sleep.
+        for arguments in (("hold", "1h"), ("sleep", "--force", "--wait")):
+            asked = begin(one, *arguments)
+            has_asked(one, asked)
+        one.release()
+        assert ended(asked) == (0, "asleep: Postgres shut down cleanly\n", "")
 
 
 def test_in_exit_mode_a_sleep_that_was_waited_for_leaves_nobody_running(
-    newest: Installation, launch: Launch
+    begin: Begin, newest: Installation, place: Place
 ) -> None:
-    one = launch(newest, when_idle="exit", idle_timeout="off")
-    one.wait_for_state("awake")
-    pid = one.pid
-    done = one.pgidle("sleep", "--wait")
-    assert (done.returncode, done.stdout) == (0, "asleep, and pgidle has exited\n")
-    # It may not have been reaped, and holds nothing any more.
-    assert one.wait(0.5) == 0, pid
-    gone = one.pgidle("wake", "--wait")
-    assert (gone.returncode, gone.stdout) == (1, "")
-    assert "no supervisor runs" in gone.stderr
-    assert "it went to sleep at" in gone.stderr
+    one = Stopped(newest, place, "before os._exit", when_idle="exit", idle_timeout="off")
+    with one:
+        one.wait_for_state("awake")
+        one.arm()
+        asked = begin(one, "sleep", "--wait")
+        one.reached()
+        # It has the answer, and waits for the end of who gave it.
+        until(lambda: wait_channel(asked).startswith("poll_schedule"))
+        one.release()
+        assert ended(asked) == (0, "asleep, and pgidle has exited\n", "")
+        assert one.wait() == 0
+        gone = one.pgidle("wake", "--wait")
+        assert (gone.returncode, gone.stdout) == (1, "")
+        assert "no supervisor runs" in gone.stderr
+        assert "it went to sleep at" in gone.stderr
 
 
 def test_in_exit_mode_a_sleep_that_ends_at_once_is_none(
@@ -330,13 +337,11 @@ def foreign(folder: Path) -> list[Callable[[Path], object]]:
     ]
 
 
-def test_a_file_that_is_not_ours_holds_nothing_and_is_said_once(
-    newest: Installation, launch: Launch, tmp_path: Path
-) -> None:
+def test_a_file_that_is_not_ours_holds_nothing_and_is_said_once(newest: Installation, launch: Launch) -> None:
     one = launch(newest, when_idle="exit", idle_timeout="100ms")
     assert one.wait() == 0
     file = one.data_dir / "pgidle/holds.json"
-    for make in foreign(tmp_path):
+    for make in foreign(one.data_dir):
         make(file)
         mark = one.mark()
         one.start()
