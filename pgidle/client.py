@@ -51,8 +51,14 @@ class _Connection(http.client.HTTPConnection):
         with contextlib.suppress(OSError):
             self.pidfd = os.pidfd_open(CREDENTIALS.unpack(credentials)[0])
 
-    def close(self) -> None:
-        super().close()
+    def await_end(self, timeout: float | None) -> None:
+        """Wait for the end of the supervisor's process, as far as it can be seen."""
+        if self.pidfd is not None:
+            select.select([self.pidfd], [], [], timeout)
+
+    def forget(self) -> None:
+        """Close all. An answer that says so closes the connection alone."""
+        self.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
@@ -71,7 +77,9 @@ def request(
     An answer whose `state` is one of `until_gone` is its last: its process's end is waited for too. Raises NotRunning,
     NoAnswer, or another PgidleError if a supervisor is there and the answer could not be had.
     """
-    with contextlib.closing(_Connection(state_dir, timeout)) as connection:
+    with contextlib.ExitStack() as stack:
+        connection = _Connection(state_dir, timeout)
+        stack.callback(connection.forget)
         try:
             connection.connect()
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -88,13 +96,15 @@ def request(
             connection.request(method, path)
             response = connection.getresponse()
             body = json.loads(response.read())
-            if body.get("state") in until_gone and connection.pidfd is not None:
-                select.select([connection.pidfd], [], [], timeout)
+            if not isinstance(body, dict):
+                raise ValueError
+            if body.get("state") in until_gone:
+                connection.await_end(timeout)
             return response.status, body
         except TimeoutError:
             raise NoAnswer(f"the supervisor at {state_dir} did not answer within {timeout:g} s") from None
         except (OSError, http.client.HTTPException):
             why = "ended before it answered"
         except ValueError:
-            why = f"answered {response.status} and no JSON"
+            why = f"answered {response.status} and no JSON object"
         raise PgidleError(f"the supervisor at {state_dir} {why}")

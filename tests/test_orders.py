@@ -224,7 +224,7 @@ def test_all_who_ask_for_a_sleep_get_the_same_answer(
 def test_a_forced_sleep_is_not_refused_by_a_look_that_ends_meanwhile(
     begin: Begin, newest: Installation, place: Place
 ) -> None:
-    one = Stopped(newest, place, "before Judge.looked", when_idle="stay", idle_timeout="1s")
+    one = Stopped(newest, place, "before Judge.looked", **STAY)
     with one:
         one.wait_for_state("awake")
         one.arm()
