@@ -206,7 +206,9 @@ def _served(settings: Settings, inherited: Sequence[socket.socket]) -> Settings:
         raise PgidleError(
             f"the inherited sockets have ports {sorted(ports)}", "Postgres has one: give each a service"
         )
-    names = [one.getsockname()[0] for one in inherited]
+    from pgidle.steering import bound_to
+
+    names = [bound_to(one)[1][0] for one in inherited]
     if len(set(names)) < len(names):
         raise PgidleError(
             f"two inherited sockets have the same address: {', '.join(names)}", "name each once"

@@ -13,12 +13,14 @@ from urllib.parse import urlencode
 import click
 
 from pgidle import boot
-from pgidle.client import NotRunning, request
+from pgidle.client import TIMEOUT, NoAnswer, NotRunning, request
 from pgidle.conninfo import harmless
 from pgidle.errors import PgidleError, SettingsError
 from pgidle.history import last_sleep
+from pgidle.hold_command import hold_for
 from pgidle.log import one_line
 from pgidle.options import OPTIONS, Kind, parse_duration
+from pgidle.reasons import duration_text
 from pgidle.settings import config_path, describe, resolve
 from pgidle.settings_file import Caller, read_file
 from pgidle.status import as_table, moment_text, sleep_text
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 # What finds the supervisor. Nothing else that is set may keep a command from talking to it.
 WHERE = ("data-dir", "state-dir", "config")
 NOT_RUNNING = 3
+SLEEP_TIMEOUT = 90.0
+"""Seconds: more than the supervisor takes to decide, which is a checkpoint (a minute at most) and looks."""
+LAST_STATES = ("leaving", "terminating")
+"""A supervisor that has kept an order to sleep and says this is about to end."""
 METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE", Kind.NETWORKS: "NETWORK"}
 
 
@@ -48,19 +54,29 @@ class _Command(click.Command):
             ctx.exit(error.status)
 
 
-class _RunCommand(_Command):
-    """What follows `--` is Postgres's, and only that: a stray word before it is a mistake."""
+class _TailCommand(_Command):
+    """What follows `--` is another program's, and only that: a stray word before it is a mistake."""
+
+    behind = "a program goes behind --"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = args[: args.index("--")] if "--" in args else args
-        ctx.meta["postgres_args"] = tuple(args[len(own) + 1 :])
+        ctx.meta["tail"] = tuple(args[len(own) + 1 :])
         try:
             return super().parse_args(ctx, own)
         except click.UsageError as error:
             # An unknown option, or a word that is nobody's.
             if not isinstance(error, click.NoSuchOption) and type(error) is not click.UsageError:
                 raise
-            raise click.UsageError(f"{error.format_message().removesuffix('.')}; {BEHIND}", ctx) from None
+            raise click.UsageError(
+                f"{error.format_message().removesuffix('.')}; {self.behind}", ctx
+            ) from None
+
+
+class _RunCommand(_TailCommand):
+    """What follows `--` is Postgres's."""
+
+    behind = BEHIND
 
 
 def _click_option(option: Option) -> Decorator:
@@ -111,7 +127,7 @@ def cli() -> None:
 @_options()
 def run(options: dict[str, Any]) -> None:
     """Run Postgres, put it to sleep when it is idle, wake it when somebody connects."""
-    sys.exit(boot.run(options, click.get_current_context().meta["postgres_args"]))
+    sys.exit(boot.run(options, click.get_current_context().meta["tail"]))
 
 
 @cli.command(cls=_Command)
@@ -154,37 +170,70 @@ def health(options: dict[str, Any]) -> None:
     sys.exit(0 if code == 200 else 1)
 
 
+def _wait(until: str) -> Decorator:
+    text = f"return when {until}; with a time (30, 2min): exit status 1 if it is over before"
+    return click.option("--wait", is_flag=False, flag_value="", metavar="[SECONDS]", help=text)
+
+
 @cli.command(cls=_Command)
 @_options(*WHERE)
 @click.option("--force", is_flag=True, help="even if sessions are active: they are cut")
-def sleep(options: dict[str, Any], force: bool) -> None:
-    """Put Postgres to sleep now, if nothing is active."""
-    _order(options, f"/sleep?force={int(force)}")
+@_wait("Postgres sleeps, or pgidle has exited")
+def sleep(options: dict[str, Any], force: bool, wait: str | None) -> None:
+    """Put Postgres to sleep now, if nobody is active. Else exit status 1, and who is."""
+    path = f"/sleep?force={int(force)}&wait={int(wait is not None)}"
+    # What it takes to decide: a checkpoint, and two looks.
+    click.echo(
+        _order(options, path, SLEEP_TIMEOUT if wait is None else _patience(wait), is_waiting=wait is not None)
+    )
 
 
 @cli.command(cls=_Command)
 @_options(*WHERE)
-def wake(options: dict[str, Any]) -> None:
-    """Wake Postgres."""
-    _order(options, "/wake")
+@_wait("Postgres accepts connections")
+def wake(options: dict[str, Any], wait: str | None) -> None:
+    """Wake Postgres, and count as a use."""
+    path = f"/wake?wait={int(wait is not None)}"
+    click.echo(
+        _order(options, path, TIMEOUT if wait is None else _patience(wait), is_waiting=wait is not None)
+    )
 
 
-@cli.command(cls=_Command)
+@cli.command(
+    cls=_TailCommand,
+    options_metavar="[OPTIONS] [DURATION] [-- PROGRAM [ARGUMENT]...]",
+    short_help="Keep Postgres awake for a time, or while a program runs.",
+    epilog="For example: pgidle hold 2h --why migration, or: pgidle hold --why backup -- pg_dump -h localhost",
+)
 @_options(*WHERE)
-@click.argument("duration")
+@click.argument("duration", required=False, metavar="")
 @click.option("--why", default="", help="what status says about it")
-def hold(options: dict[str, Any], duration: str, why: str) -> None:
-    """Keep Postgres awake for a DURATION (5min, 2h)."""
-    if (seconds := parse_duration(duration)) <= 0:
-        raise SettingsError(f"{duration!r} is no time to hold", "write 5min, 2h")
-    _order(options, "/hold?" + urlencode({"seconds": seconds, "why": one_line(why)}))
+def hold(options: dict[str, Any], duration: str | None, why: str) -> None:
+    """Keep Postgres awake for a DURATION (5min, 2h), or for as long as a PROGRAM runs, or until the first of
+    both ends. The program starts when Postgres accepts connections, and its exit status is the command's; where
+    it cannot be started at all, that is 125, 126 or 127, as of env(1).
+    """
+    words = list(click.get_current_context().meta["tail"])
+    if duration is None and not words:
+        raise SettingsError(
+            "hold: neither a time nor a program", "write pgidle hold 2h, or pgidle hold -- pg_dump"
+        )
+    given: dict[str, object] = {"why": one_line(why)}
+    if duration is not None:
+        if (seconds := parse_duration(duration)) <= 0:
+            raise SettingsError(f"{duration!r} is no time to hold", "write 5min, 2h")
+        given["seconds"] = seconds
+    if words:
+        hold_for(words, lambda program: _order(options, "/hold?" + urlencode(given | program), None))
+    click.echo(_order(options, "/hold?" + urlencode(given)))
 
 
 @cli.command(cls=_Command)
 @_options(*WHERE)
-def release(options: dict[str, Any]) -> None:
-    """Give up every hold."""
-    _order(options, "/release")
+@click.argument("number", required=False)
+def release(options: dict[str, Any], number: str | None) -> None:
+    """End one hold, by its number, or every hold."""
+    click.echo(_order(options, "/release?" + urlencode({} if number is None else {"name": number})))
 
 
 @cli.command(
@@ -196,7 +245,7 @@ def release(options: dict[str, Any]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 def config(options: dict[str, Any], as_json: bool) -> None:
     """Say what `run` would go by with the same options, and where each value comes from."""
-    resolved = boot.read_settings(options, click.get_current_context().meta["postgres_args"])
+    resolved = boot.read_settings(options, click.get_current_context().meta["tail"])
     rows = [
         (name, value, resolved.sources[name].source.value, resolved.sources[name].name)
         for name, value in describe(resolved.settings, harmless)
@@ -265,7 +314,7 @@ def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> No
     from pgidle.doctor import printed, rounds
     from pgidle.doctor.finding import Severity
 
-    charts = rounds.examine(options, click.get_current_context().meta["postgres_args"], files)
+    charts = rounds.examine(options, click.get_current_context().meta["tail"], files)
     if as_json:
         click.echo(json.dumps(printed.as_dict(charts)))
     else:
@@ -274,10 +323,13 @@ def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> No
     sys.exit(1 if any(chart.count(Severity.WRONG) for chart in charts) else 0)
 
 
-def _order(options: dict[str, Any], path: str) -> None:
+def _order(
+    options: dict[str, Any], path: str, timeout: float | None = TIMEOUT, *, is_waiting: bool = False
+) -> str:
+    """Give an order: what is said of it when it was granted. Raises PgidleError where it was not."""
     state_dir = _state_dir(options)
     try:
-        code, body = request(state_dir, "POST", path)
+        code, body = request(state_dir, "POST", path, timeout, until_gone=LAST_STATES if is_waiting else ())
     except NotRunning as error:
         if (found := last_sleep(state_dir)) is None:
             raise
@@ -285,10 +337,25 @@ def _order(options: dict[str, Any], path: str) -> None:
         raise NotRunning(
             slept, "a client's connection through the platform, or pgidle run, starts it"
         ) from None
+    except NoAnswer:
+        if not is_waiting:
+            raise
+        _, now = request(state_dir, "GET", "/status")
+        raise NoAnswer(f"{now['state']} still after {duration_text(timeout or 0.0)}: {now['why']}") from None
     if code != 200:
         said = body.get("message") or body.get("error") or f"the supervisor answered {code}"
         raise PgidleError(str(said))
-    click.echo(one_line(str(body.get("message"))))
+    return one_line(str(body.get("message")))
+
+
+def _patience(text: str) -> float | None:
+    """Seconds that `--wait` says; None: for ever. Raises SettingsError."""
+    if not text:
+        return None
+    seconds = parse_duration(f"{text}s" if text[-1:].isdigit() else text)
+    if seconds <= 0:
+        raise SettingsError(f"--wait: {text!r} is no time to wait", "write 30, 2min, or nothing")
+    return seconds
 
 
 def _state_dir(options: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ import sys
 
 from pgidle.entrypoint import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
 from pgidle.errors import PgidleError, SettingsError
-from pgidle.light import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,13 +81,6 @@ def _become(words: list[str]) -> NoReturn:
         raise SettingsError(
             "the first word is empty", "name a command of this image, or nothing for postgres"
         )
-    # Python ignores these, and exec would leave them so: `yes | head` in a shell would no longer end in silence.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        os.execvp(words[0], words)
-    except OSError as error:
-        hint = f"write: pgidle {words[0]}" if words[0] in COMMANDS else "name a command of this image"
-        said = PgidleError(f"{words[0]} cannot be run: {error.strerror}", hint)
-        said.status = 127 if isinstance(error, FileNotFoundError) else 126
-        raise said from None
+    from pgidle.execute import execute
+
+    execute(words, f"write: pgidle {words[0]}" if words[0] in COMMANDS else "name a command of this image")

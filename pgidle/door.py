@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import select
 import socket
 import struct
 from collections import Counter
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     Answering = Callable[[str, str, str], Awaitable["Answer"]]
 
-# Seconds from connect to the end of the request, and to the end of the answer: a silent or endless client is not kept.
+# Seconds from connect to the end of the request, and for taking the answer: a silent or endless client is not kept. How
+# long the answer itself may take is for `answering` to say.
 REQUEST_TIME = 3.0
 CONNECTION_TIME = 10.0
 # Connections at a time and door, and of one address (of IPv6: one network of 64 bits), so that a flood does not take
@@ -50,8 +52,8 @@ class Answer(NamedTuple):
 class Door:
     """A listening socket, taken over, and what answers behind it. Belongs to the loop's thread.
 
-    `answering` is called with a request's method, path and query, and must not raise. `users` are the uids that may
-    connect, for a Unix socket; None: everybody may.
+    `answering` is called with a request's method, path and query, and must not raise; it is cancelled where the client
+    goes away. `users` are the uids that may connect, for a Unix socket; None: everybody may.
     """
 
     def __init__(
@@ -108,10 +110,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         loop = asyncio.get_running_loop()
-        self._ends = [
-            loop.call_later(REQUEST_TIME, self._end_silence),
-            loop.call_later(CONNECTION_TIME, self.cut),
-        ]
+        self._end = loop.call_later(REQUEST_TIME, self.cut)
         self.origin = _origin(transport)
         self._door.connections.add(self)
         if self._door.users is not None and _user(transport) not in self._door.users:
@@ -120,8 +119,7 @@ class _Connection(asyncio.Protocol):
             self._door.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for end in self._ends:
-            end.cancel()
+        self._end.cancel()
         self._door.connections.discard(self)
         if self.task is not None:
             self.task.cancel()
@@ -137,8 +135,11 @@ class _Connection(asyncio.Protocol):
             self._send(answer, has_body=True)
 
     def eof_received(self) -> bool:
-        # Who has asked and then shut its side down still reads.
-        return self.task is not None
+        # Who has asked and then shut its side down still reads; who has closed it does not, as a Unix socket tells.
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        is_gone = any(event & select.POLLHUP for _, event in poll.poll(0))
+        return self.task is not None and not is_gone
 
     def cut(self) -> None:
         # At once no more one of those who are there: the transport tells only on the loop's next turn.
@@ -157,16 +158,13 @@ class _Connection(asyncio.Protocol):
         finally:
             looked_into.detach()
 
-    def _end_silence(self) -> None:
-        if self.task is None:
-            self.cut()
-
     def _proceed(self) -> None:
         while True:
             event = self._http.next_event()
             if isinstance(event, h11.Request):
                 self._request = event
             elif isinstance(event, h11.EndOfMessage) and self._request is not None:
+                self._end.cancel()
                 self.task = asyncio.get_running_loop().create_task(self._answer(self._request))
                 return
             elif event is h11.NEED_DATA:
@@ -193,6 +191,8 @@ class _Connection(asyncio.Protocol):
         )
         body = h11.Data(data=answer.body if has_body else b"")
         sent = [self._http.send(event) for event in (response, body, h11.EndOfMessage())]
+        self._end.cancel()
+        self._end = asyncio.get_running_loop().call_later(CONNECTION_TIME, self.cut)
         self._transport.write(b"".join(part for part in sent if part))
         self._transport.close()
 

@@ -24,6 +24,7 @@ from pgidle.light import socket
 from pgidle.record import Enum
 from pgidle.steering import (
     WIDE,
+    bound_to,
     can_migrate,
     dropped,
     hear_all,
@@ -31,6 +32,7 @@ from pgidle.steering import (
     make_socket,
     near,
     queue_length,
+    sockaddr,
     steer,
     try_shim,
 )
@@ -172,7 +174,8 @@ class Door:
         if self.plug is not None:
             return
         plug = make_socket(self.address[0])
-        plug.bind((near(self.address)[0], 0))
+        family, (host, _) = self.address
+        plug.bind(near((family, (host, 0))))
         steer(self.listener, others, from_port=plug.getsockname()[1], port_number=self.number)
         plug.setblocking(False)
         _try_to_connect(plug, self.address)
@@ -200,7 +203,7 @@ class Gate:
                 f"clients of a service manager's socket cannot be handed to Postgres in gate mode {mode.value}",
                 "set sysctl net.ipv4.tcp_migrate_req=1, or start pgidle without a socket unit",
             )
-        given = {_where(one): one for one in inherited}
+        given = {bound_to(one): one for one in inherited}
         if mode is not Mode.NONE:
             self._doors = [Door(address, given.get(address)) for address in addresses]
 
@@ -235,7 +238,7 @@ class Gate:
     def keep_copies(self, listeners: Sequence[socket.socket]) -> None:
         """Sockets that Postgres has bound, to be kept from ending with it."""
         for one in listeners:
-            door = next((door for door in self._doors if door.address == _where(one)), None)
+            door = next((door for door in self._doors if door.address == bound_to(one)), None)
             if door is None or self.mode is not Mode.HANDOFF:
                 one.close()
             else:
@@ -342,11 +345,6 @@ def _settle() -> None:
     select.select((), (), (), SETTLING)
 
 
-def _where(one: socket.socket) -> Address:
-    host, port = one.getsockname()[:2]
-    return one.family, (host, port)
-
-
 def _is_connected(plug: socket.socket) -> bool:
     try:
         plug.getpeername()
@@ -360,17 +358,17 @@ def _bound(address: Address) -> socket.socket:
     family, (host, port) = address
     made = make_socket(family)
     try:
-        made.bind(address[1])
+        made.bind(sockaddr(address))
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:
             raise PgidleError(
                 f"port {port} on {host} is taken", "stop what listens there, or set --port"
             ) from error
-        reason = os.strerror(error.errno or 0)
-        raise PgidleError(
-            f"cannot listen on {host} port {port}: {reason}", "set --listen-addresses and --port"
-        ) from error
+        reason, hint = os.strerror(error.errno or 0), "set --listen-addresses and --port"
+        if error.errno == errno.EINVAL and host.startswith("fe80:"):
+            hint = f"a link-local address needs its interface: {host}%eth0"
+        raise PgidleError(f"cannot listen on {host} port {port}: {reason}", hint) from error
     return made
 
 
@@ -422,7 +420,7 @@ def refuse_taken(addresses: Sequence[Address]) -> None:
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                probe.bind((host, port))
+                probe.bind(sockaddr((family, (host, port))))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     raise PgidleError(

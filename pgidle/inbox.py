@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pgidle.orders import Order
     from pgidle.policy import Look
     from pgidle.settings import Settings
     from pgidle.startable import StartResult
@@ -41,16 +42,15 @@ class StartTried:
 
 @record
 class Requested:
-    """Somebody asked something at the control socket: `sleep`, `wake`, `hold` or `release`.
+    """Somebody gave an order at the control socket.
 
-    `reply` takes whether it was granted and a line about it; it may be called from any thread, once.
+    `reply` takes whether it was granted and a line about it; it may be called from any thread, once. `is_awaited` says
+    whether anybody still waits for that.
     """
 
-    verb: str
-    force: bool
-    seconds: float
-    why: str
+    order: Order
     reply: Callable[[bool, str], None]
+    is_awaited: Callable[[], bool]
 
 
 @record

@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pgidle import policy
+from pgidle import keepers, policy
 from pgidle.drain import on_their_way
 from pgidle.flapping import SOON, Backoff, applications, flapping, ignored_waker, waker
 from pgidle.gate import Mode
 from pgidle.history import load, save
+from pgidle.holds import Holds
 from pgidle.lifecycle import Event
-from pgidle.policy import Lease, is_near
+from pgidle.orders import Sleep
+from pgidle.policy import is_near
 from pgidle.porter import parked_text
-from pgidle.reasons import ReasonKind, duration_text, slot_text
+from pgidle.reasons import ReasonKind, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
 from pgidle.startable import Startable
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 
     from pgidle.backstage import Backstage
     from pgidle.gate import Gate
+    from pgidle.holds import Kept
     from pgidle.inbox import Checkpointed, Looked, Requested, StartTried
     from pgidle.log import Log
     from pgidle.loop import Loop
+    from pgidle.orders import Hold
     from pgidle.policy import Look
     from pgidle.reasons import Verdict
     from pgidle.settings import Settings
@@ -53,9 +57,6 @@ SYN_PATIENCE = 3.0
 SLOT_WORTH_A_LINE = 16 * 2**20
 """Bytes of WAL (a segment) that an unused replication slot may hold back before the log says so."""
 
-NAMED = 3
-"""So many of those that keep Postgres awake are named in the log; `pgidle status` names more."""
-
 DRAIN_POLL = 0.005
 """Seconds between two looks at Postgres's own accept queue once newcomers are kept from it."""
 
@@ -78,7 +79,7 @@ class Judge:
         next_start: StartQuestion,
     ) -> None:
         self.settings = settings
-        self.leases: tuple[Lease, ...] = ()
+        self.holds = Holds(state_dir, loop, log, self._on_hold_changed)
         self.backoff = Backoff()
         self.verdict: Verdict | None = None
         self.looks = 0
@@ -103,9 +104,9 @@ class Judge:
         self._ticket = 0
         self._is_confirming = False
         self._is_checkpointing = False
-        self._request: Requested | None = None
-        self._told_since: float | None = None
-        """Since when it was kept awake, when that was told last (monotonic)."""
+        self._requests: list[Requested] = []
+        """Who has asked for a sleep, and waits to be told whether it comes."""
+        self._keepers = keepers.begin(time.monotonic())
         self._judged_at = 0.0
         """When the last look was taken that the next sleep may be judged by (monotonic)."""
         self._drain_since = 0.0
@@ -114,6 +115,7 @@ class Judge:
     def begin(self) -> None:
         """Postgres has become ready: the clock starts, and the first look is a baseline."""
         self._memory = policy.begin(time.monotonic())
+        self._keepers = keepers.begin(time.monotonic())
         self.verdict = None
         self._start = None
         self._history = self._history.woke(time.time())
@@ -164,44 +166,48 @@ class Judge:
 
     def asked_to_sleep(self, request: Requested) -> None:
         """Sleep now if nobody is active, or at once if forced; the request is answered when that is known."""
-        self.answer(False, "somebody else asked the same meanwhile")
-        self._request = request
+        self._requests.append(request)
         if self._is_confirming:
             return  # The last look is under way, and decides it.
-        if request.force:
+        if self._is_forced:
             self._checkpoint()
         else:
             self._tried_at = 0.0
             self.look_now()
 
+    @property
+    def _is_forced(self) -> bool:
+        return any(isinstance(one.order, Sleep) and one.order.force for one in self._requests)
+
     def answer(self, granted: bool, text: str) -> None:
         """Answer who waits for a sleep, if anybody does."""
-        if self._request is not None:
-            self._request.reply(granted, text)
-            self._request = None
+        requests, self._requests = self._requests, []
+        for request in requests:
+            request.reply(granted, text)
 
     def wanted(self) -> None:
         """Somebody asked for a wake: a use like any other, and a later word than any order to sleep."""
         self.answer(False, "somebody asked for a wake meanwhile")
-        self._memory = policy.note_use(self._memory, time.monotonic(), "somebody asked for a wake")
+        now = time.monotonic()
+        self._memory = policy.note_use(self._memory, now, "somebody asked for a wake")
+        self._keepers = keepers.use(self._keepers, "pgidle wake", now, self.settings)
         if not self._is_confirming:
             self.look_now()
 
-    def hold(self, seconds: float, why: str) -> None:
-        """Take a lease, which any look respects from now on."""
-        now = time.monotonic()
-        self.leases = (*(lease for lease in self.leases if lease.until > now), Lease(now + seconds, why))
-        if not self._is_confirming:
-            self.look_now()
+    def hold(self, order: Hold, kept: Kept) -> int:
+        """Take a hold, which any look respects from now on; its number. Raises PgidleError."""
+        number = self.holds.take(order.seconds, order.why, order.program, kept)
+        self._on_hold_changed()
+        return number
 
-    def release(self) -> int:
-        """End every lease; how many there were."""
-        now = time.monotonic()
-        ended = sum(lease.until > now for lease in self.leases)
-        self.leases = ()
+    def release(self, name: str | None, kept: Kept) -> None:
+        """End one hold, or every one. Raises PgidleError."""
+        self.holds.release(name, kept)
+        self._on_hold_changed()
+
+    def _on_hold_changed(self) -> None:
         if not self._is_confirming:
             self.look_now()
-        return ended
 
     def looked(self, message: Looked) -> None:
         """A look has ended."""
@@ -226,7 +232,7 @@ class Judge:
         if self._gate.mode is Mode.SYNHOLD:
             # Who is not let in comes again later; Postgres must still be there.
             settings = replace(settings, min_awake=max(settings.min_awake, SYN_PATIENCE))
-        if self._request is not None:
+        if self._requests:
             # For how long does not matter, but that nobody has come since does: they would be cut in mid-air.
             idle_timeout = now - self._judged_at if self._is_confirming else 0.0
             settings, backoff = replace(settings, idle_timeout=idle_timeout, min_awake=0.0), Backoff()
@@ -236,12 +242,13 @@ class Judge:
             self._memory,
             now,
             parked=self._gate.parked(),
-            leases=self.leases,
+            leases=self.holds.leases,
             backoff=backoff,
             start=self._start,
         )
         self.verdict = verdict
-        self._tell_keeper(verdict, now)
+        if isinstance(look, Snapshot):
+            self._tell_keeper(look, verdict, now)
         self._tell_askers()
         if self._is_confirming:
             self._conclude(look, verdict)
@@ -257,8 +264,9 @@ class Judge:
         if not is_tried and (verdict.idle or self._is_unstartable) and not self._is_trying:
             self.try_start()
         if not verdict.idle:
-            if self._request is not None and not self._is_trying:
-                awake = "; ".join(str(one) for one in verdict.reasons if one.kind is not ReasonKind.CLOCK)
+            if self._requests and not self._is_forced and not self._is_trying:
+                idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
+                awake = "; ".join(str(one) for one in verdict.reasons if one.kind not in idle)
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
             self._loop.after(verdict.next_look, "look", self.look_now)
             if not is_near(verdict, now):
@@ -330,16 +338,11 @@ class Judge:
             )
             self._log.once("ignore", text)
 
-    def _tell_keeper(self, verdict: Verdict, now: float) -> None:
+    def _tell_keeper(self, look: Snapshot, verdict: Verdict, now: float) -> None:
         """Once it has kept Postgres awake for an idle timeout on end: that is why it did not sleep."""
-        since, timeout = self._memory.kept_since, self.settings.idle_timeout
-        if since is not None and timeout is not None and now - since >= timeout and since != self._told_since:
-            self._told_since = since
-            keepers = [str(reason) for reason in verdict.reasons if reason.keeps]
-            more = f"; and {len(keepers) - NAMED} more" if len(keepers) > NAMED else ""
-            self._log.note(
-                "awake", f"kept for {duration_text(now - since)} by {'; '.join(keepers[:NAMED])}{more}"
-            )
+        self._keepers, line = keepers.note(self._keepers, look, verdict.reasons, self.settings, now)
+        if line:
+            self._log.note("awake", line)
 
     def _warn_of_slots(self, look: Snapshot) -> None:
         """A slot that nobody uses fills the disk: say so, and again whenever it has doubled."""
@@ -379,7 +382,7 @@ class Judge:
             self._loop.after(DRAIN_POLL, "drain", self._drain)
 
     def _conclude(self, look: Look, verdict: Verdict) -> None:
-        if self._request is None or not self._request.force:
+        if not self._is_forced:
             if verdict.idle:
                 self._confirm()
             else:
@@ -402,8 +405,8 @@ class Judge:
 
     def _summary(self) -> str:
         """Why it sleeps, in a line."""
-        if self._request is not None:
-            return "asked to sleep" + (" (forced)" if self._request.force else "")
+        if self._requests:
+            return "asked to sleep" + (" (forced)" if self._is_forced else "")
         clocks = [
             reason
             for reason in (self.verdict.reasons if self.verdict else ())

@@ -10,6 +10,7 @@ business.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -75,18 +76,26 @@ ENDS = {
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A promise to stay awake `until` (monotonic)."""
+    """A promise to stay awake `until` (monotonic; infinity: no time ends it), perhaps made to a `program`."""
 
     until: float
     why: str = ""
+    name: str = ""
+    program: str = ""
+
+    def ends(self, now: float) -> str:
+        """What would end it, completing "ends ..."."""
+        by_time = f"in {duration_text(self.until - now)}, " if self.until < math.inf else ""
+        by_program = f"when {self.program} ends, " if self.program else ""
+        return f"{by_time}{by_program}or by pgidle release {self.name}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What carries over from one verdict to the next; times are monotonic.
 
-    `delayed_since`: since when maintenance alone keeps an otherwise idle Postgres awake. `kept_since`: since when every
-    look has found what keeps it awake for as long as it lasts. `held`: what sessions hold on to.
+    `delayed_since`: since when maintenance alone keeps an otherwise idle Postgres awake. `held`: what sessions hold on
+    to.
     """
 
     awake_since: float
@@ -95,7 +104,6 @@ class Memory:
     baseline: Baseline | None = None
     blocked_since: Mapping[tuple[Signal, Key], float] = field(default_factory=dict)
     delayed_since: float | None = None
-    kept_since: float | None = None
     held: Held = field(default_factory=Held)
 
 
@@ -155,6 +163,7 @@ def evaluate(
         sleeps_at = now if idle else max((ready_at, *(lease.until for lease in leases)))
         if maintenance and not idle:
             sleeps_at = _default(memory.delayed_since, sleeps_at) + settings.autovacuum_limit
+        sleeps_at = None if sleeps_at == math.inf else sleeps_at
     reasons = (
         *_grouped(activity),
         *_grouped(_blocks(blocker, memory, now, settings, spent) for blocker in blocking),
@@ -162,8 +171,7 @@ def evaluate(
         *_clocks(settings, memory, now, backoff),
         *_grouped(_notes(look, start)),
     )
-    is_kept = any(reason.keeps for reason in reasons)
-    memory = replace(memory, kept_since=_default(memory.kept_since, now) if is_kept else None, held=held_on)
+    memory = replace(memory, held=held_on)
     every = LOOK_UNCOUNTED if look.counters is None else LOOK_EVERY
     far = min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
     return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
@@ -191,7 +199,6 @@ def _remember(
         baseline=baseline(look, settings, memory.baseline),
         blocked_since={b.key: memory.blocked_since.get(b.key, now) for b in blocking},
         delayed_since=memory.delayed_since,
-        kept_since=memory.kept_since,
     )
 
 
@@ -240,10 +247,7 @@ def _blocks(blocker: Blocker, memory: Memory, now: float, settings: Settings, sp
 
 def _lease(lease: Lease, now: float) -> Reason:
     why = f": {lease.why}" if lease.why else ""
-    left = duration_text(lease.until - now)
-    return Reason(
-        ReasonKind.BLOCKER, Signal.LEASE, one_line(f"held awake{why}"), f"in {left}, or by pgidle release"
-    )
+    return Reason(ReasonKind.BLOCKER, Signal.LEASE, one_line(f"held awake{why}"), lease.ends(now))
 
 
 def _ready_at(settings: Settings, memory: Memory, backoff: Backoff) -> float | None:

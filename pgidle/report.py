@@ -30,7 +30,7 @@ def make_report(supervisor: Supervisor) -> Report:
         gate_why=house.gate_why,
         parked=_parked(house.gate),
         sessions=judge.sessions if judge is not None else None,
-        leases=judge.leases if judge is not None else (),
+        leases=judge.holds.leases if judge is not None else (),
         data_dir=house.settings.data_dir,
         listen=tuple(address[1][0] for address in house.gate.addresses),
         port=house.settings.port,

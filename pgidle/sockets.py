@@ -100,7 +100,9 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
     except OSError:
         rows = read_proc(port)
     if addresses:
-        rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & set(addresses)]
+        # The kernel tells a link-local address and its zone apart; who has the same one in another zone is counted too.
+        ours = {address.partition("%")[0] for address in addresses}
+        rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & ours]
     return Table(
         tuple(
             Connection(row.peer, row.inode, row.waiting, row.heard)

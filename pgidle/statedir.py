@@ -1,8 +1,9 @@
 """The state directory: one supervisor at a time, and what it leaves for the next one.
 
 `lock` is held (flock(2)) while a supervisor lives; its two lines are the supervisor's pid and the postmaster's.
-`last.json` is about the last sleep and outlives it. Everything is reached through the folder's descriptor, and never
-through a link: a folder that others can write would lead to their choice of this user's files, and is refused.
+`last.json` is about the last sleep and outlives it, as do the holds in `holds.json`. Everything is reached through the
+folder's descriptor, and never through a link: a folder that others can write would lead to their choice of this user's
+files, and is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LAST_SLEEP = "last.json"
 WATCH_ROLE = "watch-role"
 """Is there where the last look found a role that was made for looking."""
+HOLDS = "holds.json"
 CONTROL_SOCKET = "control.sock"
 LARGEST = 1 << 20
 """Bytes: no file that is kept there is longer."""
@@ -69,8 +71,8 @@ class StateDir:
         text = f"{os.getpid()}\n{pid or ''}\n".encode()
         os.pwrite(self._lock, text.ljust(RECORD_BYTES), 0)
 
-    def keep(self, name: str, content: str) -> None:
-        """Write a file as a whole or not at all. Raises OSError."""
+    def keep(self, name: str, content: str, *, durable: bool = False) -> None:
+        """Write a file as a whole or not at all; `durable`: on return it survives a loss of power. Raises OSError."""
         new = f"{name}.new"
         try:
             os.unlink(new, dir_fd=self.folder)
@@ -79,7 +81,16 @@ class StateDir:
         descriptor = _open_own(new, self.folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(new, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        if durable:
+            folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.folder)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def find(self, name: str) -> str | None:
         """What was kept under a name, or None."""

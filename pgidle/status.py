@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -82,7 +83,16 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
             {"kind": each.kind.value, "signal": each.signal.value, "text": each.text, "ends": each.ends}
             for each in report.reasons
         ],
-        "leases": [{"ends_in": _until(lease.until, now), "why": lease.why} for lease in report.leases],
+        "leases": [
+            {
+                "name": lease.name,
+                "ends_in": _until(lease.until, now) if lease.until < math.inf else None,
+                "why": lease.why,
+                "program": lease.program or None,
+            }
+            for lease in report.leases
+            if lease.until > now
+        ],
         "gate": {"mode": report.gate_mode, "why": report.gate_why},
         "parked": report.parked,
         "sessions": report.sessions,
@@ -135,7 +145,10 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ends = f"; ends {reason['ends']}" if reason["ends"] else ""
         yield "reasons", f"{reason['kind']}: {reason['text']}{ends}"
     for lease in status["leases"]:
-        yield "held", f"for another {duration_text(lease['ends_in'])}{lease['why'] and ': '}{lease['why']}"
+        left = f"for another {duration_text(lease['ends_in'])}" if lease["ends_in"] is not None else ""
+        while_it_runs = f"while {lease['program']} runs" if lease["program"] else ""
+        ends = ", ".join(part for part in (left, while_it_runs) if part)
+        yield "held", f"{lease['name']}: {ends}{lease['why'] and ': '}{lease['why']}"
     yield "gate", f"{status['gate']['mode']}: {status['gate']['why']}"
     sessions = "1 session" if status["sessions"] == 1 else f"{_or_unknown(status['sessions'])} sessions"
     yield "clients", f"{status['parked']} parked, {sessions}"
@@ -195,7 +208,8 @@ def as_metrics(report: Report, now: float, memory: Memory) -> str:
     reasons = Counter((reason.kind.value, reason.signal.value) for reason in report.reasons)
     counted = [(_labels(kind=kind, signal=signal), float(count)) for (kind, signal), count in reasons.items()]
     family("reasons", "gauge", "Reasons behind the last verdict.", *counted)
-    family("leases", "gauge", "Leases that keep Postgres awake.", ("", len(report.leases)))
+    held = sum(lease.until > now for lease in report.leases)
+    family("leases", "gauge", "Leases that keep Postgres awake.", ("", held))
     family("gate_info", "gauge", "The gate's mode.", (_labels(mode=report.gate_mode), 1))
     family("parked", "gauge", "Clients parked at the gate.", ("", report.parked))
     family("sessions", "gauge", "Sessions at the last look.", ("", report.sessions))

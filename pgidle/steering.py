@@ -26,9 +26,11 @@ from pgidle.light import socket
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Address: TypeAlias = tuple[int, tuple[str, int]]
+    """Family, and host and port. A link-local host has its zone behind it: fe80::1%eth0."""
+    SockAddr: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 SO_MEMINFO = 55  # asm-generic/socket.h, linux/sock_diag.h
@@ -101,7 +103,7 @@ def dropped(listener: socket.socket) -> int:
 
 
 def resolve(listen_addresses: str, port: int) -> list[Address]:
-    """The addresses that Postgres would bind for its listen_addresses, as numbers.
+    """The addresses that Postgres would bind for its listen_addresses, as numbers; a link-local one with its zone.
 
     Raises OSError (socket.gaierror) for a name that cannot be resolved.
     """
@@ -116,7 +118,7 @@ def resolve(listen_addresses: str, port: int) -> list[Address]:
             for family, _, _, _, where in socket.getaddrinfo(
                 host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
             ):
-                address = (family, (str(where[0]), int(where[1])))
+                address = (family, (_zoned(where), int(where[1])))
                 if address not in found:
                     found.append(address)
     return [one for one in found if listen_addresses.strip() != "*" or is_supported(one)]
@@ -127,7 +129,7 @@ def is_supported(address: Address) -> bool:
     family, (host, _) = address
     try:
         with make_socket(family) as probe:
-            probe.bind((host, 0))
+            probe.bind(sockaddr((family, (host, 0))))
     except OSError as error:
         if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             return False
@@ -135,10 +137,39 @@ def is_supported(address: Address) -> bool:
     return True
 
 
-def near(address: Address) -> tuple[str, int]:
+def near(address: Address) -> SockAddr:
     """Where this machine reaches itself at a listening address: loopback for a wildcard."""
+    family, (host, port) = address
+    return sockaddr((family, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)))
+
+
+def sockaddr(address: Address) -> SockAddr:
+    """An address as bind(2) takes it. Raises OSError where its zone, the interface behind %, is not there.
+
+    The zone goes where IPv6 has it, in sin6_scope_id (ipv6(7)): Python keeps what stands there, and drops the other.
+    """
     _, (host, port) = address
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port
+    bare, _, zone = host.partition("%")
+    if not zone:
+        return host, port
+    return bare, port, 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+
+
+def bound_to(one: socket.socket) -> Address:
+    """Where a socket is bound, as `resolve` writes it."""
+    where = one.getsockname()
+    return one.family, (_zoned(where), where[1])
+
+
+def _zoned(where: tuple[Any, ...]) -> str:
+    """The host of a socket address, with the name of its zone, if it has one."""
+    host = str(where[0]).partition("%")[0]
+    if len(where) < 4 or not where[3]:
+        return host
+    try:
+        return f"{host}%{socket.if_indextoname(where[3])}"
+    except OSError:
+        return f"{host}%{where[3]}"
 
 
 def can_migrate(family: int) -> bool:

@@ -29,6 +29,7 @@ from pgidle.inbox import (
 from pgidle.lifecycle import URGENT, Effect, Event, State, advance
 from pgidle.notify import Notifier
 from pgidle.options import WhenIdle
+from pgidle.ordering import SERVING, Ordering
 from pgidle.porter import Porter
 from pgidle.record import record
 from pgidle.restarts import Restarts
@@ -64,8 +65,6 @@ SHUTDOWN_PATIENCE, SHUTDOWN_POLL = 60.0, 0.1
 IMMEDIATE_PATIENCE = 1.0
 """Seconds that an immediate shutdown gets before what is left is killed."""
 
-SERVING = (State.AWAKE, State.DROWSY)
-
 
 @record
 class Moment:
@@ -97,6 +96,7 @@ class Supervisor:
         self._notifier = Notifier(house.manager, house.loop, house.log)
         self._inbox = Inbox()
         self._events: deque[tuple[Event, str]] = deque()
+        self._ordering = Ordering(self._happen)
         self._backstage: Backstage | None = None
         self._exit_status: int | None = None
         self._opened: int | None = None
@@ -124,6 +124,7 @@ class Supervisor:
             self._carry_out()
             if self._exit_status is None:
                 self._loop.turn()
+        self._ordering.leaving(self.state, self._exit_status, self.moment.why)
         self._notifier.leaving(self.state, self._slept_because)
         # The gate stays as it is, plugged, until this process is no more.
         if self._backstage is not None:
@@ -152,16 +153,26 @@ class Supervisor:
                 if effect in URGENT:
                     _EFFECTS[effect](self)
             if after is not before.state:
-                self.moment = Moment(after, time.monotonic(), why)
-                self._log.line(after, why, **{"from": before.state})
-                self._notifier.entered(after, why, self.settings.stop_timeout)
-                if after is State.STOPPING:
-                    self._slept_because, self._sleep_since = why, self.moment.since
-                if before.state in SERVING and after not in SERVING and self.judge is not None:
-                    self.judge.pause(why, granted=after is State.STOPPING)
+                self._enter(after, why)
             for effect in effects:
                 if effect not in URGENT:
                     _EFFECTS[effect](self)
+            self._ordering.entered(before.state, after, why, self.settings.when_idle)
+
+    def _enter(self, after: State, why: str) -> None:
+        """Change the state, and tell whoever goes by it."""
+        before = self.state
+        self.moment = Moment(after, time.monotonic(), why)
+        self._log.line(after, why, **{"from": before})
+        self._notifier.entered(after, why, self.settings.stop_timeout)
+        if after is State.STOPPING:
+            self._slept_because, self._sleep_since = why, self.moment.since
+        if self.judge is None or before not in SERVING:
+            return
+        if after not in SERVING:
+            self.judge.pause(why, granted=after is State.STOPPING)
+        elif before is State.DROWSY:
+            self.judge.answer(False, f"not put to sleep: {why}")
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Postgres has left the reuseport group. Whether it is started again depends on how often it has crashed."""
@@ -235,7 +246,7 @@ class Supervisor:
             case StartTried() if self.judge is not None and self.state in SERVING:
                 self.judge.start_tried(message)
             case Requested():
-                self._on_request(message)
+                self._ordering.take(message, self.state, self.moment.why, self.judge)
             case LookWanted():
                 self._on_look_wanted(message)
             case SettingsChanged():
@@ -282,26 +293,6 @@ class Supervisor:
             self.judge.adopt(self.settings)
             if self.state is State.AWAKE:
                 self.judge.look_now()
-
-    def _on_request(self, request: Requested) -> None:
-        if self.judge is None or self.state in (State.TERMINATING, State.FAILED):
-            request.reply(False, f"not while {self.state.noun}")
-        elif request.verb == "hold":
-            self.judge.hold(request.seconds, request.why)
-            self._happen(Event.WAKE_REQUESTED, "somebody holds it awake")
-            until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() + request.seconds))
-            request.reply(True, f"held awake until {until} UTC")
-        elif request.verb == "release":
-            ended = self.judge.release()
-            request.reply(True, f"{ended} hold{'s' * (ended != 1)} ended")
-        elif request.verb == "wake":
-            self.judge.wanted()
-            self._happen(Event.WAKE_REQUESTED, "asked to wake")
-            request.reply(True, "awake" if self.state is State.AWAKE else f"waking, was {self.state.noun}")
-        elif self.state in SERVING:
-            self.judge.asked_to_sleep(request)
-        else:
-            request.reply(self.state is not State.STARTING, f"{self.state.noun} already")
 
     # What is done
 
@@ -419,7 +410,10 @@ class Supervisor:
             self._porter.look_at_queue(self.settings.when_idle)
 
     def _exit_clean(self) -> None:
-        self._exit_status = 0
+        # An order that has come is as good as a client.
+        self._on_inbox()
+        if not any(event is Event.WAKE_REQUESTED for event, _ in self._events):
+            self._exit_status = 0
 
     def _exit_failed(self) -> None:
         self._gate.shut()

@@ -17,6 +17,7 @@ from pgidle.door import Answer
 from pgidle.inbox import LookWanted, Requested
 from pgidle.lifecycle import State
 from pgidle.options import LONGEST
+from pgidle.orders import LONGEST_WHY, Hold, Program, Release, Sleep, Wake
 from pgidle.status import as_dict, as_metrics
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 
     from pgidle.inbox import Inbox
     from pgidle.meter import Meter
+    from pgidle.orders import Order
     from pgidle.status import Report
-
-# Seconds that the supervisor has for granting or refusing a request.
-REPLY_TIMEOUT = 5.0
 
 # Seconds that who asks for the status waits for a look that is younger than the question.
 FRESH_TIMEOUT = 2.0
@@ -36,7 +35,12 @@ JSON = b"application/json"
 # The version of the text format: https://prometheus.io/docs/instrumenting/exposition_formats/
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 
-PARAMETERS = {"sleep": ("force",), "wake": (), "hold": ("seconds", "why"), "release": ()}
+PARAMETERS = {
+    "sleep": ("force", "wait"),
+    "wake": ("wait",),
+    "hold": ("seconds", "why", "pid", "started", "program"),
+    "release": ("name",),
+}
 
 
 def _json(status: int, body: Mapping[str, object]) -> Answer:
@@ -74,10 +78,10 @@ class Application:
         if method != "POST":
             return _error(405, f"{path} takes POST")
         try:
-            request = _parse(verb, query)
+            order = _read_order(verb, query)
         except ValueError as error:
             return _error(400, str(error))
-        return await self._order(self._orders, verb, *request)
+        return await self._order(self._orders, order)
 
     def _health(self) -> Answer:
         state = self._report().state
@@ -111,7 +115,8 @@ class Application:
             async with asyncio.timeout(FRESH_TIMEOUT):
                 await looked.wait()
 
-    async def _order(self, orders: Inbox, verb: str, force: bool, seconds: float, why: str) -> Answer:
+    async def _order(self, orders: Inbox, order: Order) -> Answer:
+        """Post it, and wait for the answer for as long as the client does."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[bool, str]] = loop.create_future()
 
@@ -124,31 +129,54 @@ class Application:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(resolve, granted, text)
 
-        orders.post(Requested(verb, force, seconds, why, reply))
-        try:
-            async with asyncio.timeout(REPLY_TIMEOUT):
-                granted, text = await future
-        except TimeoutError:
-            undecided = f"not decided within {REPLY_TIMEOUT:g} s, and may come yet: see pgidle status"
-            return _error(504, f"{verb}: {undecided}")
-        return _json(200 if granted else 409, {"granted": granted, "message": text})
+        orders.post(Requested(order, reply, lambda: not future.done()))
+        granted, text = await future
+        body = {"granted": granted, "message": text, "state": self._report().state.noun}
+        return _json(200 if granted else 409, body)
 
 
-def _parse(verb: str, query: str) -> tuple[bool, float, str]:
-    """What a query string asks for: force, seconds, why. Raises ValueError with a line for the asker."""
+def _read_order(verb: str, query: str) -> Order:
+    """What is asked for. Raises ValueError with a line for the asker."""
     known = PARAMETERS[verb]
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known or name in given:
             raise ValueError(f"/{verb}: parameter {name!r} is unknown or given twice")
         given[name] = value
-    if (force := given.get("force", "0")) not in ("0", "1"):
-        raise ValueError(f"force: {force!r} is not 0 or 1")
+    if verb == "sleep":
+        return Sleep(_flag(given, "force"), _flag(given, "wait"))
+    if verb == "wake":
+        return Wake(_flag(given, "wait"))
+    if verb == "release":
+        return Release(given.get("name"))
+    why = given.get("why", "")
+    if len(why) > LONGEST_WHY:
+        raise ValueError(f"why: {len(why)} characters are more than {LONGEST_WHY}")
+    program = _program(given)
+    return Hold(_seconds(given) if "seconds" in given or program is None else None, why, program)
+
+
+def _flag(given: Mapping[str, str], name: str) -> bool:
+    if (text := given.get(name, "0")) not in ("0", "1"):
+        raise ValueError(f"{name}: {text!r} is not 0 or 1")
+    return text == "1"
+
+
+def _seconds(given: Mapping[str, str]) -> float:
+    text = given.get("seconds", "")
     try:
-        seconds = float(given.get("seconds", "nan" if verb == "hold" else "0"))
+        seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= LONGEST or (verb == "hold" and not seconds):
-        text = given.get("seconds", "")
+    if not 0 < seconds <= LONGEST:
         raise ValueError(f"seconds: {text!r} is not a number of seconds above 0, up to {LONGEST}")
-    return force == "1", seconds, given.get("why", "")
+    return seconds
+
+
+def _program(given: Mapping[str, str]) -> Program | None:
+    if not {"pid", "started", "program"} & given.keys():
+        return None
+    numbers = [given.get(name, "") for name in ("pid", "started")]
+    if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in numbers):
+        raise ValueError("pid, started: two numbers are expected, as in /proc/PID/stat")
+    return Program(int(numbers[0]), int(numbers[1]), given.get("program", "")[:LONGEST_WHY])

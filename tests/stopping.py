@@ -17,6 +17,7 @@ STEPS = {
     "Door.migrate": ("pgidle.gate", "Door", "migrate"),
     "Gate.postgres_gone": ("pgidle.gate", "Gate", "postgres_gone"),
     "Judge.looked": ("pgidle.judge", "Judge", "looked"),
+    "Judge.conclude": ("pgidle.judge", "Judge", "_conclude"),
     "Judge.checkpointed": ("pgidle.judge", "Judge", "checkpointed"),
     "Server.spawn": ("pgidle.server", "Server", "_spawn"),
     "Server.on_exit": ("pgidle.server", "Server", "_on_exit"),

@@ -24,8 +24,8 @@ MODULES = sorted(
 
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
-    *("blockers", "changes", "flapping", "held", "policy", "query", "startable", "statements", "status"),
-    "entrypoint",
+    *("blockers", "changes", "flapping", "held", "keepers", "policy", "query", "startable", "statements"),
+    *("status", "entrypoint", "orders", "hold_file"),
 }
 PURE_DOCTOR = {
     f"doctor.{name}"

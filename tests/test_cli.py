@@ -16,6 +16,7 @@ from backstaged import Backstaged, make_report
 from pgidle.inbox import Requested
 from pgidle.lifecycle import State
 from pgidle.options import OPTIONS
+from pgidle.orders import Hold, Order, Release, Sleep, Wake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,23 +62,25 @@ def test_health_is_an_exit_status(backstaged: Backstaged, state: State, status: 
 @pytest.mark.parametrize(
     ("arguments", "order"),
     [
-        (("sleep",), ("sleep", False, 0, "")),
-        (("sleep", "--force"), ("sleep", True, 0, "")),
-        (("wake",), ("wake", False, 0, "")),
-        (("hold", "1.5min", "--why", "a & b"), ("hold", False, 90, "a & b")),
-        (("release",), ("release", False, 0, "")),
+        (("sleep",), Sleep()),
+        (("sleep", "--force"), Sleep(force=True)),
+        (("sleep", "--wait"), Sleep(wait=True)),
+        (("wake",), Wake()),
+        (("wake", "--wait"), Wake(wait=True)),
+        (("wake", "--wait", "30"), Wake(wait=True)),
+        (("hold", "1.5min", "--why", "a & b"), Hold(90, "a & b")),
+        (("release",), Release()),
+        (("release", "3"), Release("3")),
     ],
 )
 @pytest.mark.parametrize("granted", [True, False])
-def test_orders(
-    backstaged: Backstaged, arguments: tuple[str, ...], order: tuple[object, ...], granted: bool
-) -> None:
+def test_orders(backstaged: Backstaged, arguments: tuple[str, ...], order: Order, granted: bool) -> None:
     asked = []
 
     def answer() -> None:
         message = backstaged.mail.receive()
         assert isinstance(message, Requested)
-        asked.append((message.verb, message.force, message.seconds, message.why))
+        asked.append(message.order)
         message.reply(granted, "so be it")
 
     supervisor = threading.Thread(target=answer)
@@ -159,7 +162,13 @@ def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
         ("nonsense",),
         ("status", "--nonsense"),
         ("hold",),
+        ("hold", "--"),
         ("hold", "soon"),
+        ("hold", "soon", "--", "true"),
+        ("hold", "--", ""),
+        ("wake", "-D", "/nowhere", "--wait", "soon"),
+        ("sleep", "-D", "/nowhere", "--wait", "0"),
+        ("release", "1", "2"),
         ("hold", "0"),
         ("status",),
         ("run", "-D", "/nowhere", "stray"),
@@ -187,7 +196,10 @@ def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
         ),
         (("run", "shared_buffers=64MB"), "what is meant for postgres goes behind -- (pgidle run --help)"),
         (("run", "--idle-timeout"), "option '--idle-timeout' requires an argument (pgidle --help)"),
-        (("hold", "2", "hours"), "pgidle hold: got unexpected extra argument (hours) (pgidle hold --help)"),
+        (
+            ("hold", "2h", "pg_dump"),
+            "pgidle hold: got unexpected extra argument (pg_dump); a program goes behind -- (pgidle hold --help)",
+        ),
     ],
 )
 def test_mistakes_are_told_what_to_write(arguments: tuple[str, ...], says: str) -> None:

@@ -292,6 +292,67 @@ def test_a_wake_that_is_asked_for_at_the_last_moment_is_a_use(
         assert "Postgres woke" not in line.data["reason"]
 
 
+@pytest.mark.parametrize("when_idle", ["stay", "exit"])
+@pytest.mark.parametrize(
+    "point", ["before STOP_FAST", "after STOP_FAST", "before Server.on_exit", "before LOOK_AT_QUEUE"]
+)
+def test_a_wake_that_is_ordered_while_it_goes_to_sleep_is_kept(
+    newest: Installation, place: Place, point: str, when_idle: str
+) -> None:
+    """Nobody else comes: it is the order alone that wakes it."""
+    one = Stopped(newest, place, point, when_idle=when_idle, idle_timeout="off")
+    scene = Scene(one)
+    with one:
+        one.wait_for_state("awake")
+        order = at(scene, scene.sleep, lambda: post_early(one, "/wake?wait=1"))
+        mark = one.mark()
+        answer = answered(order)
+        assert b'"granted": true' in answer
+        assert b'"state": "awake"' in answer
+        one.wait_for_state("awake", since=mark)
+        # Not merely answered: it is there, and stays.
+        with psycopg.connect(one.conninfo(), connect_timeout=30) as client:
+            assert client.execute("SELECT 1").fetchone() == (1,)
+        assert one.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look", "before EXIT_CLEAN"]
+)
+@pytest.mark.parametrize("path", ["/wake?wait=1", "/hold?seconds=60"])
+def test_an_order_that_comes_before_the_end_is_as_good_as_a_client(
+    newest: Installation, place: Place, point: str, path: str
+) -> None:
+    one = Stopped(newest, place, point, when_idle="exit", idle_timeout="off")
+    scene = Scene(one)
+    with one:
+        one.wait_for_state("awake")
+        mark = one.mark()
+        order = at(scene, scene.sleep, lambda: post_early(one, path))
+        assert b'"granted": true' in answered(order)
+        one.wait_for_state("awake", since=mark)
+        assert one.stop() == 0
+
+
+def test_a_client_who_comes_before_the_last_verdict_keeps_postgres_awake(
+    newest: Installation, place: Place
+) -> None:
+    """And with it every session, idle or not: nobody is cut while somebody waits to be served."""
+    one = Stopped(newest, place, "before Judge.conclude", when_idle="stay", idle_timeout="off")
+    scene = Scene(one)
+    with one:
+        one.wait_for_state("awake")
+        scene.ledger.create(one.conninfo())
+        with psycopg.connect(one.conninfo(), autocommit=True) as idle:
+            coming = at(scene, scene.sleep, lambda: come_to(scene, parked=True))
+            coming.result(PATIENCE)
+            scene.refused()
+            scene.insert(idle)
+        assert "stopping" not in one.states
+        scene.settle()
+        assert one.stop() == 0
+
+
 @pytest.mark.parametrize("point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look"])
 def test_a_client_who_comes_before_the_last_look_is_served(
     newest: Installation, place: Place, point: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def memories(draw: st.DrawFn, by: Settings) -> tuple[Memory, float]:
 
 
 situations = settings().flatmap(lambda by: st.tuples(st.just(by), memories(by)))
-leases = st.lists(st.builds(Lease, st.floats(0, 20_000)), max_size=2).map(tuple)
+leases = st.lists(st.builds(Lease, st.floats(0, 20_000) | st.just(inf)), max_size=2).map(tuple)
 
 
 def quiet(at: float, *sessions: Session, **more: Any) -> Snapshot:
@@ -519,15 +520,6 @@ def test_an_extensions_worker_at_work_is_maintenance_and_a_launcher_is_nothing()
         assert idle_after(begin(0.0), quiet(1e6, launcher)).idle
 
 
-def test_since_when_it_is_kept_awake_is_remembered_until_nothing_keeps_it() -> None:
-    memory, since = begin(0.0), []
-    busy, idle = client(state="active"), client()
-    for seen in (quiet(1.0, busy), quiet(3.0, busy), quiet(5.0, idle), quiet(7.0, busy), LookFailed("slow")):
-        _, memory = evaluate(seen, SETTINGS, memory, 8.0 if isinstance(seen, LookFailed) else seen.at)
-        since.append(memory.kept_since)
-    assert since == [1.0, 1.0, None, 7.0, None]
-
-
 def test_a_lease_holds_until_it_ends() -> None:
     lease = Lease(2000.0, "nightly import")
     verdict = idle_after(begin(0.0), quiet(800.0), leases=(lease,))
@@ -535,6 +527,15 @@ def test_a_lease_holds_until_it_ends() -> None:
     assert verdict.sleeps_at == 2000.0
     assert str(verdict.reasons[0]) == "held awake: nightly import; ends in 20min, or by pgidle release"
     assert idle_after(begin(0.0), quiet(2000.0), leases=(lease,)).idle
+
+
+def test_a_lease_without_a_time_ends_with_its_program() -> None:
+    verdict = idle_after(begin(0.0), quiet(800.0), leases=(Lease(inf, "", "3", "pg_dump (pid 7)"),))
+    assert not verdict.idle
+    assert verdict.sleeps_at is None
+    assert str(verdict.reasons[0]) == "held awake; ends when pg_dump (pid 7) ends, or by pgidle release 3"
+    both = idle_after(begin(0.0), quiet(800.0), leases=(Lease(860.0, "", "3", "pg_dump (pid 7)"),))
+    assert "ends in 1min, when pg_dump (pid 7) ends, or by pgidle release 3" in str(both.reasons[0])
 
 
 def test_parked_clients_are_active() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import inf
 
 import pytest
 from backstaged import make_report
@@ -38,7 +39,7 @@ def test_programs_get_everything() -> None:
         started=NOW - 100,
         sleeps_at=NOW + 30,
         reasons=(BUSY, HELD),
-        leases=(Lease(NOW + 60, "backup"),),
+        leases=(Lease(NOW + 60, "backup", "3"), Lease(NOW, "over", "4"), Lease(inf, "", "5", "sh (pid 7)")),
         postmaster_pid=42,
         sessions=3,
         last_sleep=LastSleep("idle for 5min", WALL - 3600, 0.0146),
@@ -56,7 +57,11 @@ def test_programs_get_everything() -> None:
         },
         {"kind": "blocker", "signal": "lease", "text": "held", "ends": ""},
     ]
-    assert said["leases"] == [{"ends_in": 60, "why": "backup"}]
+    assert said["leases"] == [
+        {"name": "3", "ends_in": 60, "why": "backup", "program": None},
+        {"name": "5", "ends_in": None, "why": "", "program": "sh (pid 7)"},
+    ]
+    assert samples(as_metrics(report, NOW, MEMORY))["leases"] == 2
     assert said["last_sleep"] == {"why": "idle for 5min", "at": WALL - 3600, "seconds": 0.0146}
     assert "idle for 5min; the shutdown took 15 ms\n" in as_table(said)
     assert said["memory"] == {"supervisor": 40 * 2**20, "postgres": 96 * 2**20}
@@ -79,12 +84,17 @@ def test_people_get_a_table_in_every_state(state: State) -> None:
 
 def test_the_table_names_every_reason_on_a_line_of_its_own() -> None:
     mean = Reason(ReasonKind.BLOCKER, Signal.LISTENER, 'app "x\n\x1b[2J"')
-    leases = (Lease(NOW + 60, "backup"),)
+    leases = (
+        Lease(NOW + 60, "backup", "3"),
+        Lease(NOW + 60, "", "4", "sh (pid 7)"),
+        Lease(inf, "", "5", "x"),
+    )
     report = make_report(reasons=(BUSY, mean), leases=leases, postmaster_pid=42, sessions=3)
     table = as_table(as_dict(report, NOW, WALL, MEMORY))
     assert "reasons     activity: session 7 is active; ends when its query ends\n" in table
     assert '\n            blocker: app "x??[2J"\n' in table
-    assert "held        for another 1min: backup\n" in table
+    assert "held        3: for another 1min: backup\n" in table
+    assert "\n            4: for another 1min, while sh (pid 7) runs\n            5: while x runs\n" in table
     assert "listens     0.0.0.0:5432, [::]:5432\n" in table
     assert "Postgres    postmaster 42, 96.0 MB\n" in table
     assert "clients     0 parked, 3 sessions\n" in table

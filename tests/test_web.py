@@ -13,12 +13,13 @@ from urllib.parse import urlencode
 import pytest
 from backstaged import PATIENCE, Backstaged, make_report
 
-from pgidle import door, web
-from pgidle.client import NotRunning, request
+from pgidle import door
+from pgidle.client import NoAnswer, NotRunning, request
 from pgidle.errors import PgidleError
 from pgidle.inbox import Requested
 from pgidle.lifecycle import State
 from pgidle.meter import Meter
+from pgidle.orders import Hold, Order, Program, Release, Sleep, Wake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,6 +109,14 @@ def test_nobody_gives_orders_over_tcp(backstaged: Backstaged, path: str) -> None
         "/hold?seconds=inf",
         "/hold?seconds=1e12",
         "/hold?seconds=5min",
+        "/hold?why=" + 201 * "x" + "&seconds=1",
+        "/hold?pid=1",
+        "/hold?pid=1&started=x",
+        "/hold?pid=-1&started=1",
+        "/hold?pid=1&started=1&seconds=0",
+        "/wake?wait=5",
+        "/sleep?wait=",
+        "/release?why=x",
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anybody_is_asked(backstaged: Backstaged, path: str) -> None:
@@ -120,16 +129,21 @@ def test_a_wrong_parameter_is_refused_before_anybody_is_asked(backstaged: Backst
 @pytest.mark.parametrize(
     ("path", "order"),
     [
-        ("/sleep", ("sleep", False, 0, "")),
-        ("/sleep?force=1", ("sleep", True, 0, "")),
-        ("/wake", ("wake", False, 0, "")),
-        ("/hold?" + urlencode({"seconds": 1.5, "why": "a & b é"}), ("hold", False, 1.5, "a & b é")),
-        ("/release", ("release", False, 0, "")),
+        ("/sleep", Sleep()),
+        ("/sleep?force=1&wait=0", Sleep(force=True)),
+        ("/sleep?wait=1", Sleep(wait=True)),
+        ("/wake", Wake()),
+        ("/wake?wait=1", Wake(wait=True)),
+        ("/hold?" + urlencode({"seconds": 1.5, "why": "a & b é"}), Hold(1.5, "a & b é")),
+        ("/hold?pid=7&started=8&program=x", Hold(None, "", Program(7, 8, "x"))),
+        ("/hold?seconds=2&pid=7&started=8", Hold(2.0, "", Program(7, 8, ""))),
+        ("/release", Release()),
+        ("/release?name=3", Release("3")),
     ],
 )
 @pytest.mark.parametrize(("granted", "status"), [(True, 200), (False, 409)])
 def test_an_order_reaches_the_supervisor_and_its_answer_the_asker(
-    backstaged: Backstaged, path: str, order: tuple[object, ...], granted: bool, status: int
+    backstaged: Backstaged, path: str, order: Order, granted: bool, status: int
 ) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)
@@ -137,24 +151,37 @@ def test_an_order_reaches_the_supervisor_and_its_answer_the_asker(
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         asked = backstaged.mail.receive()
         assert isinstance(asked, Requested)
-        assert (asked.verb, asked.force, asked.seconds, asked.why) == order
+        assert asked.order == order
+        assert asked.is_awaited()
         asked.reply(granted, "so be it")
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert json.loads(answer.split(b"\r\n\r\n")[1]) == {"granted": granted, "message": "so be it"}
+    said = {"granted": granted, "message": "so be it", "state": "awake"}
+    assert json.loads(answer.split(b"\r\n\r\n")[1]) == said
 
 
-def test_a_supervisor_that_says_nothing_is_not_waited_for(
+def test_an_answer_may_take_its_time_and_who_does_not_wait_leaves_nothing_behind(
     backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(web, "REPLY_TIMEOUT", 0.05)
-    status, body = give_order(backstaged, "/wake")
-    assert (status, body["error"]) == (
-        504,
-        "wake: not decided within 0.05 s, and may come yet: see pgidle status",
-    )
+    monkeypatch.setattr(door, "CONNECTION_TIME", 0.2)
+    path = b"POST /wake?wait=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as silent:
+        for one in (client, silent):
+            one.settimeout(PATIENCE)
+            one.connect(str(backstaged.state_dir / "control.sock"))
+        client.sendall(path)
+        asked = backstaged.mail.receive()
+        assert isinstance(asked, Requested)
+        # Came later, and is not kept; who has asked still is.
+        assert silent.recv(1) == b""
+        asked.reply(True, "at last")
+        assert b"at last" in client.makefile("rb").read()
+    with pytest.raises(NoAnswer):
+        request(str(backstaged.state_dir), "POST", "/wake?wait=1", 0.05)
     asked = backstaged.mail.receive()
     assert isinstance(asked, Requested)
+    while asked.is_awaited():
+        assert ask(backstaged, "GET", "/health")[0] == 200
     asked.reply(True, "too late, and no harm")
     assert ask(backstaged, "GET", "/health")[0] == 200
     assert not caplog.records

@@ -153,7 +153,10 @@ async def _hold(scene: Scene, fault: Fault) -> None:
         held = time.monotonic()
         await asyncio.sleep(scene.chance.uniform(0.2, 1.5))
         released = time.monotonic()
-        await scene.ask("/release")
+        if await scene.ask("/release") is None:
+            # The next supervisor holds on.
+            await scene.awake()
+            await scene.ask("/release")
         slept = [at for at in scene.machine.state_times("asleep") if held + 0.5 < at < released]
         if slept and scene.machine.pid == pid:
             scene.happened.violations.append(f"it went to sleep at {slept[0]:.3f}, held since {held:.3f}")

@@ -37,6 +37,9 @@ MOMENT = 1.0
 HAND_OFF = 0.1
 """Seconds before Postgres is said to be awake in which clients may be handed to it already."""
 
+ANSWER = 90.0
+"""Seconds in which an order is answered: a sleep is decided by a checkpoint, a minute at most, and looks."""
+
 RECOVERY = 60.0
 """Seconds in which a client must be served again after any fault."""
 
@@ -110,7 +113,7 @@ class Scene:
         """Order something through the control socket; None if nobody is there to take it."""
         state_dir = str(self.machine.data_dir / "pgidle")
         try:
-            return await asyncio.to_thread(request, state_dir, "POST", path)
+            return await asyncio.to_thread(request, state_dir, "POST", path, ANSWER)
         except (PgidleError, OSError):
             return None
 
