@@ -16,7 +16,7 @@ import time
 
 from pgidle.errors import PgidleError
 from pgidle.privileges import user_name
-from pgidle.trusted_path import open_folder, trust_in
+from pgidle.trusted_path import judge, open_folder, trust_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,7 +179,9 @@ def _open_own(name: str, folder: int, flags: int) -> int:
 
 
 def _refuse_shared(path: str, found: os.stat_result) -> None:
-    if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    """By the rule for settings files: a group of this user's own may write."""
+    weakness = judge(path, found, trust_in(os.geteuid(), os.getegid()))
+    if found.st_uid == os.geteuid() and weakness is None and not found.st_mode & stat.S_IWOTH:
         return
     user = user_name(os.geteuid())
     raise PgidleError(

@@ -67,7 +67,7 @@ def reach(path: str, trust: Trust) -> Place:
     steps = _steps(path)
     folder, here = os.open("/", _FOLDER), "/"
     try:
-        weakness = _judge(here, os.fstat(folder), trust)
+        weakness = judge(here, os.fstat(folder), trust)
         links = 0
         while True:
             name = steps.pop() if steps else "."
@@ -84,7 +84,7 @@ def reach(path: str, trust: Trust) -> Place:
             if not steps and name != "..":
                 return Place(folder, name, inner, weakness)
             folder, here = _moved(folder, name), os.path.normpath(inner)
-            weakness = weakness or _judge(here, os.fstat(folder), trust)
+            weakness = weakness or judge(here, os.fstat(folder), trust)
     except BaseException:
         os.close(folder)
         raise
@@ -114,8 +114,11 @@ def _link(name: str, folder: int, path: str, trust: Trust, weakness: Weakness | 
     return os.readlink(name, dir_fd=folder)
 
 
-def _judge(path: str, found: os.stat_result, trust: Trust) -> Weakness | None:
-    """In a folder with the sticky bit only owners remove and rename, so it is as good as what is in it."""
+def judge(path: str, found: os.stat_result, trust: Trust) -> Weakness | None:
+    """What is weak about one step of a path, if anything is.
+
+    In a folder with the sticky bit only owners remove and rename, so it is as good as what is in it.
+    """
     if found.st_uid not in trust.uids:
         return Weakness(path, found.st_uid, is_owned=True)
     is_shared = found.st_mode & stat.S_IWOTH or (
@@ -132,7 +135,7 @@ def open_folder(path: str, trust: Trust) -> tuple[int, Weakness | None]:
         folder = os.open(place.name, _FOLDER, dir_fd=place.folder)
     finally:
         os.close(place.folder)
-    return folder, place.weakness or _judge(place.path, os.fstat(folder), trust)
+    return folder, place.weakness or judge(place.path, os.fstat(folder), trust)
 
 
 def why_not_below(path: str, trust: Trust) -> str | None:
@@ -141,7 +144,7 @@ def why_not_below(path: str, trust: Trust) -> str | None:
         folder, _ = open_folder(path, trust)
     except OSError as error:
         return error.strerror
-    weakness = _judge(path, os.fstat(folder), trust)
+    weakness = judge(path, os.fstat(folder), trust)
     os.close(folder)
     return os.strerror(errno.EACCES) if weakness is not None else None
 
@@ -160,7 +163,7 @@ def make_folder(path: str, trust: Trust, settle: Callable[[int], None]) -> bool:
             try:
                 os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
-                if _judge(here, os.fstat(folder), trust) is not None:
+                if judge(here, os.fstat(folder), trust) is not None:
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), here) from None
                 os.mkdir(name, 0o755 if steps else 0o700, dir_fd=folder)
                 folder, made = _moved(folder, name), True
@@ -183,7 +186,7 @@ def read_trusted(path: str, trust: Trust) -> tuple[bytes, Weakness | None]:
     finally:
         os.close(place.folder)
     try:
-        return _read(found, path), place.weakness or _judge(place.path, os.fstat(found), trust)
+        return _read(found, path), place.weakness or judge(place.path, os.fstat(found), trust)
     finally:
         os.close(found)
 

@@ -196,7 +196,7 @@ def test_a_port_that_is_taken(newest: Installation, launch, listener: socket.soc
 
 
 def test_a_port_that_another_pgidle_serves(newest: Installation, launch):
-    first = launch(newest)
+    first = launch(newest, idle_timeout="off")
     first.wait_for_state("awake")
     line = complaint(launch(newest, port=first.port), 1)
     assert f"port {first.port} on 127.0.0.1 is taken" in line

@@ -248,6 +248,22 @@ def test_an_empty_volume_of_roots_is_handed_over_and_a_full_one_is_not(place: Pl
 
 
 @needs_root
+def test_a_volume_below_a_folder_of_the_user_s_is_handed_over(place: Place) -> None:
+    """As in the official image, where /var/lib/postgresql is the user's and a fresh volume in it is root's."""
+    above = place.folder()
+    above.chmod(0o1777)
+    volume = above / "data"
+    volume.mkdir(mode=0o755)
+    prepare_directories(str(volume), str(volume / "pgidle"), server_identity())
+    assert owner_and_mode(volume) == (server_user().pw_uid, 0o700)
+    inner = above / "18"
+    inner.mkdir(mode=0o755)
+    prepare_directories(str(inner / "docker"), str(inner / "docker/pgidle"), server_identity())
+    assert owner_and_mode(inner / "docker") == (server_user().pw_uid, 0o700)
+    assert inner.stat().st_uid == 0
+
+
+@needs_root
 def test_nothing_is_made_where_the_user_cannot_get(place: Place) -> None:
     closed = place.folder()
     os.chown(closed, 0, 0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
+from installations import free_port
+from postgres_fixture import wait_until
 
 from pgidle.conninfo import harmless
 from pgidle.errors import SettingsError
@@ -114,3 +117,22 @@ def test_no_superuser_reads_a_password_in_the_environment(launch: Launch, newest
                 assert not found.exists() or "s3cret" not in found.read_text()
             else:
                 assert "s3cret" not in found.read_text()
+
+
+def test_status_shows_whose_session_it_is_and_never_its_query(launch: Launch, newest: Installation) -> None:
+    import psycopg
+
+    door = free_port()
+    one = launch(newest, http=f"127.0.0.1:{door}", when_idle="stay", idle_timeout="1min")
+    one.wait_for_state("awake")
+    with psycopg.connect(one.conninfo(application_name="shop")) as session:
+        session.execute("SELECT 's3cret'")
+
+        def shown() -> str:
+            with urlopen(f"http://127.0.0.1:{door}/status", timeout=20) as answer:
+                return str(answer.read(), "utf-8")
+
+        wait_until(lambda: "shop" in shown())
+        said = shown() + one.pgidle("status").stdout + one.pgidle("status", "--json").stdout
+    assert "127.0.0.1" in said
+    assert "s3cret" not in said

@@ -808,6 +808,22 @@ def test_links_of_root_s_are_followed_and_others_are_not(place: Place) -> None:
         open_folder(str(top / "theirs/link"), trust_in(0, 0))
 
 
+@needs_root
+def test_a_group_of_the_caller_s_own_may_write_and_root_s_may_not(place: Place) -> None:
+    user = server_user()
+    top = make_tree(place, 0)
+    file = top / "file"
+    file.write_text("")
+    file.chmod(0o664)
+    for gid, caller, is_good in (
+        (user.pw_gid, (user.pw_uid, user.pw_gid), True),
+        (pwd.getpwnam("nobody").pw_gid, (user.pw_uid, user.pw_gid), False),
+        (0, (0, 0), False),
+    ):
+        os.chown(file, 0, gid)
+        assert (read_trusted(str(file), trust_in(*caller))[1] is None) is is_good
+
+
 def test_a_device_is_not_opened() -> None:
     with pytest.raises(OSError, match="not a regular file"):
         read_trusted("/dev/null", trust_in(os.geteuid(), os.getegid()))

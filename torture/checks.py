@@ -62,12 +62,14 @@ def _stat(pid: str) -> list[str]:
 
 
 def postmasters(data_dir: Path) -> list[int]:
-    """Living postmasters on a data directory: leaders of a process group, and, unlike Postgres's other processes, which
-    call setsid(), not of a session."""
+    """Living postmasters on a data directory: leaders of a process group, as its other processes are, but no children
+    of another and without a title like theirs, which one that was just forked has not got yet."""
     found = []
-    for pid in processes(data_dir):
+    pids = processes(data_dir)
+    for pid in pids:
         stat = _stat(str(pid))
-        if len(stat) > 3 and int(stat[2]) == pid and int(stat[3]) != pid:
+        is_leader = len(stat) > 3 and int(stat[2]) == pid
+        if is_leader and int(stat[1]) not in pids and not _read(str(pid), "cmdline").startswith("postgres: "):
             found.append(pid)
     return found
 
