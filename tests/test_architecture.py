@@ -24,7 +24,7 @@ MODULES = sorted(
 
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
-    *("blockers", "changes", "flapping", "policy", "status", "entrypoint"),
+    *("blockers", "changes", "flapping", "policy", "status", "entrypoint", "platforms"),
 }
 PURE_DOCTOR = {
     f"doctor.{name}"
@@ -41,7 +41,16 @@ PURE_DOCTOR = {
             "printed",
         ),
         *("fly", "fly_services", "units", "containers", "compose", "kubernetes", "configuration", "hba"),
-        "images",
+        *(
+            "images",
+            "addresses",
+            "interpolation",
+            "neighbours",
+            "manifests",
+            "fly_groups",
+            "fly_machine",
+            "ident",
+        ),
     )
 }
 TOP = {"supervisor", "judge", "boot", "cli", "container", "__main__", "doctor.rounds"}

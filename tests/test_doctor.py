@@ -17,7 +17,8 @@ from installations import free_port, server_user
 
 import pgidle
 from pgidle.cli import cli
-from pgidle.doctor import files
+from pgidle.conf_file import read_parameters
+from pgidle.doctor import files, machine
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.printed import as_text
 from pgidle.doctor.told import Context
@@ -138,7 +139,7 @@ def test_a_configuration_that_postgres_refuses(newest: Installation, place: Plac
     conf.write_text(f"{conf.read_text()}work_mem = 'much'\n")
     line = len(conf.read_text().splitlines())
     said = doctor(newest, data_dir)
-    assert said.wrong == {'invalid value for parameter "work_mem": "much"': "postgresql.conf"}
+    assert said.wrong == {'invalid value for parameter "work_mem": "much"': f"{conf}:{line}"}
     conf.write_text(conf.read_text().replace("work_mem = ", "work_mem ! "))
     said = doctor(newest, data_dir)
     assert list(said.wrong.values()) == [f"{conf}:{line}"]
@@ -155,14 +156,27 @@ def test_a_cluster_whose_configuration_is_elsewhere(newest: Installation, place:
     assert has(said.wrong, "data_directory is /elsewhere, and pgidle was told")
 
 
-def test_a_folder_for_statistics_that_only_debian_s_scripts_make(newest: Installation, place: Place) -> None:
-    data_dir, folder = place.data_dir(newest), place.folder()
-    for there in (True, False):
-        said = doctor(newest, data_dir, "--", "-c", f"stats_temp_directory={folder}")
-        assert has(said.wrong, f"there is no folder {folder}") is not there
-        if there:
-            folder.rmdir()
-    assert not has(doctor(newest, data_dir).wrong, "there is no folder")
+def test_a_folder_for_statistics_that_only_debian_s_scripts_make(tmp_path: Path) -> None:
+    (tmp_path / "postgresql.conf").write_text(f"stats_temp_directory = '{tmp_path}/gone'\n")
+    parameters = read_parameters(str(tmp_path), ())
+    for version, says in ((14, True), (15, False)):
+        chart = Chart("postgresql.conf")
+        machine.check_statistics(chart, parameters, str(tmp_path), version)
+        assert bool(chart.findings) is says
+    (tmp_path / "gone").mkdir()
+    chart = Chart("postgresql.conf")
+    machine.check_statistics(chart, parameters, str(tmp_path), 14)
+    assert chart.findings == []
+
+
+def test_a_setting_that_15_has_no_more(newest: Installation, place: Place) -> None:
+    data_dir = place.data_dir(newest)
+    with (data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("stats_temp_directory = 'x'\n")
+    told = " ".join(run("-D", data_dir, "--bin-dir", newest.bin_dir, "-p", free_port()).stdout.split())
+    assert 'unrecognized configuration parameter "stats_temp_directory"' in told
+    assert "take it out: PostgreSQL 15 and newer have no such setting" in told
+    assert "-c stats_temp_directory" not in told
 
 
 def test_a_data_directory_that_postgres_cannot_use(newest: Installation, place: Place) -> None:

@@ -11,12 +11,23 @@ if TYPE_CHECKING:
     from pgidle.doctor.told import Context
     from pgidle.doctor.tree import Node
 
-PLAIN = ("postgres", "pgvector", "postgis", "timescaledb")
-"""How the names of images begin that have PostgreSQL and not pgidle."""
-CURE = "docker build --build-arg BASE={image} -t pgidle . in a checkout of pgidle, and that image"
-_TAG = re.compile(r":(?:pg|v)?(\d{2})(?!\d)[^/]*$")
+SERVERS = re.compile(r"(?:postgres|postgresql|pgvector|postgis|timescaledb|spilo|paradedb|citus|pgvecto)\d*")
+"""What the names of images with a PostgreSQL server begin with."""
+OTHERS = frozenset(
+    {
+        *("exporter", "backup", "backups", "client", "operator", "meta", "rest", "proxy", "bouncer"),
+        *("pgbouncer", "dump", "restore", "migrate", "migrations", "migrator", "migration", "mcp", "s3"),
+        *("admin", "ui", "web", "tools", "utils", "init", "test", "tests", "adminer", "monitor", "watcher"),
+        *("upgrade", "sync", "job", "seed", "seeder", "setup", "cleaner", "cron"),
+    }
+)
+"""Words in the names of images that only have to do with a server."""
+_NAMED_TAG = re.compile(r"(?:^|[-_.])pg-?(\d{1,2})(?!\d)")
+_TAG = re.compile(r"^v?(\d{1,2})(?!\d)")
 _BASE = re.compile(r"^\s*ARG\s+(\w+)=(\S+)", re.MULTILINE | re.IGNORECASE)
-_FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", re.MULTILINE | re.IGNORECASE)
+_FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.MULTILINE | re.IGNORECASE)
+_PROGRAM = re.compile(r"^(?!\s*#).*\bpgidle\b", re.MULTILINE)
+_VERSIONS = range(8, 40)
 
 
 class Contents(Enum):
@@ -27,11 +38,19 @@ class Contents(Enum):
     OTHER = "not known"
 
 
+def split(image: str) -> tuple[str, str]:
+    """An image's own name, without registry and folders, and its tag, empty where there is none."""
+    name, _, tag = image.partition("@")[0].rpartition("/")[2].partition(":")
+    return name, tag
+
+
 def contents(image: str) -> Contents:
     if "pgidle" in image:
         return Contents.PGIDLE
-    name = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
-    return Contents.POSTGRES if name.startswith(PLAIN) else Contents.OTHER
+    words = re.split(r"[-_.]", split(image)[0].lower())
+    if SERVERS.fullmatch(words[0]) is not None and not OTHERS & set(words):
+        return Contents.POSTGRES
+    return Contents.OTHER
 
 
 def check_named(chart: Chart, image: Node | None) -> None:
@@ -41,8 +60,17 @@ def check_named(chart: Chart, image: Node | None) -> None:
             f"pgidle is not in the image {image.text}",
             f"{chart.subject}:{image.line}",
             "nothing puts Postgres to sleep, and PGIDLE_ variables mean nothing there",
-            CURE.format(image=image.text),
+            _cure(image.text),
         )
+
+
+def _cure(image: str) -> str:
+    """The image's major version stays in the name of what is built: it says where the data is."""
+    version = major(image)
+    ours = f"pgidle:{version}" if version is not None else "pgidle"
+    return (
+        f"docker build --build-arg BASE={image} -t {ours} . in a checkout of pgidle, and {ours} as the image"
+    )
 
 
 def check_image(chart: Chart, image: Node | None) -> None:
@@ -59,27 +87,48 @@ def check_image(chart: Chart, image: Node | None) -> None:
 
 def major(image: str) -> int | None:
     """PostgreSQL's major version by the image's tag, where that tells it."""
-    found = _TAG.search(image.partition("@")[0])
-    return int(found[1]) if found is not None else None
+    name, tag = split(image)
+    found = _NAMED_TAG.search(tag)
+    if found is None and not name.startswith("timescaledb"):  # whose own version is 2
+        found = _TAG.search(tag)
+    version = int(found[1]) if found is not None else 0
+    return version if version in _VERSIONS else None
 
 
 def built_major(build: Node | None, context: Context) -> int | None:
     """The same of what is built: by the build's argument BASE, else by the Dockerfile beside the file."""
     if build is not None and (base := _argument(build)) is not None:
         return major(base)
-    named = build.word("dockerfile") if build is not None else None
-    folder = (build.text or build.word("context") if build is not None else None) or "."
-    if (
-        context.dockerfile is None
-        or named not in (None, "Dockerfile", "./Dockerfile")
-        or folder not in (".", "./")
-    ):
+    dockerfile = _dockerfile(build, context)
+    if dockerfile is None:
         return None
-    sources = _FROM.findall(context.dockerfile)
-    source = sources[-1] if sources else ""
-    for name, value in _BASE.findall(context.dockerfile):
+    sources = {alias.lower(): source for source, alias in _FROM.findall(dockerfile) if alias}
+    last = _FROM.findall(dockerfile)[-1:]
+    source = last[0][0] if last else ""
+    source = sources.get(source.lower(), source)
+    for name, value in _BASE.findall(dockerfile):
         source = source.replace(f"${{{name}}}", value).replace(f"${name}", value)
     return major(source)
+
+
+def builds_pgidle(build: Node | None, context: Context) -> bool | None:
+    """Whether the Dockerfile beside the file has to do with pgidle; None: it was not read, or it cannot tell."""
+    dockerfile = _dockerfile(build, context)
+    if dockerfile is None:
+        return None
+    if _PROGRAM.search(dockerfile) is not None:
+        return True
+    last = _FROM.findall(dockerfile)[-1:]
+    return False if last and contents(last[0][0]) is Contents.POSTGRES else None
+
+
+def _dockerfile(build: Node | None, context: Context) -> str | None:
+    """The Dockerfile beside the file, where that is what is built."""
+    named = build.word("dockerfile") if build is not None else None
+    folder = (build.text or build.word("context") if build is not None else None) or "."
+    if named not in (None, "Dockerfile", "./Dockerfile") or folder not in (".", "./"):
+        return None
+    return context.dockerfile
 
 
 def _argument(build: Node) -> str | None:

@@ -1,0 +1,113 @@
+"""What runs beside Postgres in the same file and keeps it awake: whoever asks it over TCP every few seconds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pgidle.doctor.addresses import Variable, addresses
+from pgidle.doctor.images import split
+from pgidle.doctor.interpolation import is_known
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from pgidle.doctor.addresses import Address
+    from pgidle.doctor.finding import Chart
+    from pgidle.doctor.told import Told
+    from pgidle.doctor.tree import Node
+
+_MONITORS = re.compile(
+    r"(?:postgres|postgresql|pg|sql|query)[-_]?exporter|pgwatch|pganalyze|pgmonitor|pghero|postgres-monitor"
+    r"|^netdata$|zabbix-agent|^telegraf$|^coroot|^percona-?pmm|^pmm-client$|^promscale$",
+)
+_ASKS = re.compile(r"\b(pg_isready|psql|nc|pg_dump|telnet)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """`environ` are its variables; `hides` where there may be more; `probes` its own checks, by name."""
+
+    name: str
+    image: str
+    line: int
+    environ: Mapping[str, Node]
+    words: Sequence[str]
+    hides: str
+    probes: Mapping[str, tuple[Sequence[str], int]]
+
+
+def is_monitor(image: str) -> bool:
+    """Whether what is in the image asks a Postgres over and over, by the image's name."""
+    return _MONITORS.search(split(image)[0].lower()) is not None or "datadog/agent" in image
+
+
+def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: Told) -> None:
+    """`hosts` are the names by which it would reach the Postgres that is to sleep."""
+    _check_probes(chart, one, hosts)
+    if not is_monitor(one.image):
+        return
+    found = list(addresses(_variables(one)))
+    ours = [each for each in found if _reaches(each, hosts, told)]
+    where = f"{chart.subject}:{ours[0].variable.line if ours else one.line}"
+    if ours:
+        chart.wrong(
+            f"{one.name} ({split(one.image)[0]}) asks Postgres over TCP",
+            where,
+            "every scrape is a connection to the database port: Postgres never sleeps, or is woken again and again,"
+            " whatever `ignore` says",
+            "connect it over the Unix socket (a volume that both mount, host=/var/run/postgresql)"
+            " and name it in PGIDLE_IGNORE; or scrape pgidle's own /metrics",
+        )
+    elif any(each.is_socket for each in found):
+        if not told.settings.ignore and told.knows("ignore"):
+            chart.wrong(
+                f"{one.name} ({split(one.image)[0]}) asks Postgres over its Unix socket, and is not ignored",
+                where,
+                "each session that comes and goes is a use: Postgres never sleeps",
+                "PGIDLE_IGNORE with its application_name or user, as docs/neighbours.md has it",
+            )
+        else:
+            chart.fine(f"{one.name} asks over the Unix socket")
+    elif not found or any(not is_known(each.host) for each in found):
+        chart.unknown(
+            f"which Postgres {one.name} ({split(one.image)[0]}) asks, and how",
+            where,
+            f"its connection string is not in this file{f' ({one.hides})' if one.hides else ''}; over TCP every scrape"
+            " keeps Postgres awake",
+            "over the Unix socket, named in PGIDLE_IGNORE; or none, and pgidle's own /metrics",
+        )
+
+
+def _variables(one: Neighbour) -> Iterator[Variable]:
+    for name, node in one.environ.items():
+        if node.text is not None:
+            yield Variable(name, node.text, node.line)
+    for word in one.words:
+        name, equals, value = word.lstrip("-").partition("=")
+        yield Variable(name if equals else "", value if equals else word, one.line)
+
+
+def _reaches(address: Address, hosts: Collection[str], told: Told) -> bool:
+    host = address.host.strip("[]").lower()
+    return (
+        host.partition(".")[0] in hosts
+        or host in hosts
+        or (host == "" and address.port == str(told.settings.port))
+    )
+
+
+def _check_probes(chart: Chart, one: Neighbour, hosts: Collection[str]) -> None:
+    for name, (words, line) in one.probes.items():
+        text = " ".join(words)
+        named = next(
+            (host for host in hosts if re.search(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", text)), None
+        )
+        if _ASKS.search(text) is not None and named is not None:
+            chart.wrong(
+                f"{name} of {one.name} connects to Postgres ({text[:60]})",
+                f"{chart.subject}:{line}",
+                "each is a connection to the database port: Postgres never sleeps, or is woken again and again",
+                f"a check of {one.name} itself; or wget -q -O /dev/null http://{named}:8008/health",
+            )
