@@ -6,6 +6,7 @@ write the release there. Durations are seconds, memory is megabytes (of 1024 kB)
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,10 @@ DOCKER_STOP_GRACE_PERIOD = 10.0
 SYSTEMD_STOP_TIMEOUT = 90.0
 KUBERNETES_GRACE_PERIOD = 30.0
 
+BUILT_MAJOR = 18
+"""The version that pgidle's own Dockerfile builds on, unless told otherwise."""
+FIRST_INITDB_WITH_SETTINGS = 16
+"""The first major version whose initdb takes -c."""
 IMAGE_ENVIRONMENT = {"PGIDLE_HTTP": ":8008"}
 """What pgidle's own Dockerfile sets."""
 IMAGE_VOLUME = "/var/lib/postgresql"
@@ -77,6 +82,27 @@ IMAGE_VOLUME = "/var/lib/postgresql"
 OLD_IMAGE_VOLUME = f"{IMAGE_VOLUME}/data"
 """The official image's data directory up to version 17, and a volume of the image's own."""
 FIRST_NEW_IMAGE = 18
+
+
+_NAMED_TAG = re.compile(r"(?:^|[-_.])pg-?(\d{1,2})(?!\d)")
+_TAG = re.compile(r"^v?(\d{1,2})(?!\d)")
+_VERSIONS = range(8, 40)
+
+
+def image_name(image: str) -> tuple[str, str]:
+    """An image's own name, without registry and folders, and its tag, empty where there is none."""
+    name, _, tag = image.partition("@")[0].rpartition("/")[2].partition(":")
+    return name, tag
+
+
+def image_major(image: str) -> int | None:
+    """PostgreSQL's major version by the image's tag, where that tells it: 18.1, pg17, 16-3.4, 2.17.2-pg16."""
+    name, tag = image_name(image)
+    found = _NAMED_TAG.search(tag)
+    if found is None and not name.startswith("timescaledb"):  # whose own version is 2
+        found = _TAG.search(tag)
+    version = int(found[1]) if found is not None else 0
+    return version if version in _VERSIONS else None
 
 
 def image_data_dir(major: int) -> str:

@@ -74,7 +74,7 @@ OF_COMPOSE = [
     Mistake('["-c",', '[docker-entrypoint.sh, postgres, -c,', WRONG, "goes past pgidle", "command"),
     Mistake('["-c",', '[bash, -c,', UNKNOWN, "what `bash", "command"),
     Mistake("    image: pgidle\n", "    image: postgres:17\n", WRONG, "not in the image postgres:17", "image: p"),
-    Mistake("    restart: unless", "    env_file: x\n    restart: unless", UNKNOWN, "what env_file x of db", "env_file"),
+    Mistake("    restart: unless", "    env_file: x\n    restart: unless", UNKNOWN, "what env_file x of", "env_file"),
 ]  # fmt: skip
 
 KUBERNETES = """

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from pgidle.doctor.containers import arguments, check_probe, check_volumes, words
 from pgidle.doctor.durations import go_duration
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.images import Contents, built_major, check_named, contents, major
+from pgidle.doctor.images import Contents, built_major, check_named, contents
 from pgidle.doctor.interpolation import interpolate, is_known, read_env_file, shown
 from pgidle.doctor.neighbours import Neighbour, check_neighbour
 from pgidle.doctor.stopping import check_kill_timeout, check_signal, check_stop_command
 from pgidle.doctor.told import OURS, Hidden, settle, variables
 from pgidle.doctor.tree import Node
 from pgidle.options import WhenIdle
-from pgidle.platforms import COMPOSE, DOCKER_STOP_GRACE_PERIOD, IMAGE_ENVIRONMENT, IMAGE_VOLUME
+from pgidle.platforms import COMPOSE, DOCKER_STOP_GRACE_PERIOD, IMAGE_ENVIRONMENT, IMAGE_VOLUME, image_major
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -265,7 +265,7 @@ def _unknown_variable(chart: Chart, name: str, service: Node) -> None:
 
 def _version(service: Node, context: Context) -> int | None:
     build = service.at("build")
-    return built_major(build, context) if build is not None else major(service.word("image") or "")
+    return built_major(build, context) if build is not None else image_major(service.word("image") or "")
 
 
 def _where(chart: Chart, service: Node, *path: str) -> str:

@@ -13,7 +13,7 @@ from pgidle.doctor.durations import go_duration, written
 from pgidle.doctor.finding import Chart
 from pgidle.doctor.fly_groups import Role, command, flatten, groups, normalise, of_postgres, role
 from pgidle.doctor.fly_machine import check_size, check_volumes
-from pgidle.doctor.images import built_major, check_image, major
+from pgidle.doctor.images import built_major, check_image
 from pgidle.doctor.stopping import check_kill_timeout, check_signal
 from pgidle.doctor.told import Context, settle, variables
 from pgidle.doctor.toml_tree import Statement, read_toml, statements
@@ -28,6 +28,7 @@ from pgidle.platforms import (
     FLY_RESTART_POLICIES,
     FLYCTL,
     IMAGE_ENVIRONMENT,
+    image_major,
 )
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ def _check_stop(chart: Chart, root: Node, told: Told, context: Context) -> None:
 
 def _version(root: Node, context: Context) -> int | None:
     image = root.word("build", "image")
-    return major(image) if image else built_major(root.at("build"), context)
+    return image_major(image) if image else built_major(root.at("build"), context)
 
 
 def _check_deploy(chart: Chart, root: Node, told: Told) -> None:

@@ -6,6 +6,8 @@ import re
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from pgidle.platforms import image_major, image_name
+
 if TYPE_CHECKING:
     from pgidle.doctor.finding import Chart
     from pgidle.doctor.told import Context
@@ -22,12 +24,9 @@ OTHERS = frozenset(
     }
 )
 """Words in the names of images that only have to do with a server."""
-_NAMED_TAG = re.compile(r"(?:^|[-_.])pg-?(\d{1,2})(?!\d)")
-_TAG = re.compile(r"^v?(\d{1,2})(?!\d)")
 _BASE = re.compile(r"^\s*ARG\s+(\w+)=(\S+)", re.MULTILINE | re.IGNORECASE)
 _FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.MULTILINE | re.IGNORECASE)
 _PROGRAM = re.compile(r"^(?!\s*#).*\bpgidle\b", re.MULTILINE)
-_VERSIONS = range(8, 40)
 
 
 class Contents(Enum):
@@ -38,16 +37,10 @@ class Contents(Enum):
     OTHER = "not known"
 
 
-def split(image: str) -> tuple[str, str]:
-    """An image's own name, without registry and folders, and its tag, empty where there is none."""
-    name, _, tag = image.partition("@")[0].rpartition("/")[2].partition(":")
-    return name, tag
-
-
 def contents(image: str) -> Contents:
     if "pgidle" in image:
         return Contents.PGIDLE
-    words = re.split(r"[-_.]", split(image)[0].lower())
+    words = re.split(r"[-_.]", image_name(image)[0].lower())
     if SERVERS.fullmatch(words[0]) is not None and not OTHERS & set(words):
         return Contents.POSTGRES
     return Contents.OTHER
@@ -66,7 +59,7 @@ def check_named(chart: Chart, image: Node | None) -> None:
 
 def _cure(image: str) -> str:
     """The image's major version stays in the name of what is built: it says where the data is."""
-    version = major(image)
+    version = image_major(image)
     ours = f"pgidle:{version}" if version is not None else "pgidle"
     return (
         f"docker build --build-arg BASE={image} -t {ours} . in a checkout of pgidle, and {ours} as the image"
@@ -85,20 +78,10 @@ def check_image(chart: Chart, image: Node | None) -> None:
         )
 
 
-def major(image: str) -> int | None:
-    """PostgreSQL's major version by the image's tag, where that tells it."""
-    name, tag = split(image)
-    found = _NAMED_TAG.search(tag)
-    if found is None and not name.startswith("timescaledb"):  # whose own version is 2
-        found = _TAG.search(tag)
-    version = int(found[1]) if found is not None else 0
-    return version if version in _VERSIONS else None
-
-
 def built_major(build: Node | None, context: Context) -> int | None:
     """The same of what is built: by the build's argument BASE, else by the Dockerfile beside the file."""
     if build is not None and (base := _argument(build)) is not None:
-        return major(base)
+        return image_major(base)
     dockerfile = _dockerfile(build, context)
     if dockerfile is None:
         return None
@@ -108,7 +91,7 @@ def built_major(build: Node | None, context: Context) -> int | None:
     source = sources.get(source.lower(), source)
     for name, value in _BASE.findall(dockerfile):
         source = source.replace(f"${{{name}}}", value).replace(f"${name}", value)
-    return major(source)
+    return image_major(source)
 
 
 def builds_pgidle(build: Node | None, context: Context) -> bool | None:

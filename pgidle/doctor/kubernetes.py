@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.doctor.containers import arguments, check_path, check_probe, check_volumes, words
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.images import check_named, major
+from pgidle.doctor.images import check_named
 from pgidle.doctor.interpolation import CLOSE, OPEN
 from pgidle.doctor.manifests import (
     PACKAGES,
@@ -25,7 +25,7 @@ from pgidle.doctor.stopping import check_kill_timeout, check_stop_command
 from pgidle.doctor.told import settle
 from pgidle.doctor.tree import Node
 from pgidle.options import WhenIdle
-from pgidle.platforms import IMAGE_ENVIRONMENT, IMAGE_VOLUME, KUBERNETES, KUBERNETES_GRACE_PERIOD
+from pgidle.platforms import IMAGE_ENVIRONMENT, IMAGE_VOLUME, KUBERNETES, KUBERNETES_GRACE_PERIOD, image_major
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,7 +198,7 @@ def _examine_container(
         if kinds.get(each.word("name")) is None
     ]
     cure = f"volumeMounts: [{{name: pgdata, mountPath: {told.data_dir or IMAGE_VOLUME}}}]"
-    version = major(container.word("image") or "")
+    version = image_major(container.word("image") or "")
     check_volumes(chart, mounts, told, (container.at("volumeMounts") or container).line, cure, version)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgidle.doctor.addresses import Variable, addresses
-from pgidle.doctor.images import split
 from pgidle.doctor.interpolation import is_known
+from pgidle.platforms import image_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class Neighbour:
 
 def is_monitor(image: str) -> bool:
     """Whether what is in the image asks a Postgres over and over, by the image's name."""
-    return _MONITORS.search(split(image)[0].lower()) is not None or "datadog/agent" in image
+    return _MONITORS.search(image_name(image)[0].lower()) is not None or "datadog/agent" in image
 
 
 def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: Told) -> None:
@@ -53,7 +53,7 @@ def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: 
     where = f"{chart.subject}:{ours[0].variable.line if ours else one.line}"
     if ours:
         chart.wrong(
-            f"{one.name} ({split(one.image)[0]}) asks Postgres over TCP",
+            f"{one.name} ({image_name(one.image)[0]}) asks Postgres over TCP",
             where,
             "every scrape is a connection to the database port: Postgres never sleeps, or is woken again and again,"
             " whatever `ignore` says",
@@ -63,7 +63,7 @@ def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: 
     elif any(each.is_socket for each in found):
         if not told.settings.ignore and told.knows("ignore"):
             chart.wrong(
-                f"{one.name} ({split(one.image)[0]}) asks Postgres over its Unix socket, and is not ignored",
+                f"{one.name} ({image_name(one.image)[0]}) asks Postgres over its Unix socket, and is not ignored",
                 where,
                 "each session that comes and goes is a use: Postgres never sleeps",
                 "PGIDLE_IGNORE with its application_name or user, as docs/neighbours.md has it",
@@ -72,7 +72,7 @@ def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: 
             chart.fine(f"{one.name} asks over the Unix socket")
     elif not found or any(not is_known(each.host) for each in found):
         chart.unknown(
-            f"which Postgres {one.name} ({split(one.image)[0]}) asks, and how",
+            f"which Postgres {one.name} ({image_name(one.image)[0]}) asks, and how",
             where,
             f"its connection string is not in this file{f' ({one.hides})' if one.hides else ''}; over TCP every scrape"
             " keeps Postgres awake",
