@@ -30,6 +30,7 @@ from pgidle.platforms import image_major
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from installations import Installation, Place
 
 Said = list[tuple[Severity, str]]
