@@ -112,6 +112,8 @@ def image_data_dir(major: int) -> str:
 
 FLY_DATA_DIRS = ("/data/postgresql", "/data/postgres")
 """Where Fly's own images, postgres-flex and postgres-ha, keep theirs on a volume at /data."""
+FLY_IMAGE_CHECK = "/flycheck/"
+"""The path of the checks of those images, on port 5500."""
 
 FLY_MEMORY_STEP = {"shared": 256, "performance": 1024}
 FLY_LEAST_MEMORY = {"shared": 256, "performance": 2048}
@@ -165,7 +167,7 @@ FLY_KEYS: Mapping[str, frozenset[str]] = {
             *("services", "checks", "files", "host_dedication_id", "machine_config", "container"),
             *("machine_checks", "restart", "vm", "compute", "computes", "statics", "metrics", "metric"),
         },
-        "services": {*_FLY_PROXY, "protocol", "ports", "tcp_checks", "http_checks"},
+        "services": {*_FLY_PROXY, "protocol", "ports", "tcp_checks", "http_checks", "script_checks"},
         "services.ports": {
             *("port", "start_port", "end_port", "handlers", "force_https", "tls_options", "http_options"),
             "proxy_proto_options",
@@ -195,4 +197,4 @@ FLY_KEYS: Mapping[str, frozenset[str]] = {
 }
 """The keys of a fly.toml that flyctl reads, by their section. `fly config validate --strict` looks at those of [build],
 [deploy], [checks] and the top only: it takes a section that is an array of tables for right as it stands. restart_limit
-is an old key that it still lets pass."""
+and script_checks are old keys that nothing reads any more, and that many files have."""

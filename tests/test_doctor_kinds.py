@@ -555,7 +555,7 @@ def test_an_exporter_over_tcp_keeps_it_awake(image: str, environ: str, severity:
     text = SERVICE.format(image="pgidle:18", volume="pg:/var/lib/postgresql", more="")
     chart = of_compose(text + EXPORTER.format(image=image, environ=environ))
     assert [one[0] for one in said(chart)] == ([severity] if severity else [])
-    assert "whether exporter asks Postgres all the time" in chart.read
+    assert "of exporter: whether it is a monitor, or its healthcheck asks Postgres" in chart.read
 
 
 def test_an_exporter_at_the_socket_that_is_ignored_is_right() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pgidle.doctor.containers import arguments, check_probe, check_volumes, words
 from pgidle.doctor.durations import go_duration
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.images import Contents, built_major, check_named, contents
+from pgidle.doctor.images import Contents, built_major, check_named, contents, cure
 from pgidle.doctor.interpolation import interpolate, is_known, read_env_file, shown
 from pgidle.doctor.neighbours import Neighbour, check_neighbour
 from pgidle.doctor.stopping import check_kill_timeout, check_signal, check_stop_command
@@ -59,6 +59,8 @@ HARMLESS = frozenset(
     }
 )
 """What can hide nothing that matters here."""
+FEW = 6
+"""Services whose names are said; of more, their number."""
 _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 
 
@@ -73,6 +75,8 @@ def examine(name: str, root: Node, context: Context) -> Chart:
     for key, one in ours.items():
         _examine_service(chart, key, one, context)
         told = _told(Chart(name), name, one, context)
+        if told is None:
+            continue
         for other, beside in services.items():
             if other not in ours:
                 hosts = _hosts(key, one, beside, root)
@@ -101,11 +105,15 @@ def _no_pgidle(chart: Chart, root: Node, services: Mapping[str, Node]) -> None:
             "docker compose config | pgidle doctor /dev/stdin",
         )
         return
+    first = servers[0] if servers else root
+    image = first.word("image") or ""
     chart.wrong(
         "no service here runs pgidle",
-        f"{chart.subject}:{(servers[0] if servers else root).line}",
+        f"{chart.subject}:{first.line}",
         "nothing puts Postgres to sleep",
-        "image: pgidle (docker build -t pgidle .), with PGIDLE_WHEN_IDLE: stay",
+        f"PGIDLE_WHEN_IDLE: stay; {cure(image)}"
+        if servers and is_known(image)
+        else "image: pgidle (docker build -t pgidle .), with PGIDLE_WHEN_IDLE: stay",
     )
 
 
@@ -124,9 +132,8 @@ def _account(
             )
     rest = [key for key in services if key not in ours]
     if rest and ours:
-        chart.read.append(
-            f"whether {', '.join(rest)} ask{'s' if len(rest) == 1 else ''} Postgres all the time"
-        )
+        names = ", ".join(rest) if len(rest) <= FEW else f"{len(rest)} other services"
+        chart.read.append(f"of {names}: whether it is a monitor, or its healthcheck asks Postgres")
     read = [path for path, text in context.beside.items() if text is not None]
     if read:
         chart.read.append(f"beside it: {', '.join(read)}")
@@ -203,11 +210,14 @@ def _environment(service: Node, context: Context) -> tuple[dict[str, Node], Hidd
     return known, Hidden(frozenset(unknown), tuple(sources))
 
 
-def _told(chart: Chart, name: str, service: Node, context: Context) -> Told:
+def _told(chart: Chart, name: str, service: Node, context: Context) -> Told | None:
+    """What pgidle is told there; None where it is not certain that it is pgidle that starts."""
     environ, hidden = _environment(service, context)
     node = service.at("command") or service.at("entrypoint") or service
     where = f"{name}:{node.line}"
     read = arguments(chart, where, words(service.at("entrypoint")), words(service.at("command")))
+    if read is None:
+        return None
     return settle(chart, name, environ, read, node.line, context, hidden=hidden, defaults=IMAGE_ENVIRONMENT)
 
 
@@ -216,6 +226,9 @@ def _examine_service(chart: Chart, key: str, service: Node, context: Context) ->
     if service.at("build") is None:
         check_named(chart, service.at("image"))
     told = _told(chart, chart.subject, service, context)
+    if told is None:
+        chart.not_read.append(f"everything else of service {key}")
+        return
     for path in hidden.sources:
         chart.unknown(
             f"what {path} of {key} says",

@@ -41,10 +41,13 @@ def words(node: Node | None) -> list[str]:
     return [each.text or "" for each in node.each()]
 
 
-def arguments(chart: Chart, where: str, entrypoint: Sequence[str], command: Sequence[str]) -> Arguments:
+def arguments(
+    chart: Chart, where: str, entrypoint: Sequence[str], command: Sequence[str]
+) -> Arguments | None:
     """What `pgidle run` is told, by the rules of the image's entrypoint unless another one is given.
 
-    Where nothing is told that pgidle takes, there is a finding, and nothing counts as told.
+    Where nothing is told that pgidle takes, there is a finding, and nothing counts as told. None, and a finding, where
+    it is not pgidle that is started, or where nobody can tell.
     """
     line = [*entrypoint, *command]
     for at, word in enumerate(line):
@@ -52,11 +55,11 @@ def arguments(chart: Chart, where: str, entrypoint: Sequence[str], command: Sequ
             return run_arguments(chart, where, line[at + 2 :])
     if entrypoint and entrypoint[-1] != OWN_ENTRYPOINT:
         _check_program(chart, where, line)
-        return Arguments({})
+        return None
     line = completed(command)
     if line[0] != "postgres":
         _check_program(chart, where, line)
-        return Arguments({})
+        return None
     return _postgres_arguments(chart, where, line[1:])
 
 

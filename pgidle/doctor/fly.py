@@ -106,6 +106,10 @@ def examine(name: str, text: str, context: Context) -> Chart:
     node = command(root)
     line = node.line if node is not None else 1
     read = arguments(chart, f"{name}:{line}", words(root.at("experimental", "entrypoint")), words(node))
+    if read is None:
+        check_image(chart, root.at("build", "image"))
+        chart.not_read.append("services, volume and everything else, as it is not certain that pgidle starts")
+        return chart
     told = settle(chart, name, environ, read, line, context, defaults=IMAGE_ENVIRONMENT)
     check_image(chart, root.at("build", "image"))
     if kind is Role.POSTGRES and root.word("build", "image") is None:
@@ -136,8 +140,7 @@ def _say_whose(chart: Chart, kind: Role, port: str) -> None:
         chart.note(
             f"this fly.toml has no service on Postgres's port {port}, and nothing that says Postgres runs here",
             f"{chart.subject}:1",
-            "it was read as that of an application which connects to Postgres, so only its connections were"
-            " looked at",
+            "it was read as an application's, so only addresses of Postgres were looked at",
             "run pgidle doctor on the fly.toml of the Postgres app, too",
         )
     else:
@@ -176,7 +179,7 @@ def _check_keys(chart: Chart, root: Node) -> None:
             for key, value in (node.table or {}).items():
                 if key in known or (not path and (key in HEADINGS or key.isupper())):
                     continue
-                near = get_close_matches(key, known, n=1)
+                near = get_close_matches(key, known, n=1, cutoff=0.75)
                 section = f" in [{path.replace('.*', '')}]" if path else ""
                 said = f"{key} is no key of flyctl's{section}", f"{chart.subject}:{value.line}"
                 if near:

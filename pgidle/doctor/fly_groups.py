@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pgidle.doctor.containers import words
 from pgidle.doctor.images import Contents, builds_pgidle, contents
 from pgidle.doctor.tree import Node
-from pgidle.platforms import FLY_DATA_DIRS, IMAGE_VOLUME
+from pgidle.platforms import FLY_DATA_DIRS, FLY_IMAGE_CHECK, IMAGE_VOLUME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,12 +134,14 @@ def role(
         for each in one.list("ports")
         if "http" not in each.words("handlers")
     )
+    flycheck = any((one.word("path") or "").startswith(FLY_IMAGE_CHECK) for _, one in root.items("checks"))
     places = (IMAGE_VOLUME, *FLY_DATA_DIRS)
     mounted = [one.word("destination") or "" for one in root.list("mounts")]
     is_ours = (
         contents(image) is Contents.POSTGRES
         or built is False
         or leads_there
+        or flycheck
         or "PGDATA" in environ
         or "POSTGRES_INITDB_ARGS" in environ
         or "POSTGRES_HOST_AUTH_METHOD" in environ

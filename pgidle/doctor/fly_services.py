@@ -8,6 +8,7 @@ from pgidle.doctor.durations import go_duration
 from pgidle.options import WhenIdle
 from pgidle.platforms import (
     FLY_AUTOSTOP,
+    FLY_IMAGE_CHECK,
     FLY_LONGEST_CHECK_TIMEOUT,
     FLY_SHORTEST_CHECK_INTERVAL,
     FLYCTL,
@@ -64,6 +65,11 @@ def examine(chart: Chart, root: Node, told: Told) -> None:
     for one in services:
         if one in ours:
             _check_service(chart, one, told)
+    others = [one.word("internal_port") or "" for one in services if one not in ours]
+    if others:
+        chart.not_read.append(
+            f"services on other ports ({', '.join(others)}), but for what stops the machine"
+        )
     _check_proxy_stop(chart, [*root.list("http_service"), *services], told)
     _check_listening(chart, root, told)
     _check_checks(chart, root, told)
@@ -243,6 +249,14 @@ def _check_checks(chart: Chart, root: Node, told: Told) -> None:
                     f"check {name} asks for /ready", where, "that is 503 while Postgres starts: it only informs, and is"
                     " red when a deploy looks", 'path = "/health"',
                 )  # fmt: skip
+        elif (check.word("path") or "").startswith(FLY_IMAGE_CHECK):
+            chart.wrong(
+                f"check {name} asks Fly's own Postgres image, on port {target}",
+                where,
+                "pgidle's image has nobody there: fly deploy waits for the check in vain; and in Fly's own image there"
+                " is no pgidle",
+                "none of Fly's image: checks, second service, [metrics]; pgidle init fly writes a whole file",
+            )
         else:
             # It only informs, whoever answers there.
             chart.not_read.append(f"check {name} on port {target}")
@@ -255,6 +269,8 @@ def _check_checks(chart: Chart, root: Node, told: Told) -> None:
             )  # fmt: skip
         elif http is not None and target == str(http[1]):
             _check_door(chart, "[metrics]", where, told)
+        else:
+            chart.not_read.append(f"[metrics] on port {target}")
 
 
 def _check_door(chart: Chart, what: str, where: str, told: Told) -> None:

@@ -53,16 +53,21 @@ def check_named(chart: Chart, image: Node | None) -> None:
             f"pgidle is not in the image {image.text}",
             f"{chart.subject}:{image.line}",
             "nothing puts Postgres to sleep, and PGIDLE_ variables mean nothing there",
-            _cure(image.text),
+            cure(image.text),
         )
 
 
-def _cure(image: str) -> str:
+def cure(image: str) -> str:
     """The image's major version stays in the name of what is built: it says where the data is."""
     version = image_major(image)
     ours = f"pgidle:{version}" if version is not None else "pgidle"
+    build = "docker build --build-arg BASE={0} -t {1} . in a checkout of pgidle, and {1} as the image"
+    if "alpine" not in image:
+        return build.format(image, ours)
+    base = f"postgres:{version}" if version is not None else "postgres"
     return (
-        f"docker build --build-arg BASE={image} -t {ours} . in a checkout of pgidle, and {ours} as the image"
+        f"{build.format(base, ours)}; pgidle's image is on Debian, which sorts text otherwise than Alpine, so the"
+        " data moves by pg_dump, not with the volume"
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pgidle.doctor.containers import arguments, check_path, check_probe, check_volumes, words
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.images import check_named
+from pgidle.doctor.images import Contents, check_named, contents, cure
 from pgidle.doctor.interpolation import CLOSE, OPEN
 from pgidle.doctor.manifests import (
     PACKAGES,
@@ -58,11 +58,13 @@ def examine(name: str, documents: Sequence[Node], context: Context) -> Chart:
     for pod in found:
         for container, _ in pod.containers():
             if _runs_pgidle(container, objects):
-                told = _told(Chart(name), container, objects, context)
-                _examine_pod(chart, pod, container, told, objects)
-                _examine_container(chart, pod, container, objects, context)
-                _examine_others(chart, found, pod, container, told, objects)
                 examined.append(pod.document)
+                check_named(chart, container.at("image"))
+                told = _told(chart, container, objects, context)
+                if told is not None:
+                    _examine_pod(chart, pod, container, told, objects)
+                    _examine_container(chart, pod, container, told, objects, context)
+                    _examine_others(chart, found, pod, container, told, objects)
     _account(chart, objects, examined, found)
     if not examined:
         _no_pgidle(chart, objects)
@@ -77,7 +79,7 @@ def _account(chart: Chart, objects: Sequence[Node], examined: Sequence[Node], fo
         chart.not_read.append(", ".join(dict.fromkeys(title(one) for one in rest)))
     others = [title(pod.document) for pod in found if pod.document not in examined]
     if others and examined:
-        chart.read.append(f"whether {', '.join(others)} asks Postgres all the time")
+        chart.read.append(f"of {', '.join(others)}: whether it is a monitor, or its probes ask Postgres")
     chart.not_read.append(
         "what admission, a mesh or Kustomize adds, and pgidle.toml beside the data directory"
     )
@@ -103,11 +105,17 @@ def _no_pgidle(chart: Chart, objects: Sequence[Node]) -> None:
             f"{PACKAGES[one.word('kind') or '']} ... | pgidle doctor /dev/stdin",
         )
     else:
+        all_of_them = (one for pod in pods(objects) for one, _ in pod.containers())
+        server = next(
+            (one for one in all_of_them if contents(one.word("image") or "") is Contents.POSTGRES), None
+        )
         chart.wrong(
             "no container here runs pgidle",
-            f"{chart.subject}:1",
+            f"{chart.subject}:{server.line if server is not None else 1}",
             "nothing puts Postgres to sleep",
-            "image: pgidle, with PGIDLE_WHEN_IDLE: stay",
+            f"PGIDLE_WHEN_IDLE: stay; {cure(server.word('image') or '')}"
+            if server is not None
+            else "image: pgidle, with PGIDLE_WHEN_IDLE: stay",
         )
 
 
@@ -124,11 +132,14 @@ def _runs_pgidle(container: Node, objects: Sequence[Node]) -> bool:
     )
 
 
-def _told(chart: Chart, container: Node, objects: Sequence[Node], context: Context) -> Told:
+def _told(chart: Chart, container: Node, objects: Sequence[Node], context: Context) -> Told | None:
+    """What pgidle is told there; None where it is not certain that it is pgidle that starts."""
     at = container.at("args") or container.at("command") or container
     known, hidden = environment(container, objects)
     command, args = (_said(container, key, objects) for key in ("command", "args"))
     read = arguments(chart, f"{chart.subject}:{at.line}", command, args)
+    if read is None:
+        return None
     return settle(
         chart, chart.subject, known, read, at.line, context, hidden=hidden, defaults=IMAGE_ENVIRONMENT
     )
@@ -151,15 +162,13 @@ def _examine_pod(chart: Chart, pod: Pod, container: Node, told: Told, objects: S
 
 
 def _examine_container(
-    chart: Chart, pod: Pod, container: Node, objects: Sequence[Node], context: Context
+    chart: Chart, pod: Pod, container: Node, told: Told, objects: Sequence[Node], context: Context
 ) -> None:
     chart.account(
         f"container {container.word('name') or container.word('image')} of {title(pod.document)}",
         [key for key in container.table or {} if key not in HARMLESS],
         READ,
     )
-    check_named(chart, container.at("image"))
-    told = _told(chart, container, objects, context)
     if told.elsewhere:
         chart.not_read.append(f"{told.elsewhere} (not in this file)")
     period = pod.spec.at("terminationGracePeriodSeconds")

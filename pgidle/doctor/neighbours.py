@@ -22,6 +22,7 @@ _MONITORS = re.compile(
     r"(?:postgres|postgresql|pg|sql|query)[-_]?exporter|pgwatch|pganalyze|pgmonitor|pghero|postgres-monitor"
     r"|^netdata$|zabbix-agent|^telegraf$|^coroot|^percona-?pmm|^pmm-client$|^promscale$",
 )
+_POOLERS = re.compile(r"pgbouncer|pgcat|pgpool|odyssey|supavisor|pgdog")
 _ASKS = re.compile(r"\b(pg_isready|psql|nc|pg_dump|telnet)\b")
 
 
@@ -80,6 +81,13 @@ def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: 
         )
 
 
+def _addresses(text: str, host: str) -> bool:
+    """Whether a command names the host as a host, and not as a user or a database of the same name."""
+    name = re.escape(host)
+    before = r"(?:-h\s*|--host[=\s]|host=|@|//|/dev/tcp/|\b(?:nc|telnet)\s(?:-\S+\s)*)"
+    return re.search(rf"{before}['\"]?{name}(?![\w-])|(?<![\w@.-]){name}:\d", text) is not None
+
+
 def _variables(one: Neighbour) -> Iterator[Variable]:
     for name, node in one.environ.items():
         if node.text is not None:
@@ -91,23 +99,27 @@ def _variables(one: Neighbour) -> Iterator[Variable]:
 
 def _reaches(address: Address, hosts: Collection[str], told: Told) -> bool:
     host = address.host.strip("[]").lower()
-    return (
-        host.partition(".")[0] in hosts
-        or host in hosts
-        or (host == "" and address.port == str(told.settings.port))
-    )
+    if host == "":
+        return address.port == str(told.settings.port)
+    return host in hosts or (".svc" in host and host.partition(".")[0] in hosts)
 
 
 def _check_probes(chart: Chart, one: Neighbour, hosts: Collection[str]) -> None:
     for name, (words, line) in one.probes.items():
         text = " ".join(words)
-        named = next(
-            (host for host in hosts if re.search(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", text)), None
-        )
-        if _ASKS.search(text) is not None and named is not None:
+        if _POOLERS.search(image_name(one.image)[0].lower()) is not None:
+            if "psql" in text:
+                chart.unknown(
+                    f"whether {name} of {one.name} gets through to Postgres ({text[:60]})",
+                    f"{chart.subject}:{line}",
+                    "a query through a pool is a query of Postgres's, so Postgres never sleeps; one of the database"
+                    " pgbouncer is the pool's own",
+                    "pg_isready, which asks the pool alone",
+                )
+        elif _ASKS.search(text) is not None and any(_addresses(text, host) for host in hosts):
             chart.wrong(
                 f"{name} of {one.name} connects to Postgres ({text[:60]})",
                 f"{chart.subject}:{line}",
                 "each is a connection to the database port: Postgres never sleeps, or is woken again and again",
-                f"a check of {one.name} itself; or wget -q -O /dev/null http://{named}:8008/health",
+                f"a check of {one.name} itself; or wget -q -O /dev/null http://POSTGRES:8008/health",
             )
