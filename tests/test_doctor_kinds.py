@@ -778,7 +778,7 @@ def test_lists_and_templates_are_taken_apart() -> None:
         ("apiVersion: acid.zalan.do/v1\nkind: postgresql", WRONG, "an operator runs Postgres here"),
         ("apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease", UNKNOWN, "what HelmRelease x makes"),
         ("apiVersion: argoproj.io/v1alpha1\nkind: Application", UNKNOWN, "what Application x makes"),
-        ("apiVersion: v1\nkind: ConfigMap", WRONG, "no container here runs pgidle"),
+        ("apiVersion: v1\nkind: ConfigMap", UNKNOWN, "which container runs Postgres"),
     ],
 )
 def test_kinds_that_only_stand_for_a_postgres(head: str, severity: Severity, what: str) -> None:
@@ -859,6 +859,98 @@ def test_a_file_of_variables_that_is_not_there_hides_them() -> None:
     )
     assert WRONG not in [one[0] for one in found]
     assert (UNKNOWN, "whether Restart=always is right") in found
+
+
+@pytest.mark.parametrize(
+    ("more", "severity"),
+    [
+        ("ProtectSystem=strict", WRONG),
+        ("ProtectSystem=strict\nReadWritePaths=/srv", None),
+        ("ProtectSystem=strict\nReadWritePaths=/srv/other", WRONG),
+        ("ProtectSystem=full", None),
+        ("MemoryDenyWriteExecute=yes", NOTE),
+    ],
+)
+def test_a_data_directory_that_the_unit_closes(more: str, severity: Severity | None) -> None:
+    unit = "[Service]\nExecStart=/opt/pgidle run -D /srv/pg --when-idle stay\nRestart=on-failure\nKillMode=mixed\n"
+    found = said(units.examine("a.service", unit + more, Context(), Beside()))
+    assert [one[0] for one in found] == ([severity] if severity else [])
+    home = unit.replace("/srv/pg", "/home/x/pg") + "ProtectHome=yes\n"
+    assert [one[0] for one in said(units.examine("a.service", home, Context(), Beside()))] == [WRONG]
+
+
+@pytest.mark.parametrize(
+    ("start", "severity", "what"),
+    [
+        ("/usr/bin/miniflux", UNKNOWN, "whether this unit has to do with Postgres"),
+        ("/usr/bin/pg_receivewal -D /x", NOTE, "pg_receivewal stays connected"),
+        ("/bin/patroni /etc/patroni.yml", WRONG, "Patroni runs Postgres here"),
+        ("-/usr/bin/pg_ctlcluster --skip-systemctl-redirect %i start", WRONG, "does not start `pgidle run`"),
+    ],
+)
+def test_units_that_are_not_pgidle_s(start: str, severity: Severity, what: str) -> None:
+    (found,) = said(units.examine("a.service", f"[Service]\nExecStart={start}\n", Context(), Beside()))
+    assert found[0] is severity
+    assert what in found[1]
+
+
+# Kubernetes's own ways of losing data.
+
+
+def test_a_deployment_starts_a_second_pod_beside_the_first() -> None:
+    text = POD.format(more="", beside="").replace("kind: StatefulSet", "kind: Deployment")
+    assert said(of_kubernetes(text)) == [
+        (WRONG, "the strategy of the Deployment is RollingUpdate, the default")
+    ]
+    for strategy, wrong in (("{type: Recreate}", 0), ("{type: RollingUpdate, rollingUpdate: {maxSurge: 0}}", 0),
+                            ("{rollingUpdate: {maxSurge: 1}}", 1)):  # fmt: skip
+        chart = of_kubernetes(text.replace("  template:", f"  strategy: {strategy}\n  template:", 1))
+        assert len(said(chart)) == wrong
+
+
+def test_a_volume_s_root_is_no_data_directory() -> None:
+    text = POD.format(more="", beside="").replace("pgidle:18", "pgidle:16")
+    old = text.replace("/var/lib/postgresql}", "/var/lib/postgresql/data}")
+    assert [one[0] for one in said(of_kubernetes(old))] == [NOTE, NOTE]
+    sub_path = old.replace("/postgresql/data}", "/postgresql/data, subPath: x}")
+    assert [one[0] for one in said(of_kubernetes(sub_path))] == [NOTE]
+
+
+def test_of_what_does_not_start_pgidle_nothing_more_is_said() -> None:
+    text = SERVICE.format(image="pgidle:18", volume="x:/y", more="").replace("PGIDLE_WHEN_IDLE: stay", "A: b")
+    assert [one[0] for one in said(of_compose(f"{text}    command: [sh, -c, etcd]\n"))] == [UNKNOWN]
+
+
+def test_fly_s_own_image_is_known_by_its_checks() -> None:
+    flex = STOCK + '[checks.pg]\ntype = "http"\nport = 5500\npath = "/flycheck/pg"\n'
+    found = said(of_fly(flex), "Fly's own")
+    assert (WRONG, "check pg asks Fly's own Postgres image, on port 5500") in found
+    bare = 'app = "x"\n[checks.pg]\ntype = "http"\nport = 5500\npath = "/flycheck/pg"\n'
+    assert WRONG in [one[0] for one in said(of_fly(bare))]
+
+
+def test_an_alpine_image_s_data_does_not_move_with_its_volume() -> None:
+    chart = of_compose("services:\n  db: {image: 'postgres:16-alpine'}\n")
+    assert "BASE=postgres:16 -t pgidle:16" in chart.findings[0].change
+    assert "pg_dump" in chart.findings[0].change
+    other = of_compose("services:\n  db: {image: 'pgvector/pgvector:pg17'}\n").findings[0].change
+    assert "BASE=pgvector/pgvector:pg17 -t pgidle:17" in other
+
+
+def test_who_is_reached_is_told_by_the_host_and_not_by_a_name() -> None:
+    text = SERVICE.format(image="pgidle:18", volume="pg:/var/lib/postgresql", more="").replace(
+        "  db:", "  postgres:"
+    )
+    for test, severities in (
+        ("psql -U postgres -h 127.0.0.1 postgres", []),
+        ("pg_isready -h postgres", [WRONG]),
+        ("psql postgres://u@postgres/x -c 'select 1'", [WRONG]),
+        ("nc -z postgres 5432", [WRONG]),
+    ):
+        app = f"  app:\n    image: app\n    healthcheck: {{test: {test!r}}}\n".replace("'select 1'", "x")
+        assert [one[0] for one in said(of_compose(text + app.replace("\\'", "")))] == severities, test
+    pool = "  pool:\n    image: edoburu/pgbouncer\n    healthcheck: {test: psql -h localhost postgres -c x}\n"
+    assert [one[0] for one in said(of_compose(text + pool))] == [UNKNOWN]
 
 
 # Addresses, one by one.

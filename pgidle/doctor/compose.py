@@ -105,14 +105,21 @@ def _no_pgidle(chart: Chart, root: Node, services: Mapping[str, Node]) -> None:
             "docker compose config | pgidle doctor /dev/stdin",
         )
         return
-    first = servers[0] if servers else root
-    image = first.word("image") or ""
+    if not servers:
+        chart.unknown(
+            "which service runs Postgres",
+            f"{chart.subject}:{(root.at('services') or root).line}",
+            "none here names pgidle, nor an image that is known to be PostgreSQL's",
+            "the file that has it; or image: pgidle (docker build -t pgidle .), with PGIDLE_WHEN_IDLE: stay",
+        )
+        return
+    image = servers[0].word("image") or ""
     chart.wrong(
         "no service here runs pgidle",
-        f"{chart.subject}:{first.line}",
+        f"{chart.subject}:{servers[0].line}",
         "nothing puts Postgres to sleep",
         f"PGIDLE_WHEN_IDLE: stay; {cure(image)}"
-        if servers and is_known(image)
+        if is_known(image)
         else "image: pgidle (docker build -t pgidle .), with PGIDLE_WHEN_IDLE: stay",
     )
 

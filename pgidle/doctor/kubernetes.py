@@ -25,7 +25,14 @@ from pgidle.doctor.stopping import check_kill_timeout, check_stop_command
 from pgidle.doctor.told import settle
 from pgidle.doctor.tree import Node
 from pgidle.options import WhenIdle
-from pgidle.platforms import IMAGE_ENVIRONMENT, IMAGE_VOLUME, KUBERNETES, KUBERNETES_GRACE_PERIOD, image_major
+from pgidle.platforms import (
+    IMAGE_ENVIRONMENT,
+    IMAGE_VOLUME,
+    KUBERNETES,
+    KUBERNETES_GRACE_PERIOD,
+    image_data_dir,
+    image_major,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,13 +116,19 @@ def _no_pgidle(chart: Chart, objects: Sequence[Node]) -> None:
         server = next(
             (one for one in all_of_them if contents(one.word("image") or "") is Contents.POSTGRES), None
         )
+        if server is None:
+            chart.unknown(
+                "which container runs Postgres",
+                f"{chart.subject}:1",
+                "none here names pgidle, nor an image that is known to be PostgreSQL's",
+                "the file that has it; or image: pgidle, with PGIDLE_WHEN_IDLE: stay",
+            )
+            return
         chart.wrong(
             "no container here runs pgidle",
-            f"{chart.subject}:{server.line if server is not None else 1}",
+            f"{chart.subject}:{server.line}",
             "nothing puts Postgres to sleep",
-            f"PGIDLE_WHEN_IDLE: stay; {cure(server.word('image') or '')}"
-            if server is not None
-            else "image: pgidle, with PGIDLE_WHEN_IDLE: stay",
+            f"PGIDLE_WHEN_IDLE: stay; {cure(server.word('image') or '')}",
         )
 
 
@@ -147,6 +160,7 @@ def _told(chart: Chart, container: Node, objects: Sequence[Node], context: Conte
 
 def _examine_pod(chart: Chart, pod: Pod, container: Node, told: Told, objects: Sequence[Node]) -> None:
     _check_replicas(chart, pod.document)
+    _check_strategy(chart, pod.document)
     _check_waking(chart, pod, container, told)
     links = pod.spec.word("enableServiceLinks") != "false"
     for one in objects:
@@ -209,6 +223,17 @@ def _examine_container(
     cure = f"volumeMounts: [{{name: pgdata, mountPath: {told.data_dir or IMAGE_VOLUME}}}]"
     version = image_major(container.word("image") or "")
     check_volumes(chart, mounts, told, (container.at("volumeMounts") or container).line, cure, version)
+    is_default = version is not None and told.knows("data-dir")
+    said = told.data_dir or (image_data_dir(version or 0) if is_default else None)
+    for each in container.list("volumeMounts"):
+        is_whole = each.at("subPath") is None and each.at("subPathExpr") is None
+        if said is not None and is_whole and (each.word("mountPath") or "").rstrip("/") == said.rstrip("/"):
+            chart.note(
+                f"the volume is mounted at the data directory {said} itself",
+                f"{chart.subject}:{each.line}",
+                "a volume that is a disk of its own has lost+found in its root, and Postgres wants an empty directory",
+                f"for a new database: PGDATA: {said}/pgdata, or subPath: pgdata",
+            )
 
 
 def _examine_others(
@@ -277,6 +302,21 @@ def _check_replicas(chart: Chart, document: Node) -> None:
             if kind == "StatefulSet"
             else "two servers on one volume destroy the data, and on volumes of their own they are two databases",
             "replicas: 1",
+        )
+
+
+def _check_strategy(chart: Chart, document: Node) -> None:
+    """A Deployment starts its new pod beside the old one, unless it is told otherwise."""
+    strategy = document.at("spec", "strategy")
+    surge = document.word("spec", "strategy", "rollingUpdate", "maxSurge")
+    kind = document.word("spec", "strategy", "type") or "RollingUpdate"
+    if document.word("kind") == "Deployment" and kind != "Recreate" and surge not in ("0", "0%"):
+        chart.wrong(
+            f"the strategy of the Deployment is {kind}" + ("" if strategy is not None else ", the default"),
+            f"{chart.subject}:{(strategy or document.at('spec') or document).line}",
+            "at each change a second pod starts on the same volume before the first has stopped: two servers on one"
+            " volume destroy the data",
+            "strategy: {type: Recreate}; or a StatefulSet",
         )
 
 

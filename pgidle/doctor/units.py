@@ -29,31 +29,23 @@ LOOPBACK_OR_ANY = ("[::]", "[::1]", "0.0.0.0", "127.", "localhost")
 READ = {
     "Service": frozenset(
         {
-            *(
-                "ExecStart",
-                "ExecStop",
-                "ExecStopPost",
-                "Environment",
-                "EnvironmentFile",
-                "Restart",
-                "Type",
-                "KillMode",
-            ),
-            *(
-                "KillSignal",
-                "TimeoutStopSec",
-                "TimeoutSec",
-                "PrivateNetwork",
-                "ProtectKernelTunables",
-                "Sockets",
-                "User",
-            ),
+            *("ExecStart", "ExecStop", "ExecStopPost", "Environment", "EnvironmentFile", "Restart", "Type"),
+            *("KillMode", "KillSignal", "TimeoutStopSec", "TimeoutSec", "Sockets", "User", "PrivateNetwork"),
+            *("ProtectKernelTunables", "ProtectSystem", "ProtectHome", "ReadWritePaths", "StateDirectory"),
+            *("MemoryDenyWriteExecute",),
         }
     ),
     "Socket": frozenset({"ListenStream", "BindIPv6Only", "FreeBind", "ReusePort", "Accept", "Service"}),
     "Unit": frozenset({"Requires"}),
 }
 """What is looked at."""
+SERVERS = frozenset(
+    {"postgres", "postmaster", "pg_ctl", "pg_ctlcluster", "postgresql-start", "docker-entrypoint.sh"}
+)
+STAYS_CONNECTED = frozenset(
+    {"pg_receivewal", "pg_recvlogical", "pg_receivexlog", "receive-wal", "receivewal", "barman"}
+)
+"""Programs that keep a replication connection for as long as they run."""
 HARMLESS = frozenset({"Description", "Documentation", "SyslogIdentifier", "WantedBy", "Alias", "Also"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 
@@ -231,36 +223,54 @@ def _examine_service(chart: Chart, unit: Unit, context: Context, beside: Beside)
     _check_restart(chart, unit, told)
     _check_type(chart, unit)
     _check_stop(chart, unit, told, context)
-    _check_protection(chart, unit, beside)
+    _check_protection(chart, unit, told, beside)
     _check_activation(chart, unit, told, beside)
 
 
 def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, command: list[str]) -> None:
     where = unit.where("Service", "ExecStart")
-    if (
-        start is None
-        and unit.name.rpartition("/")[2].startswith("pgidle")
-        and not unit.all("Service", "ExecStart")
-    ):
+    programs = {part.rpartition("/")[2] for word in command for part in word.split()}
+    if start is None:
         chart.unknown(
             "what ExecStart= is",
             where,
-            "there is none in this file",
+            "there is none in what was read",
             "give the unit that this is a drop-in of, too",
         )
-    elif any("pgidle" in part.rpartition("/")[2] for word in command for part in word.split()):
+    elif any("pgidle" in one for one in programs):
         chart.unknown(
             f"what `{' '.join(command)[:60]}` starts",
             where,
             "it names pgidle, but is not `pgidle run` itself: settings and signals may get lost on the way",
             "ExecStart=/opt/pgidle/bin/pgidle run -D /srv/pg/data",
         )
-    else:
+    elif programs & STAYS_CONNECTED:
+        chart.note(
+            f"{min(programs & STAYS_CONNECTED)} stays connected to Postgres",
+            where,
+            "it streams, and as long as it does Postgres is kept awake for it (setting replication)",
+            'replication = "ignore", if Postgres may sleep all the same; docs/neighbours.md says what follows',
+        )
+    elif "patroni" in programs:
+        chart.wrong(
+            "Patroni runs Postgres here",
+            where,
+            "pgidle has no part in it, and Patroni takes a Postgres that sleeps for one that failed",
+            "a unit of pgidle's own: pgidle init systemd",
+        )
+    elif programs & SERVERS:
         chart.wrong(
             "ExecStart= does not start `pgidle run`",
             where,
-            "whatever it starts is not put to sleep",
-            "ExecStart=/opt/pgidle/bin/pgidle run -D /srv/pg/data",
+            "the Postgres that it starts is not put to sleep",
+            "pgidle init systemd -D DATA_DIRECTORY, which writes units for data that is there, too",
+        )
+    else:
+        chart.unknown(
+            f"whether this unit has to do with Postgres: it starts `{' '.join(command)[:60]}`",
+            where,
+            "it starts neither pgidle nor a Postgres that is known as one",
+            "give the unit that starts Postgres",
         )
 
 
@@ -401,7 +411,32 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
     )
 
 
-def _check_protection(chart: Chart, unit: Unit, beside: Beside) -> None:
+def _check_paths(chart: Chart, unit: Unit, told: Told) -> None:
+    """Whether the data directory may be written: systemd.exec(5), "Sandboxing"."""
+    if told.data_dir is None or not told.knows("data-dir"):
+        return
+    opened = [path.lstrip("-+") for one in unit.all("Service", "ReadWritePaths") for path in split(one.value)]
+    opened += [
+        f"/var/lib/{path}" for one in unit.all("Service", "StateDirectory") for path in split(one.value)
+    ]
+    if any(f"{told.data_dir}/".startswith(f"{path.rstrip('/')}/") for path in opened):
+        return
+    homes = ("/home/", "/root/", "/run/user/")
+    home = unit.word("Service", "ProtectHome").lower()
+    for key, is_closed in (
+        ("ProtectSystem", unit.word("Service", "ProtectSystem").lower() == "strict"),
+        ("ProtectHome", home not in ("", "no", "false", "0", "off") and told.data_dir.startswith(homes)),
+    ):
+        if is_closed:
+            chart.wrong(
+                f"{key}={unit.word('Service', key)}, and the data directory is {told.data_dir}",
+                unit.where("Service", key),
+                "nothing can be written there, so Postgres does not start",
+                f"ReadWritePaths={told.data_dir}",
+            )
+
+
+def _check_protection(chart: Chart, unit: Unit, told: Told, beside: Beside) -> None:
     if unit.is_on("Service", "PrivateNetwork"):
         chart.wrong(
             "PrivateNetwork=yes",
@@ -409,6 +444,14 @@ def _check_protection(chart: Chart, unit: Unit, beside: Beside) -> None:
             "the service has a network of its own, with nobody else in it, where no client reaches what Postgres"
             " listens on",
             "no PrivateNetwork=",
+        )
+    _check_paths(chart, unit, told)
+    if unit.is_on("Service", "MemoryDenyWriteExecute"):
+        chart.note(
+            "MemoryDenyWriteExecute=yes",
+            unit.where("Service", "MemoryDenyWriteExecute"),
+            "Postgres compiles parts of long queries (JIT), which fail then",
+            "jit = off in postgresql.conf",
         )
     if not unit.is_on("Service", "ProtectKernelTunables"):
         return
