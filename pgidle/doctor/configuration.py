@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pgidle.options import LogFormat, absolute
@@ -38,6 +39,7 @@ def check_parameters(chart: Chart, parameters: Parameters, settings: Settings) -
     _check_visibility(chart, parameters)
     _check_timed(chart, parameters)
     _check_archiving(chart, parameters)
+    _check_standbys(chart, parameters)
 
 
 def _check_overridden(chart: Chart, parameters: Parameters, settings: Settings) -> None:
@@ -99,20 +101,20 @@ def check_log(chart: Chart, parameters: Parameters, settings: Settings) -> None:
 def check_libraries(chart: Chart, parameters: Parameters, missing: Mapping[str, Sequence[str]]) -> None:
     """`missing` are the names of libraries that are not there, by the setting that names them."""
     for setting, names in missing.items():
-        for name in names:
-            chart.wrong(
-                f"{setting} names {name}, and there is no such library",
-                parameters.where(setting),
-                "Postgres does not start"
-                if setting == "shared_preload_libraries"
-                else "every session ends with an error",
-                "install the package that it is in, or take it out",
-            )
+        if not names:
+            continue
+        chart.wrong(
+            f"{setting} names what is not installed: {', '.join(names)}",
+            parameters.where(setting),
+            "Postgres does not start"
+            if setting == "shared_preload_libraries"
+            else "every session ends with an error",
+            "install the package of each such library, or take it out",
+        )
     loaded = [name for setting in PRELOADING for name in libraries(parameters, setting)]
     if loaded:
-        chart.not_read.append(
-            f"what {', '.join(dict.fromkeys(loaded))} say when they are loaded, and their own settings"
-        )
+        chart.not_read.append(f"what preloaded libraries do and set: {', '.join(dict.fromkeys(loaded))}")
+    chart.not_read.append("whether there is memory enough, which only a start shows")
 
 
 def libraries(parameters: Parameters, setting: str) -> list[str]:
@@ -139,6 +141,16 @@ def _check_archiving(chart: Chart, parameters: Parameters) -> None:
             "a shutdown waits until the last WAL segment is archived, however long the command takes; while asleep"
             " nothing is archived, whatever archive_timeout says",
             "a stop-timeout that is longer than archive_command ever takes, and a kill timeout above it",
+        )
+
+
+def _check_standbys(chart: Chart, parameters: Parameters) -> None:
+    if re.fullmatch(r"0+\s*(?:ms|s|min|h|d)?", parameters.value("wal_sender_timeout")):
+        chart.note(
+            "wal_sender_timeout is 0",
+            parameters.where("wal_sender_timeout"),
+            "a standby that hangs holds a shutdown up until stop-timeout, or for ever where nobody asked for it",
+            "wal_sender_timeout = 60s, which is the default",
         )
 
 

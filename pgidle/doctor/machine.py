@@ -251,18 +251,24 @@ def check_statistics(chart: Chart, parameters: Parameters, data_dir: str, versio
 def _say_refusal(chart: Chart, parameters: Parameters, refusal: str) -> None:
     """Each complaint of Postgres's, with the place that its own line has, or that of the setting which it names."""
     complaints = [found[1] for line in refusal.splitlines() if (found := _COMPLAINT.search(line))]
+    # Those about files that are not there are said of each file.
+    gone = [path for path, _ in parameters.unread]
     told = [one for one in complaints if _SUMMARY.search(one) is None] or complaints
-    for one in told or [refusal.strip() or "Postgres refuses its configuration"]:
+    if gone:
+        told = [one for one in told if not any(f'"{path}"' in one for path in gone)]
+    for one in told or ([] if gone else [refusal.strip() or "Postgres refuses its configuration"]):
         placed, named = _FILE_LINE.search(one), _PARAMETER.search(one)
         where = parameters.where(named[1].lower()) if named else "postgresql.conf"
-        is_gone = named is not None and named[1] == "stats_temp_directory"
+        cure = "correct it; `postgres -C port -D DATA_DIRECTORY` says whether it is right"
+        if named is not None and named[1] == "stats_temp_directory":
+            cure = f"take it out: PostgreSQL {LAST_TO_COLLECT + 1} and newer have no such setting"
+        elif named is not None and named[1].startswith("lc_"):
+            cure = "make that locale on this machine (`locale -a` lists them), or name another"
         chart.wrong(
             one,
             f"{placed[1]}:{placed[2]}" if placed else where,
             "Postgres does not start with this configuration",
-            f"take it out: PostgreSQL {LAST_TO_COLLECT + 1} and newer have no such setting"
-            if is_gone
-            else "correct it; `postgres -C port -D DATA_DIRECTORY` says whether it is right",
+            cure,
         )
 
 
@@ -296,7 +302,7 @@ def _configuration(
     if answer.refusal:
         _say_refusal(conf, parameters, answer.refusal)
     elif answer.socket_dirs is not None:
-        conf.fine("Postgres accepts it")
+        conf.fine("Postgres accepts its own settings (postgres -C)")
     check_parameters(conf, parameters, settings)
     check_log(conf, parameters, settings)
     check_libraries(conf, parameters, _missing_libraries(parameters, bin_dir) if bin_dir is not None else {})
