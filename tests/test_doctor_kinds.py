@@ -953,6 +953,38 @@ def test_who_is_reached_is_told_by_the_host_and_not_by_a_name() -> None:
     assert [one[0] for one in said(of_compose(text + pool))] == [UNKNOWN]
 
 
+def test_what_a_service_builds_is_looked_up() -> None:
+    text = "services:\n  db:\n    build: ./pg\n    volumes: [pg:/var/lib/postgresql]\n"
+    assert compose.named_files(read_yaml(text)[0]) == [".env", "pg/Dockerfile"]
+    assert said(of_compose(text)) == [(UNKNOWN, "whether pgidle is in what service db runs")]
+    for dockerfile, what in (
+        ("FROM postgres:17", "no service here runs pgidle"),
+        ("FROM r.io/pgidle:17", "when-idle is exit, with restart: no"),
+    ):
+        chart = of_compose(text, Context(beside={"pg/Dockerfile": dockerfile}))
+        assert what in [one for _, one in said(chart)], dockerfile
+    inline = text.replace("./pg", "{dockerfile_inline: 'FROM pgidle:16'}")
+    assert "when-idle is exit" in str(said(of_compose(inline)))
+    assert fly.named_files("[build]\ndockerfile = 'db/Dockerfile.pg'\n") == ["db/Dockerfile.pg"]
+
+
+@pytest.mark.parametrize(
+    ("service", "what"),
+    [
+        ("{image: x/pg-slave, environment: {REPLICATE_FROM: db}}", "other replicates from it"),
+        ("{image: temporalio/auto-setup, environment: {POSTGRES_SEEDS: db}}", "asks Postgres"),
+        ("{image: hasura/graphql-engine:v2, environment: {URL: 'postgres://u@db/x'}}", "asks Postgres"),
+        ("{image: hasura/graphql-engine:v2, environment: {URL: 'postgres://u@rds/x'}}", None),
+        ("{image: x/pg-slave, environment: {REPLICATE_FROM: elsewhere}}", None),
+    ],
+)  # fmt: skip
+def test_others_that_keep_it_awake_by_what_they_are(service: str, what: str | None) -> None:
+    text = SERVICE.format(image="pgidle:18", volume="pg:/var/lib/postgresql", more="")
+    found = said(of_compose(f"{text}  other: {service}\n"))
+    assert [one[0] for one in found] == [NOTE] * bool(what), found
+    assert not what or what in found[0][1]
+
+
 # Addresses, one by one.
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from pgidle.doctor.containers import arguments, check_probe, check_volumes, words
 from pgidle.doctor.durations import go_duration
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.images import Contents, built_major, check_named, contents, cure
+from pgidle.doctor.images import (
+    Contents,
+    builds_pgidle,
+    built_major,
+    check_named,
+    contents,
+    cure,
+    dockerfile_path,
+)
 from pgidle.doctor.interpolation import interpolate, is_known, read_env_file, shown
 from pgidle.doctor.neighbours import Neighbour, check_neighbour
 from pgidle.doctor.stopping import check_kill_timeout, check_signal, check_stop_command
@@ -82,7 +90,7 @@ def examine(name: str, root: Node, context: Context) -> Chart:
                 hosts = _hosts(key, one, beside, root)
                 check_neighbour(chart, _neighbour(other, beside, context), hosts, told)
     if not ours:
-        _no_pgidle(chart, root, services)
+        _no_pgidle(chart, root, services, context)
     return chart
 
 
@@ -91,11 +99,23 @@ def named_files(root: Node) -> list[str]:
     found = [".env"]
     for _, service in root.items("services"):
         found += [path for path, _ in _env_files(service) if "$" not in path]
+        build = service.at("build")
+        if build is not None and (path := dockerfile_path(build)) is not None and "$" not in path:
+            found.append(path)
     return list(dict.fromkeys(found))
 
 
-def _no_pgidle(chart: Chart, root: Node, services: Mapping[str, Node]) -> None:
-    servers = [one for one in services.values() if contents(one.word("image") or "") is Contents.POSTGRES]
+def _no_pgidle(chart: Chart, root: Node, services: Mapping[str, Node], context: Context) -> None:
+    servers = [one for one in services.values() if _is_server(one, context)]
+    built = next((key for key, one in services.items() if not servers and _keeps_data(one)), None)
+    if built is not None:
+        chart.unknown(
+            f"whether pgidle is in what service {built} runs",
+            f"{chart.subject}:{services[built].line}",
+            "it has the data of a PostgreSQL, and neither the image's name nor a Dockerfile that was read says so",
+            "image: pgidle:VERSION; or a build whose Dockerfile is beside this file",
+        )
+        return
     elsewhere = [key for key in ("include",) if root.at(key) is not None]
     if not servers and (elsewhere or any(one.at("extends") is not None for one in services.values())):
         chart.unknown(
@@ -122,6 +142,18 @@ def _no_pgidle(chart: Chart, root: Node, services: Mapping[str, Node]) -> None:
         if is_known(image)
         else "image: pgidle (docker build -t pgidle .), with PGIDLE_WHEN_IDLE: stay",
     )
+
+
+def _is_server(service: Node, context: Context) -> bool:
+    build = service.at("build")
+    if build is not None:
+        return builds_pgidle(build, context) is False
+    return contents(service.word("image") or "") is Contents.POSTGRES
+
+
+def _keeps_data(service: Node) -> bool:
+    """Whether a volume lies where PostgreSQL's images have their data."""
+    return any(_target(one)[0].startswith(IMAGE_VOLUME) for one in service.list("volumes"))
 
 
 def _account(
@@ -186,7 +218,8 @@ def _runs_pgidle(service: Node, context: Context) -> bool:
         said += [build.text or "", build.word("context") or "", build.word("dockerfile") or ""]
     environ, _ = _environment(service, context)
     named = any(variable.startswith("PGIDLE_") for variable in environ)
-    return named or any(_is_pgidle(word) for word in said)
+    is_built = build is not None and builds_pgidle(build, context) is True
+    return named or is_built or any(_is_pgidle(word) for word in said)
 
 
 def _is_pgidle(word: str) -> bool:

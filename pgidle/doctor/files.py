@@ -146,6 +146,10 @@ def examine(given: Given, context: Context, others: list[Given]) -> Chart:
     if given.kind in (Kind.FLY, Kind.COMPOSE):
         context = replace(context, dockerfile=_read_text(Path(given.path).with_name("Dockerfile")))
     if given.kind is Kind.FLY:
+        names = fly.named_files(given.text)
+        context = replace(
+            context, beside={name: _read_text(Path(given.path).parent / name) for name in names}
+        )
         return fly.examine(given.path, given.text, context)
     if given.kind is Kind.UNIT:
         return _examine_unit(given, context, others)

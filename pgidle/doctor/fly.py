@@ -13,7 +13,7 @@ from pgidle.doctor.durations import go_duration, written
 from pgidle.doctor.finding import Chart
 from pgidle.doctor.fly_groups import Role, command, flatten, groups, normalise, of_postgres, role
 from pgidle.doctor.fly_machine import check_size, check_volumes
-from pgidle.doctor.images import built_major, check_image
+from pgidle.doctor.images import built_major, check_image, dockerfile_path
 from pgidle.doctor.stopping import check_kill_timeout, check_signal
 from pgidle.doctor.told import Context, settle, variables
 from pgidle.doctor.toml_tree import Statement, read_toml, statements
@@ -127,6 +127,15 @@ def examine(name: str, text: str, context: Context) -> Chart:
     _check_deploy(chart, root, told)
     _check_environment(chart, environ, told)
     return chart
+
+
+def named_files(text: str) -> list[str]:
+    """The files beside it that it names, and that are read: paths from its own folder."""
+    try:
+        path = dockerfile_path(read_toml(text).at("build"))
+    except BadFile:
+        return []
+    return [path] if path is not None else []
 
 
 def _variables(lines: list[Statement]) -> list[Variable]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from posixpath import normpath
 from typing import TYPE_CHECKING
 
 from pgidle.platforms import image_major, image_name
@@ -84,7 +85,7 @@ def check_image(chart: Chart, image: Node | None) -> None:
 
 
 def built_major(build: Node | None, context: Context) -> int | None:
-    """The same of what is built: by the build's argument BASE, else by the Dockerfile beside the file."""
+    """The same of what is built: by the build's argument BASE, else by its Dockerfile."""
     if build is not None and (base := _argument(build)) is not None:
         return image_major(base)
     dockerfile = _dockerfile(build, context)
@@ -100,7 +101,7 @@ def built_major(build: Node | None, context: Context) -> int | None:
 
 
 def builds_pgidle(build: Node | None, context: Context) -> bool | None:
-    """Whether the Dockerfile beside the file has to do with pgidle; None: it was not read, or it cannot tell."""
+    """Whether the Dockerfile has to do with pgidle; None: it was not read, or it cannot tell."""
     dockerfile = _dockerfile(build, context)
     if dockerfile is None:
         return None
@@ -110,13 +111,24 @@ def builds_pgidle(build: Node | None, context: Context) -> bool | None:
     return False if last and contents(last[0][0]) is Contents.POSTGRES else None
 
 
-def _dockerfile(build: Node | None, context: Context) -> str | None:
-    """The Dockerfile beside the file, where that is what is built."""
-    named = build.word("dockerfile") if build is not None else None
-    folder = (build.text or build.word("context") if build is not None else None) or "."
-    if named not in (None, "Dockerfile", "./Dockerfile") or folder not in (".", "./"):
+def dockerfile_path(build: Node | None) -> str | None:
+    """Where the Dockerfile is, from the folder of the file that has `build`; None where it is no file near it."""
+    if build is None:
+        return "Dockerfile"
+    folder = build.text or build.word("context") or "."
+    if "://" in folder or folder.startswith("git@") or build.at("dockerfile_inline") is not None:
         return None
-    return context.dockerfile
+    return normpath(f"{folder}/{build.word('dockerfile') or 'Dockerfile'}")
+
+
+def _dockerfile(build: Node | None, context: Context) -> str | None:
+    """What the Dockerfile says; None where it was not read."""
+    if build is not None and (inline := build.word("dockerfile_inline")) is not None:
+        return inline
+    path = dockerfile_path(build)
+    if path is None:
+        return None
+    return context.dockerfile if path == "Dockerfile" else context.beside.get(path)
 
 
 def _argument(build: Node) -> str | None:

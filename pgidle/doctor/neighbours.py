@@ -22,6 +22,11 @@ _MONITORS = re.compile(
     r"(?:postgres|postgresql|pg|sql|query)[-_]?exporter|pgwatch|pganalyze|pgmonitor|pghero|postgres-monitor"
     r"|^netdata$|zabbix-agent|^telegraf$|^coroot|^percona-?pmm|^pmm-client$|^promscale$",
 )
+_PRIMARY = re.compile(r"^(?:REPLICATE_FROM|(?:POSTGRES(?:QL)?_|PG_?)?(?:MASTER|PRIMARY)_(?:HOST|NODE))$")
+_POLLS = re.compile(
+    r"temporalio/(?:auto-setup|server)|apache/airflow|hasura/graphql-engine|prefecthq/prefect|zabbix-server|dagster"
+)
+"""Images whose programs are known to ask their database for work, or to write that they live, without end."""
 _POOLERS = re.compile(r"pgbouncer|pgcat|pgpool|odyssey|supavisor|pgdog")
 _ASKS = re.compile(r"\b(pg_isready|psql|nc|pg_dump|telnet)\b")
 
@@ -47,6 +52,7 @@ def is_monitor(image: str) -> bool:
 def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: Told) -> None:
     """`hosts` are the names by which it would reach the Postgres that is to sleep."""
     _check_probes(chart, one, hosts)
+    _check_others(chart, one, hosts)
     if not is_monitor(one.image):
         return
     found = list(addresses(_variables(one)))
@@ -86,6 +92,35 @@ def _addresses(text: str, host: str) -> bool:
     name = re.escape(host)
     before = r"(?:-h\s*|--host[=\s]|host=|@|//|/dev/tcp/|\b(?:nc|telnet)\s(?:-\S+\s)*)"
     return re.search(rf"{before}['\"]?{name}(?![\w-])|(?<![\w@.-]){name}:\d", text) is not None
+
+
+def _check_others(chart: Chart, one: Neighbour, hosts: Collection[str]) -> None:
+    """What keeps Postgres awake by what it is: a standby of it, or a program that asks its tables for work."""
+    standby = next(
+        (
+            node
+            for name, node in one.environ.items()
+            if _PRIMARY.search(name) and (node.text or "").lower() in hosts
+        ),
+        None,
+    )
+    if standby is not None:
+        chart.note(
+            f"{one.name} replicates from it",
+            f"{chart.subject}:{standby.line}",
+            "a standby that is connected keeps its primary awake (setting replication)",
+            "PGIDLE_REPLICATION: ignore, if Postgres may sleep all the same; docs/neighbours.md says what follows",
+        )
+    polls = _POLLS.search(one.image.lower()) is not None
+    named = {each.host.lower() for each in addresses(_variables(one))}
+    named |= {(node.text or "").lower() for node in one.environ.values()}
+    if polls and named & set(hosts):
+        chart.note(
+            f"{one.name} ({image_name(one.image)[0]}) asks Postgres for work every few seconds",
+            f"{chart.subject}:{one.line}",
+            "as long as it runs Postgres does not sleep",
+            "stop it while nobody needs it; or a database of its own",
+        )
 
 
 def _variables(one: Neighbour) -> Iterator[Variable]:
