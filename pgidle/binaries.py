@@ -151,6 +151,31 @@ def _ask_version(postgres: str, identity: Identity | None) -> int | None:
     return _leading_number(text.removeprefix(b"postgres (PostgreSQL) "))
 
 
+def default_socket_dirs(postgres: str) -> str:
+    """Where a Postgres that is configured by nobody makes its Unix sockets: by comma, empty for nowhere or unknown.
+
+    It is asked of the program: Debian's says another folder than PostgreSQL's own.
+    """
+    command = [postgres, "-C", "unix_socket_directories", "-c", f"config_file={os.devnull}", "-D", "/"]
+    reader, writer = os.pipe()
+    # It says on stderr that there is no postgresql.auto.conf.
+    actions = [
+        (os.POSIX_SPAWN_DUP2, writer, 1),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+    ]
+    try:
+        pid = os.posix_spawn(postgres, command, os.environ, file_actions=actions)
+    except OSError:
+        os.close(reader)
+        return ""
+    finally:
+        os.close(writer)
+    with open(reader, "rb") as answer:
+        said = answer.read()
+    _, status = os.waitpid(pid, 0)
+    return "" if status else os.fsdecode(said.strip())
+
+
 def _leading_number(text: bytes) -> int | None:
     digits = text[: len(text) - len(text.lstrip(b"0123456789"))]
     return int(digits) if digits else None

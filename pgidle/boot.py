@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pgidle.binaries import Binaries
+    from pgidle.first_start import FirstStart
     from pgidle.gate import Gate
     from pgidle.house import House
     from pgidle.log import Log
@@ -139,13 +140,18 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""), identity)
     http = _listen_http(settings, identity)
     migration = enable_migration()
+    if identity is None:
+        _refuse_default_socket(settings, first, binaries)
     if is_first_start or not os.path.isdir(settings.state_dir):
         prepare_directories(settings.data_dir, settings.state_dir, identity)
     shim = open_shim()
     if identity is not None:
         _change_user(identity, inherited, log)
+        # Not before: as root nothing is executed that need not be.
+        _refuse_default_socket(settings, first, binaries)
     else:
         conceal(os.environ)
+    _warn_of_exit(settings, log, is_started=bool(inherited) or manager is not None)
     state_dir = StateDir(settings.state_dir)
     if settings.tls is Tls.SELF_SIGNED:
         _certify(settings, binaries, is_first_start, log)
@@ -183,6 +189,33 @@ def _refuse_unconfigured(settings: Settings) -> None:
         from pgidle.debian import unconfigured
 
         raise unconfigured(settings.data_dir)
+
+
+def _refuse_default_socket(settings: Settings, first: FirstStart | None, binaries: Binaries) -> None:
+    """Raise SettingsError where the first start would end, after initdb, without a place for its Unix socket."""
+    from pgidle.binaries import default_socket_dirs
+    from pgidle.cluster import refuse_closed
+
+    if first is None or settings.socket_dir is not None:
+        return
+    if any("unix_socket_directories" in word for word in first.initdb_args):
+        return
+    for folder in default_socket_dirs(binaries.path("postgres")).split(","):
+        if folder.strip().startswith("/"):
+            refuse_closed(folder.strip(), is_default=True)
+
+
+def _warn_of_exit(settings: Settings, log: Log, *, is_started: bool) -> None:
+    """Say to somebody at a terminal what no platform is there to do."""
+    from pgidle.options import WhenIdle
+
+    is_managed = is_started or {"FLY_MACHINE_ID", "INVOCATION_ID"} & os.environ.keys()
+    if settings.when_idle is WhenIdle.EXIT and os.isatty(2) and not is_managed:
+        log.note(
+            "boot",
+            "when-idle is exit: once asleep, nothing here starts pgidle again for a client; "
+            "--when-idle stay wakes Postgres itself",
+        )
 
 
 def _certify(settings: Settings, binaries: Binaries, is_first_start: bool, log: Log) -> None:

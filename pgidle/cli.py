@@ -293,7 +293,7 @@ def init(platform: str, folder: str, force: bool, is_printed: bool, **given: str
     from pgidle.init.command import make_plan, print_plan, write_plan
 
     chosen = {name.replace("_", "-"): value for name, value in given.items() if value is not None}
-    plan = make_plan(platform, chosen)
+    plan = make_plan(platform, chosen, folder)
     click.echo(print_plan(plan) if is_printed else write_plan(plan, folder, force=force))
 
 

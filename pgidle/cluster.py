@@ -77,14 +77,21 @@ def inspect_data_dir(path: str, uid: int) -> DataDir:
     return contents
 
 
-def refuse_closed(socket_dir: str) -> None:
-    """Raise SettingsError for a folder that Postgres, as the effective user, could not make its Unix socket in."""
+def refuse_closed(socket_dir: str, *, is_default: bool = False) -> None:
+    """Raise SettingsError for a folder that Postgres, as the effective user, could not make its Unix socket in.
+
+    `is_default`: nobody named it, it is where Postgres was built to make it.
+    """
     if os.access(socket_dir, os.W_OK | os.X_OK, effective_ids=True):
         return
     why = "cannot be written by" if os.path.isdir(socket_dir) else "is not there for"
+    what = "this Postgres makes its Unix socket in" if is_default else "--socket-dir"
+    which = "which " if is_default else ""
     raise SettingsError(
-        f"--socket-dir {socket_dir} {why} user {user_name(os.geteuid())}",
-        "make it and chown it, or name another",
+        f"{what} {socket_dir}{',' * is_default} {which}{why} user {user_name(os.geteuid())}",
+        "set --socket-dir to a folder of its own, or /tmp"
+        if is_default
+        else "make it and chown it, or name another",
     )
 
 

@@ -33,10 +33,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What is set, by lower-case name, and which files could not be read, and why."""
+    """What is set, by lower-case name, which files could not be read, and why, and which were."""
 
     values: dict[str, Parameter]
     unread: tuple[tuple[str, str], ...]
+    files: tuple[str, ...] = ()
 
     def value(self, name: str, default: str = "") -> str:
         found = self.values.get(name)
@@ -66,42 +67,50 @@ def read_lines(text: str) -> Iterator[tuple[int, str, str]]:
 
 def read_parameters(data_dir: str, postgres_args: Sequence[str]) -> Parameters:
     """All that holds for a start: the file and what it includes, then postgresql.auto.conf, then the command line."""
-    values: dict[str, Parameter] = {}
-    unread: list[tuple[str, str]] = []
     given = dict(_arguments(postgres_args))
-    start = Path(given.get("config_file") or f"{data_dir}/postgresql.conf")
-    _read(start, values, unread, 0)
+    reader = _Reader()
+    reader.read(Path(given.get("config_file") or f"{data_dir}/postgresql.conf"))
     # Not for who may not look into the data directory.
     if os.path.exists(auto := f"{data_dir}/postgresql.auto.conf"):  # noqa: PTH110
-        _read(Path(auto), values, unread, 0)
-    values.update({name: Parameter(value, "after --") for name, value in given.items()})
-    return Parameters(values, tuple(unread))
+        reader.read(Path(auto))
+    values = reader.values | {name: Parameter(value, "after --") for name, value in given.items()}
+    return Parameters(values, tuple(reader.unread), tuple(dict.fromkeys(reader.files)))
 
 
-def _read(path: Path, values: dict[str, Parameter], unread: list[tuple[str, str]], depth: int) -> None:
-    try:
-        text = read_regular(str(path)).decode("utf-8", "replace")
-    except OSError as error:
-        unread.append((str(path), error.strerror or "unreadable"))
-        return
-    if depth > DEPTH:
-        unread.append((str(path), "files include one another too deeply"))
-        return
-    for line, name, value in read_lines(text):
-        target = path.parent / value
-        if name == "include" or (name == "include_if_exists" and target.exists()):
-            _read(target, values, unread, depth + 1)
-        elif name == "include_dir":
-            try:
-                found = sorted(target.iterdir())
-            except OSError as error:
-                unread.append((str(target), error.strerror or "unreadable"))
-                continue
-            for each in found:
-                if each.suffix == ".conf" and not each.name.startswith("."):
-                    _read(each, values, unread, depth + 1)
-        elif name != "include_if_exists":
-            values[name] = Parameter(value, f"{path}:{line}")
+class _Reader:
+    def __init__(self) -> None:
+        self.values: dict[str, Parameter] = {}
+        self.unread: list[tuple[str, str]] = []
+        self.files: list[str] = []
+
+    def read(self, path: Path, depth: int = 0) -> None:
+        try:
+            text = read_regular(str(path)).decode("utf-8", "replace")
+        except OSError as error:
+            self.unread.append((str(path), error.strerror or "unreadable"))
+            return
+        if depth > DEPTH:
+            self.unread.append((str(path), "files include one another too deeply"))
+            return
+        self.files.append(str(path))
+        for line, name, value in read_lines(text):
+            target = path.parent / value
+            if name == "include" or (name == "include_if_exists" and target.exists()):
+                self.read(target, depth + 1)
+            elif name == "include_dir":
+                self._read_folder(target, depth)
+            elif name != "include_if_exists":
+                self.values[name] = Parameter(value, f"{path}:{line}")
+
+    def _read_folder(self, folder: Path, depth: int) -> None:
+        try:
+            found = sorted(folder.iterdir())
+        except OSError as error:
+            self.unread.append((str(folder), error.strerror or "unreadable"))
+            return
+        for each in found:
+            if each.suffix == ".conf" and not each.name.startswith("."):
+                self.read(each, depth + 1)
 
 
 def _arguments(postgres_args: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PREFIX = "PGIDLE_"
 # In microseconds, longest first: PostgreSQL's own spellings, case included.
 UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "min": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
+# What people type besides, whom Prometheus, Go and systemd taught it. `m` is minutes: nobody means months or metres of
+# an idle timeout, and milliseconds are `ms` everywhere.
+SPELLINGS = {**UNITS, "w": 7 * UNITS["d"], "m": UNITS["min"]}
 LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in seconds end
 # Certainly valid: these must not cost the wake an import of ipaddress.
 COMMON_HOSTS = ("", "*", "localhost", "0.0.0.0", "127.0.0.1", "::", "::1")
@@ -123,7 +126,7 @@ OPTIONS = (
     Option("config", Kind.PATH, None, "settings file", "pgidle.toml beside the data directory"),
     Option("watch", Kind.CONNINFO, None, "connection string of the watching connection", "found"),
     Option("tls", Kind.CHOICE, "as-configured", "whose certificate Postgres shows", choices=tuple(Tls)),
-    Option("log-format", Kind.CHOICE, "text", "how log lines are written", choices=tuple(LogFormat)),
+    Option("log-format", Kind.CHOICE, "text", "how pgidle writes its log lines", choices=tuple(LogFormat)),
 )
 
 
@@ -136,14 +139,14 @@ class Ignore:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration as PostgreSQL writes it: 5min, 1.5 h, 250ms; only 0 goes without a unit."""
+    """Seconds of a duration as PostgreSQL writes it: 5min, 1.5 h, 250ms; also 5m and 1w. Only 0 goes without a unit."""
     stripped = text.strip()
-    number = stripped.rstrip("dhimnsu")
+    number = stripped.rstrip("dhimnsuw")
     unit, number = stripped[len(number) :], number.rstrip()
     plain = number.isascii() and number.replace(".", "", 1).isdigit()
-    if not plain or (unit not in UNITS if unit else float(number) != 0):
+    if not plain or (unit not in SPELLINGS if unit else float(number) != 0):
         raise SettingsError(f"{text!r} is not a duration", "write 5min, 30s, 2h")
-    seconds = float(number) * UNITS.get(unit, 0) / 1_000_000
+    seconds = float(number) * SPELLINGS.get(unit, 0) / 1_000_000
     if seconds > LONGEST:
         raise SettingsError(f"{text!r} is too long a duration", f"write at most {LONGEST // 86_400}d")
     return seconds

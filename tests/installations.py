@@ -94,7 +94,7 @@ def run_as_server(*command: str | Path, **options: object) -> subprocess.Complet
     user = server_user()
     if os.getuid() == 0:
         options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd="/", **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", **{"check": True, **options})  # type: ignore[call-overload]
 
 
 class Place:

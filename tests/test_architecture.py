@@ -25,7 +25,7 @@ MODULES = sorted(
 CORE = {
     *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
     *("blockers", "changes", "flapping", "held", "keepers", "policy", "query", "startable", "statements"),
-    *("status", "entrypoint", "orders", "hold_file"),
+    *("status", "entrypoint", "orders", "hold_file", "platforms"),
 }
 PURE_DOCTOR = {
     f"doctor.{name}"
@@ -42,7 +42,16 @@ PURE_DOCTOR = {
             "printed",
         ),
         *("fly", "fly_services", "units", "containers", "compose", "kubernetes", "configuration", "hba"),
-        "images",
+        *(
+            "images",
+            "addresses",
+            "interpolation",
+            "neighbours",
+            "manifests",
+            "fly_groups",
+            "fly_machine",
+            "ident",
+        ),
     )
 }
 TOP = {"supervisor", "judge", "boot", "cli", "container", "__main__", "doctor.rounds"}

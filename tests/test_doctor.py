@@ -17,7 +17,8 @@ from installations import free_port, server_user
 
 import pgidle
 from pgidle.cli import cli
-from pgidle.doctor import files
+from pgidle.conf_file import read_parameters
+from pgidle.doctor import files, machine
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.printed import as_text
 from pgidle.doctor.told import Context
@@ -82,7 +83,13 @@ def test_a_machine_that_is_right(installation: Installation, place: Place) -> No
     assert said.wrong == {}
     assert said.unknown.keys() == {"how long a shutdown takes"}
     user = server_user().pw_name
-    for what in (f"Postgres runs as {user}", "gate mode", "is free", "Postgres accepts it", "Unix socket in"):
+    for what in (
+        f"Postgres runs as {user}",
+        "gate mode",
+        "is free",
+        "Postgres accepts its",
+        "Unix socket in",
+    ):
         assert has(said.right, what), said.right
     assert has(said.right, "the watching role postgres is let in")
     assert has(said.note, "trust for 127.0.0.1/32, ::1/128")
@@ -138,10 +145,73 @@ def test_a_configuration_that_postgres_refuses(newest: Installation, place: Plac
     conf.write_text(f"{conf.read_text()}work_mem = 'much'\n")
     line = len(conf.read_text().splitlines())
     said = doctor(newest, data_dir)
-    assert said.wrong == {'invalid value for parameter "work_mem": "much"': "postgresql.conf"}
+    assert said.wrong == {'invalid value for parameter "work_mem": "much"': f"{conf}:{line}"}
     conf.write_text(conf.read_text().replace("work_mem = ", "work_mem ! "))
     said = doctor(newest, data_dir)
     assert list(said.wrong.values()) == [f"{conf}:{line}"]
+
+
+def test_each_complaint_of_postgres_has_its_own_place(newest: Installation, place: Place) -> None:
+    data_dir = place.data_dir(newest)
+    conf = data_dir / "postgresql.conf"
+    more = data_dir / "more.conf"
+    lines = len(conf.read_text().splitlines())
+    conf.write_text(f"{conf.read_text()}work_mem = 'much'\ninclude 'more.conf'\n")
+    more.write_text("# x\nlc_time = 'nowhere'\n")
+    said = doctor(newest, data_dir)
+    assert said.wrong == {
+        'invalid value for parameter "work_mem": "much"': f"{conf}:{lines + 1}",
+        'invalid value for parameter "lc_time": "nowhere"': f"{more}:2",
+    }
+    # Such a line is all that Postgres complains of then.
+    conf.write_text(f"{conf.read_text()}no_such_thing = 1\n")
+    said = doctor(newest, data_dir)
+    assert list(said.wrong.values()) == [f"{conf}:{lines + 3}"]
+
+
+def test_what_a_configuration_names_and_is_not_there(newest: Installation, place: Place) -> None:
+    data_dir = place.data_dir(newest)
+    with (data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("include 'gone.conf'\nshared_preload_libraries = 'auto_explain, no_such'\n")
+    (data_dir / "pg_hba.conf").unlink()
+    said = doctor(newest, data_dir)
+    assert said.wrong.keys() == {
+        f"there is no {data_dir}/gone.conf",
+        "shared_preload_libraries names what is not installed: no_such",
+        f"there is no {data_dir}/pg_hba.conf",
+    }
+    told = run("-D", data_dir, "--bin-dir", newest.bin_dir, "-p", free_port()).stdout
+    assert "run pgidle doctor as root" not in " ".join(told.split())
+    assert "what preloaded libraries do and set: auto_explain, no_such" in " ".join(told.split())
+    assert f"{data_dir}/postgresql.conf, {data_dir}/postgresql.auto.conf" in " ".join(told.split())
+
+
+def test_json_lines_are_pgidle_s_own(newest: Installation, place: Place) -> None:
+    data_dir = place.data_dir(newest)
+    found = doctor(newest, data_dir, "--log-format", "json").note
+    assert has(found, "log-format is json, and Postgres's own lines are text")
+    logs = ("--", "-c", "logging_collector=on", "-c", "log_destination=jsonlog")
+    assert not has(doctor(newest, data_dir, "--log-format", "json", *logs).note, "log-format is json")
+
+
+def test_a_map_is_looked_up(newest: Installation, place: Place) -> None:
+    data_dir = place.data_dir(newest)
+    (data_dir / "pg_hba.conf").write_text("local all all peer map=m\nhost all all 10.0.0.0/8 scram-sha-256\n")
+    assert has(
+        doctor(newest, data_dir).wrong, "the watching connection is not let in", "map m in pg_ident.conf"
+    )
+    (data_dir / "pg_ident.conf").write_text(f"m {server_user().pw_name} postgres\n")
+    assert doctor(newest, data_dir).wrong == {}
+
+
+def test_a_fifo_in_place_of_a_configuration_hangs_nobody(newest: Installation, place: Place) -> None:
+    data_dir = place.data_dir(newest)
+    with (data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("include_if_exists 'fifo'\n")
+    parameters = read_parameters(str(data_dir), ())
+    assert parameters.unread == ()
+    os.mkfifo(data_dir / "fifo")
+    assert read_parameters(str(data_dir), ()).unread == ((f"{data_dir}/fifo", "it is not a regular file"),)
 
 
 def test_a_cluster_whose_configuration_is_elsewhere(newest: Installation, place: Place) -> None:
@@ -155,14 +225,27 @@ def test_a_cluster_whose_configuration_is_elsewhere(newest: Installation, place:
     assert has(said.wrong, "data_directory is /elsewhere, and pgidle was told")
 
 
-def test_a_folder_for_statistics_that_only_debian_s_scripts_make(newest: Installation, place: Place) -> None:
-    data_dir, folder = place.data_dir(newest), place.folder()
-    for there in (True, False):
-        said = doctor(newest, data_dir, "--", "-c", f"stats_temp_directory={folder}")
-        assert has(said.wrong, f"there is no folder {folder}") is not there
-        if there:
-            folder.rmdir()
-    assert not has(doctor(newest, data_dir).wrong, "there is no folder")
+def test_a_folder_for_statistics_that_only_debian_s_scripts_make(tmp_path: Path) -> None:
+    (tmp_path / "postgresql.conf").write_text(f"stats_temp_directory = '{tmp_path}/gone'\n")
+    parameters = read_parameters(str(tmp_path), ())
+    for version, says in ((14, True), (15, False)):
+        chart = Chart("postgresql.conf")
+        machine.check_statistics(chart, parameters, str(tmp_path), version)
+        assert bool(chart.findings) is says
+    (tmp_path / "gone").mkdir()
+    chart = Chart("postgresql.conf")
+    machine.check_statistics(chart, parameters, str(tmp_path), 14)
+    assert chart.findings == []
+
+
+def test_a_setting_that_15_has_no_more(newest: Installation, place: Place) -> None:
+    data_dir = place.data_dir(newest)
+    with (data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("stats_temp_directory = 'x'\n")
+    told = " ".join(run("-D", data_dir, "--bin-dir", newest.bin_dir, "-p", free_port()).stdout.split())
+    assert 'unrecognized configuration parameter "stats_temp_directory"' in told
+    assert "take it out: PostgreSQL 15 and newer have no such setting" in told
+    assert "-c stats_temp_directory" not in told
 
 
 def test_a_data_directory_that_postgres_cannot_use(newest: Installation, place: Place) -> None:
@@ -306,7 +389,7 @@ def test_files_alone_and_several(tmp_path: Path) -> None:
         f"  wrong    {tmp_path}/fly.toml:5: the service of Postgres has no [[services.ports]]",
         f"  wrong    {tmp_path}/x:2: when-idle is exit, with restart: no",
         f"  note     {tmp_path}/y:2: Restart=no, which is the default",
-        f"  wrong    {tmp_path}/z:1: no container here runs pgidle",
+        f"  unknown  {tmp_path}/z:1: which container runs Postgres",
     ):
         assert line in done.stdout.replace("\n           ", " ")
     assert done.stdout.endswith(" not checked\nthis machine was not checked: add -D DATA_DIRECTORY\n")

@@ -11,7 +11,7 @@ from installations import run_as_server
 from pgidle.conf_file import Parameters, read_lines, read_parameters
 from pgidle.doctor.configuration import check_parameters, check_ssl
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.hba import Record, check_hba, read_hba
+from pgidle.doctor.hba import Record, Texts, check_hba, read_hba
 from pgidle.settings import resolve
 
 if TYPE_CHECKING:
@@ -51,15 +51,15 @@ def said_of(folder: Path, text: str, **options: str) -> list[tuple[Severity, str
         ("track_counts no", WRONG, "track_counts is off"),
         ("shared_preload_libraries = 'a, pg_cron'", NOTE, "pg_cron is loaded"),
         ("archive_mode = always", NOTE, "archive_mode is on"),
-        ("include 'gone.conf'", UNKNOWN, "gone.conf says"),
-        ("include_dir = 'gone'", UNKNOWN, "gone says"),
+        ("include 'gone.conf'", WRONG, "gone.conf"),
+        ("include_dir = 'gone'", WRONG, "gone"),
     ],
 )
 def test_a_setting_that_fights_is_named(tmp_path: Path, line: str, severity: Severity, what: str) -> None:
     (found,) = said_of(tmp_path, f"# x\n\n{line}  # y\n")
     assert found[0] is severity
     assert what in found[1]
-    if severity is not UNKNOWN:
+    if "gone" not in what:
         assert found[2] == "postgresql.conf:3"
 
 
@@ -165,7 +165,8 @@ host    all  all  10.0.0.0/8      scram-sha-256
 def hba_says(text: str, **more: object) -> list[tuple[Severity, str, str]]:
     chart = Chart("pg_hba.conf")
     usual = {"watchers": ["postgres"], "system_user": "postgres", "is_public": True, "has_ssl": False}
-    check_hba(chart, "hba", text, **(usual | more))  # type: ignore[arg-type]
+    usual |= {"is_mapped": lambda *_: True, "version": 18}
+    check_hba(chart, "hba", Texts({"hba": text}), **(usual | more))  # type: ignore[arg-type]
     return [(one.severity, one.what, one.where) for one in chart.findings]
 
 
@@ -191,7 +192,7 @@ def test_the_right_file_is_right() -> None:
         ("host    all  all  10.0.0.0/8      scram-sha-256\n", "", NOTE, "no record lets anybody in", 3),
         ("host    all  all  10.", "hostssl all  all  10.", WRONG, "with TLS only (hostssl), and ssl is", 4),
         ("host    all  all  10.", "hosst all  all  10.", WRONG, "not a record: hosst", 4),
-        ("\nlocal", "include x\nlocal", UNKNOWN, "what `include x` brings in", 1),
+        ("\nlocal", "include\nlocal", WRONG, "`include`", 1),
     ],
 )
 def test_a_record_that_is_wrong_is_named(

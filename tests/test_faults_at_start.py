@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import installations
 import psutil
 import pytest
 from faults import (
@@ -96,6 +97,54 @@ def test_a_socket_folder_that_is_closed(newest: Installation, place: Place, laun
     why = "cannot be written by" if make else "is not there for"
     assert f"--socket-dir {folder} {why} user {server_user().pw_name}: make it and chown it" in line
     assert contents(data_dir) == before
+
+
+@needs_root
+@pytest.mark.skipif(installations.debian() is None, reason="another PostgreSQL has its socket in /tmp")
+def test_a_first_start_where_nobody_said_a_socket_folder(place: Place, launch):
+    """Debian's PostgreSQL has its own, which an ordinary user cannot write: said before initdb, not after."""
+    debian, folder = installations.debian(), place.path / "ordinary"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    ordinary = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    one = launch(debian, data_dir=folder / "data", env=TRUST, prefix=ordinary)
+    line = complaint(one, 2)
+    assert "makes its Unix socket in /var/run/postgresql, which cannot be written by user nobody" in line
+    assert "set --socket-dir" in line
+    assert not (folder / "data").exists()
+    other = launch(debian, data_dir=folder / "data", env=TRUST, prefix=ordinary, socket_dir=str(folder))
+    other.wait_for_state("awake")
+
+
+@pytest.mark.parametrize(("more", "says"), [((), True), (("--when-idle", "stay"), False)])
+def test_who_is_at_a_terminal_is_told_that_exit_is_the_end(newest, place, more, says):
+    master, slave = os.openpty()
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pgidle",
+        "run",
+        "-D",
+        str(place.data_dir(newest)),
+        "--http",
+        "off",
+    ]
+    command += ["--bin-dir", str(newest.bin_dir), "-p", str(free_port()), "--listen-addresses", "127.0.0.1"]
+    environ = {name: value for name, value in os.environ.items() if name != "INVOCATION_ID"}
+    process = subprocess.Popen([*command, *more], stderr=slave, cwd="/", env=environ)
+    os.close(slave)
+    text = b""
+    with contextlib.suppress(OSError):
+        while b"awake: " not in text:
+            text += os.read(master, 4096)
+    process.terminate()
+    with contextlib.suppress(OSError):
+        while os.read(master, 4096):
+            pass
+    assert process.wait() == 0
+    os.close(master)
+    assert (b"--when-idle stay wakes Postgres itself" in text) is says, text
 
 
 @needs_root

@@ -71,7 +71,17 @@ def test_files_are_written_and_said_and_the_steps_come_after(
 def test_steps_are_commands_that_a_shell_can_read(platform: Platform, tmp_path: Path, init: Init) -> None:
     steps = init(platform.value, "--dir", tmp_path / "a folder").stdout.partition("Next, in this order:")[2]
     assert subprocess.run(["sh", "-n"], input=steps, text=True, check=False, capture_output=True).stderr == ""
-    assert steps.lstrip().startswith(f"cd '{tmp_path}/a folder'\n")
+    folder = f"'{tmp_path}/a folder'"
+    if platform is Platform.FLY:
+        # In a checkout: that is where flyctl finds the Dockerfile.
+        assert f"cd {folder}" not in steps
+        assert steps.count(f"--config '{tmp_path}/a folder/fly.toml'") == 2
+    else:
+        # What is built is built in a checkout, before.
+        before, _, after = steps.partition(f"cd {folder}\n")
+        assert after
+        assert "docker build" not in after
+        assert ("docker build --tag pgidle:18 ." in before) is (platform is not Platform.SYSTEMD)
 
 
 def test_printing_writes_nothing_and_gives_the_same(tmp_path: Path, init: Init) -> None:
@@ -134,6 +144,13 @@ def test_a_folder_in_the_way_is_never_replaced(tmp_path: Path) -> None:
         (("kubernetes", "--name", "x" * 53), f"--name: '{'x' * 53}' is not a name"),
         (("fly", "--memory", "128MB"), "--memory: '128MB' is too little"),
         (("fly", "--memory", "1"), "--memory: '1' is not a size"),
+        (
+            ("fly", "--memory", "300MB"),
+            "--memory: '300MB' is not a memory that Fly has, which is in steps of 256 MB",
+        ),
+        (("fly", "--memory", "1000MB"), "--memory: '1000MB' is not a memory that Fly has"),
+        (("fly", "--memory", "17GB"), "--memory: '17GB' is more than a machine with shared CPUs has"),
+        (("fly", "--volume-size", "600GB"), "--volume-size: '600GB' is more than a volume has"),
         (("kubernetes", "--volume-size", "1500MB"), "--volume-size: '1500MB' is not a volume's size"),
         (("kubernetes", "--volume-size", "0GB"), "--volume-size: '0GB' is not a volume's size"),
         (("compose", "--image", "an image"), "--image: 'an image' is not an image"),

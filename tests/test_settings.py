@@ -227,12 +227,21 @@ def test_durations_are_read_as_postgresql_writes_them(n: int, thousandths: int, 
         assert math.isclose(parse_duration(text), expected, rel_tol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5m", 300), ("30m", 1800), ("1.5 m", 90), ("1w", 604_800), ("2 w", 1_209_600), ("5ms", 0.005)],
+)
+def test_durations_are_read_as_people_type_them(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert format_duration(parse_duration("90m")) == "90min"
+
+
 @pytest.mark.parametrize("text", ["0", "0.0", "0d", " 0 ", "00"])
 def test_zero_needs_no_unit(text: str) -> None:
     assert parse_duration(text) == 0
 
 
-@given(st.one_of(st.text(), st.text("0123456789.einfa -+dhmsu")))
+@given(st.one_of(st.text(), st.text("0123456789.einfa -+dhmsuw")))
 def test_a_duration_is_finite_or_refused(text: str) -> None:
     try:
         seconds = parse_duration(text)
@@ -252,7 +261,7 @@ def test_durations_are_written_as_people_write_them(text: str) -> None:
 
 
 BAD = {
-    "idle-timeout": "|5|1.5|min|5mins|5MIN|5M|5m|-5min|+5min|1e3s|infs|inf|nan|nans|1..5s|.s|.|1,5s|5min 3s"
+    "idle-timeout": "|5|1.5|min|5mins|5MIN|5M|5W|-5min|+5min|1e3s|infs|inf|nan|nans|1..5s|.s|.|1,5s|5min 3s"
     f"|1_0s|\u0665s|\u00b2s|0x1s|OFF|{LONGEST + 1}s|24856d|{'9' * 400}s|{'9' * 400}",
     "port": "|0|65536|-1|x|5432.0|1e3|\u0661| 1|off|" + "9" * 5000,
     "listen-addresses": "| |,|*,|10.0.0.300|127.1|1.2.3|[::1]|::g|a b|a/b|127.0.0.1:5432|\xe9",

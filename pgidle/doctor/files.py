@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import stat
+import time
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -21,9 +24,13 @@ if TYPE_CHECKING:
 
 LARGEST = 256 * 1024
 """Bytes: no such file is longer, and the YAML reader takes a second for as much."""
+PATIENCE = 5.0
+"""Seconds without a byte after which a pipe is given up."""
 KNOWN = "a fly.toml, a systemd unit, a Compose file or a Kubernetes manifest"
 _HEADING = re.compile(r"^\s*\[+\s*(\w+)", re.MULTILINE)
-_UNIT = re.compile(r"^\s*\[(Unit|Service|Socket|Install)\]\s*$", re.MULTILINE)
+_UNIT = re.compile(r"^\s*\[(Unit|Service|Socket|Install|Container|Pod|Kube)\]\s*$", re.MULTILINE)
+_TEMPLATE = re.compile(r"\{\{[^}\n]*\}\}|<%|\{%")
+_HELM = re.compile(r"\{\{-?\s*(?:\.(?:Values|Release|Chart)\b|include\s+\")|\{\{[^}\n]*\.Values\.")
 
 
 class Kind(Enum):
@@ -46,10 +53,11 @@ class Given:
 def read(path: str) -> Given:
     """Raises SettingsError for what is no file, cannot be read, or is of no kind that is known."""
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(LARGEST + 1)
+        content = _read_whole(path)
     except IsADirectoryError:
         raise SettingsError(f"{path} is a directory", "name the file in it") from None
+    except TimeoutError:
+        raise SettingsError(f"{path}: nothing came out of it for {PATIENCE:g} s", f"name {KNOWN}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no file has such a name"
         raise SettingsError(f"{path} cannot be read: {reason}", f"name {KNOWN}") from None
@@ -66,6 +74,36 @@ def read(path: str) -> Given:
     return _recognise(path, text)
 
 
+def _read_whole(path: str) -> bytes:
+    """What is in a file, or comes out of a pipe, up to one byte more than is allowed. Raises OSError, and TimeoutError
+    for a FIFO that nobody writes to."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        is_fifo = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        content, end = b"", time.monotonic() + PATIENCE
+        while len(content) <= LARGEST:
+            # Before the first writer a FIFO is at its end, as after the last: poll(2) tells the two apart.
+            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                raise TimeoutError
+            try:
+                part = os.read(descriptor, LARGEST + 1 - len(content))
+            except BlockingIOError:
+                continue
+            if not part:
+                break
+            content += part
+            end = time.monotonic() + PATIENCE
+        if not content and is_fifo:
+            raise TimeoutError
+        return content
+    finally:
+        os.close(descriptor)
+
+
 def _recognise(path: str, text: str) -> Given:
     if _UNIT.search(text) is not None:
         return Given(path, text, Kind.UNIT)
@@ -80,16 +118,27 @@ def _recognise(path: str, text: str) -> Given:
         documents = tuple(read_yaml(text))
     except BadFile as error:
         broken, documents = error, ()
-    if any(one.word("kind") and one.word("apiVersion") for one in documents):
+    is_manifest = any(one.word("kind") and one.word("apiVersion") for one in documents)
+    if is_manifest and _HELM.search(text) is None:
         return Given(path, text, Kind.KUBERNETES, documents)
     root = documents[0] if documents else None
     services = root.at("services") if root is not None else None
     if services is not None and services.table is not None:
         return Given(path, text, Kind.COMPOSE, documents)
+    if _TEMPLATE.search(text) is not None:
+        raise SettingsError(
+            f"{path} is a template, and not yet a file of its kind",
+            "fill it in first: helm template ... | pgidle doctor /dev/stdin",
+        )
     if broken is not None and (
         re.search(r"^services:", text, re.MULTILINE) or path.endswith((".yml", ".yaml"))
     ):
         raise SettingsError(f"{path}:{broken.line} is not YAML: {broken.why}", "correct the line")
+    if Path(path).name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf"):
+        raise SettingsError(
+            f"{path} is looked at together with its data directory",
+            "pgidle doctor -D DATA_DIRECTORY; a configuration elsewhere: behind it, -- -c config_file=PATH",
+        )
     raise SettingsError(f"{path} is none of the files that pgidle knows", f"name {KNOWN}")
 
 
@@ -98,10 +147,18 @@ def examine(given: Given, context: Context, others: list[Given]) -> Chart:
     if given.kind in (Kind.FLY, Kind.COMPOSE):
         context = replace(context, dockerfile=_read_text(Path(given.path).with_name("Dockerfile")))
     if given.kind is Kind.FLY:
+        names = fly.named_files(given.text)
+        context = replace(
+            context, beside={name: _read_text(Path(given.path).parent / name) for name in names}
+        )
         return fly.examine(given.path, given.text, context)
     if given.kind is Kind.UNIT:
         return _examine_unit(given, context, others)
     if given.kind is Kind.COMPOSE:
+        names = compose.named_files(given.documents[0])
+        context = replace(
+            context, beside={name: _read_text(Path(given.path).parent / name) for name in names}
+        )
         return compose.examine(given.path, given.documents[0], context)
     return kubernetes.examine(given.path, given.documents, context)
 
@@ -120,9 +177,23 @@ def _examine_unit(given: Given, context: Context, others: list[Given]) -> Chart:
     own = f"{Path(main).name.removesuffix('.service')}.socket"
     beside = {Path(one.path).name for one in others} | _names_in(Path(main).parent)
     socket = next((one for one in (own, re.sub(r"@[^.]*\.", "@.", own)) if one in beside), None)
-    chart = units.examine(main, text, context, units.Beside(drop_ins, _environment_files(text), socket))
+    texts = [text, *drop_ins.values()]
+    environment = {name: content for each in texts for name, content in _environment_files(each).items()}
+    found_beside = units.Beside(drop_ins, environment, socket, _started(main, text, others))
+    chart = units.examine(main, text, context, found_beside)
     chart.subject = given.path
     return chart
+
+
+def _started(main: str, text: str, others: list[Given]) -> str | None:
+    """What the service says that a socket unit starts: one that was given too, or is beside it."""
+    named = re.search(r"^\s*Service\s*=\s*(\S+)", text, re.MULTILINE)
+    name = named[1] if named is not None else Path(main).name.replace(".socket", ".service")
+    names = {name, re.sub(r"@[^.]*\.", "@.", name)}
+    given = next((one.text for one in others if Path(one.path).name in names and one.path != main), None)
+    return given or next(
+        (found for one in names if (found := _read_text(Path(main).with_name(one))) is not None), None
+    )
 
 
 def _drop_ins(path: Path) -> dict[str, str]:
@@ -142,6 +213,7 @@ def _environment_files(text: str) -> dict[str, str | None]:
 
 
 def _read_text(path: Path) -> str | None:
+    """A file beside another, None where there is none that can be read. Only a plain file is opened."""
     try:
         # Not named by who asks but found beside it: whatever else lies there is not waited for.
         return read_regular(str(path))[:LARGEST].decode("utf-8", "replace")

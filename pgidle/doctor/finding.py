@@ -1,4 +1,4 @@
-"""What an examination says: each finding with its place and its cure, and what was looked at and found right."""
+"""What an examination says: each finding with its place and its cure, what was found right, and what was not read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from pgidle.errors import PgidleError
 
 MACHINE = "machine"
@@ -34,11 +36,16 @@ class Finding:
 
 @dataclass(slots=True)
 class Chart:
-    """All that is said about one subject, a file or the machine, in the order in which it was noticed."""
+    """All that is said about one subject, a file or the machine, in the order in which it was noticed.
+
+    `read` and `not_read` are what of it was looked at, and what is there but was passed over: it can hide anything.
+    """
 
     subject: str
     findings: list[Finding] = field(default_factory=list)
     right: list[str] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
+    not_read: list[str] = field(default_factory=list)
 
     def wrong(self, what: str, where: str, why: str, change: str) -> None:
         self._add(Severity.WRONG, what, where, why, change)
@@ -52,6 +59,16 @@ class Chart:
     def fine(self, what: str) -> None:
         """Looked at, and right."""
         self.right.append(what)
+
+    def account(self, of: str, keys: Iterable[str], known: Collection[str]) -> None:
+        """Say which of the keys of something were looked at, those that are `known`, and which not."""
+        keys = list(dict.fromkeys(keys))
+        for said, some in (
+            (self.read, [key for key in keys if key in known]),
+            (self.not_read, [key for key in keys if key not in known]),
+        ):
+            if some:
+                said.append(f"{of}: {', '.join(some)}")
 
     def count(self, severity: Severity) -> int:
         return sum(finding.severity is severity for finding in self.findings)

@@ -1,24 +1,35 @@
-"""fly.toml: whether the machine that it describes may sleep, is woken, and keeps its data.
-
-Facts are from https://fly.io/docs/reference/configuration/.
-"""
+"""fly.toml: whether the machine that it describes may sleep, is woken, and keeps its data."""
 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from pgidle.doctor import fly_services
-from pgidle.doctor.containers import FIRST_NEW, IMAGE_DATA, OLD_DATA, arguments, check_old_place, words
+from pgidle.doctor.addresses import Variable, addresses
+from pgidle.doctor.containers import arguments, words
 from pgidle.doctor.durations import go_duration, written
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.images import built_major, check_image, major
+from pgidle.doctor.fly_groups import Role, command, flatten, groups, normalise, of_postgres, role
+from pgidle.doctor.fly_machine import check_size, check_volumes
+from pgidle.doctor.images import built_major, check_image, dockerfile_path
 from pgidle.doctor.stopping import check_kill_timeout, check_signal
 from pgidle.doctor.told import Context, settle, variables
 from pgidle.doctor.toml_tree import Statement, read_toml, statements
 from pgidle.doctor.tree import BadFile
 from pgidle.options import WhenIdle
+from pgidle.platforms import (
+    FLY_DEPLOY_STRATEGIES,
+    FLY_DEPLOY_WATCH,
+    FLY_KEYS,
+    FLY_KILL_TIMEOUT,
+    FLY_LONGEST_KILL_TIMEOUT,
+    FLY_RESTART_POLICIES,
+    FLYCTL,
+    IMAGE_ENVIRONMENT,
+    image_major,
+)
 
 if TYPE_CHECKING:
     from pgidle.doctor.told import Told
@@ -41,10 +52,24 @@ HEADINGS = {
     **dict.fromkeys(("policy", "retries"), "[[restart]]"),
 }
 """Keys that mean something under a heading only."""
-_INTERNAL = re.compile(r"(?<![\w.{}$-])(?!_api\.internal)[\w.{}$-]+\.internal\b")
-_URL = re.compile(r"postgres(?:ql)?://[^\s\"'#]+")
-KILL_TIMEOUT, LONGEST_KILL_TIMEOUT = 5.0, 300.0
-"""Seconds: Fly's default, and the most that it grants."""
+READ = frozenset(
+    {
+        *(
+            "kill_signal",
+            "kill_timeout",
+            "env",
+            "services",
+            "http_service",
+            "mounts",
+            "vm",
+            "restart",
+            "checks",
+        ),
+        *("build", "processes", "deploy", "metrics", "experimental"),
+    }
+)
+"""What is looked at of a Postgres's file."""
+HARMLESS = ("app", "primary_region", "console_command", "swap_size_mb")
 
 
 def examine(name: str, text: str, context: Context) -> Chart:
@@ -64,34 +89,122 @@ def examine(name: str, text: str, context: Context) -> Chart:
             "write each group of keys under its heading: [env], [[services]], [[services.ports]], [[mounts]]",
         )
         return chart
+    root = normalise(root)
+    _check_keys(chart, root)
     environ = variables(root.at("env"))
-    command = _command(root)
-    line = command.line if command is not None else 1
-    read = arguments(chart, f"{name}:{line}", words(root.at("experimental", "entrypoint")), words(command))
-    told = settle(chart, name, environ, read, line, context)
-    if fly_services.is_client(root, told):
-        chart.note(
-            f"this fly.toml has HTTP services and none on Postgres's port {told.settings.port}",
-            f"{name}:1",
-            "it was read as that of an application which connects to Postgres, so only its connections were"
-            " looked at",
-            "run pgidle doctor on the fly.toml of the Postgres app, too",
-        )
+    port = (environ["PGIDLE_PORT"].text or "") if "PGIDLE_PORT" in environ else "5432"
+    named = list(addresses(_variables(lines)))
+    ours = of_postgres(root, port)
+    group = ours[0] if ours else groups(root)[0]
+    whole, root = root, flatten(root, group)
+    kind = role(root, environ, port, context, has_addresses=bool(named))
+    chart.read.append(f"as {FLYCTL} reads it")
+    if kind is Role.CLIENT or kind is Role.UNKNOWN:
+        _say_whose(chart, kind, port)
         return chart
+    _account(chart, whole, group, ours)
+    node = command(root)
+    line = node.line if node is not None else 1
+    read = arguments(chart, f"{name}:{line}", words(root.at("experimental", "entrypoint")), words(node))
+    if read is None:
+        check_image(chart, root.at("build", "image"))
+        chart.not_read.append("services, volume and everything else, as it is not certain that pgidle starts")
+        return chart
+    told = settle(chart, name, environ, read, line, context, defaults=IMAGE_ENVIRONMENT)
     check_image(chart, root.at("build", "image"))
+    if kind is Role.POSTGRES and root.word("build", "image") is None:
+        chart.unknown(
+            "whether pgidle runs here",
+            f"{name}:{(root.at('build') or root).line}",
+            "nothing in the file, nor a Dockerfile beside it, says so; without pgidle nothing puts Postgres to sleep",
+            "the image under [build], or PGIDLE_ variables under [env]",
+        )
     fly_services.examine(chart, root, told)
     _check_restart(chart, root, told)
     _check_stop(chart, root, told, context)
-    _check_mounts(chart, root, told, _version(root, context))
-    _check_deploy(chart, root)
+    check_volumes(chart, root, told, _version(root, context))
+    check_size(chart, root)
+    _check_deploy(chart, root, told)
     _check_environment(chart, environ, told)
     return chart
 
 
-def _command(root: Node) -> Node | None:
-    """What follows the image's entrypoint, where one process only is described."""
-    processes = [node for _, node in root.items("processes")]
-    return processes[0] if len(processes) == 1 else root.at("experimental", "cmd")
+def named_files(text: str) -> list[str]:
+    """The files beside it that it names, and that are read: paths from its own folder."""
+    try:
+        path = dockerfile_path(read_toml(text).at("build"))
+    except BadFile:
+        return []
+    return [path] if path is not None else []
+
+
+def _variables(lines: list[Statement]) -> list[Variable]:
+    return [Variable(one.key, one.value.strip("\"'"), one.line) for one in lines]
+
+
+def _say_whose(chart: Chart, kind: Role, port: str) -> None:
+    chart.read.append("addresses of Postgres, wherever they are written")
+    chart.not_read.append("everything else")
+    if kind is Role.CLIENT:
+        chart.note(
+            f"this fly.toml has no service on Postgres's port {port}, and nothing that says Postgres runs here",
+            f"{chart.subject}:1",
+            "it was read as an application's, so only addresses of Postgres were looked at",
+            "run pgidle doctor on the fly.toml of the Postgres app, too",
+        )
+    else:
+        chart.unknown(
+            "whether Postgres runs in this app",
+            f"{chart.subject}:1",
+            f"nothing says so: no service on port {port}, no image, no PGDATA, no PGIDLE_ variable; and nothing says"
+            " that it is an application's file",
+            "PGIDLE_ variables under [env], if it is to be looked at as a Postgres that sleeps",
+        )
+
+
+def _account(chart: Chart, root: Node, group: str, ours: list[str]) -> None:
+    chart.account("keys", [key for key in root.table or {} if key not in HARMLESS], READ)
+    known = groups(root)
+    others = [one for one in known if one != group]
+    if len(ours) > 1 or not ours:
+        chart.unknown(
+            f"which of the groups {', '.join(known)} runs Postgres",
+            f"{chart.subject}:{(root.at('processes') or root).line}",
+            f"{group} was looked at, the others not",
+            "one app for Postgres alone",
+        )
+    if others:
+        chart.read.append(f"group {group} of [processes]")
+        chart.not_read.append(f"groups {', '.join(others)} of [processes]")
+    chart.not_read.append(
+        "secrets, what fly launch, fly scale and fly machine update have set, and pgidle.toml"
+    )
+
+
+def _check_keys(chart: Chart, root: Node) -> None:
+    """Keys that flyctl passes over without a word, also where its --strict does not look."""
+    for path, known in FLY_KEYS.items():
+        for node in _at(root, path.split(".") if path else []):
+            for key, value in (node.table or {}).items():
+                if key in known or (not path and (key in HEADINGS or key.isupper())):
+                    continue
+                near = get_close_matches(key, known, n=1, cutoff=0.75)
+                section = f" in [{path.replace('.*', '')}]" if path else ""
+                said = f"{key} is no key of flyctl's{section}", f"{chart.subject}:{value.line}"
+                if near:
+                    chart.wrong(*said, "it is passed over, without a word", near[0])
+                else:
+                    chart.note(*said, "it is passed over, without a word", "leave it out")
+
+
+def _at(node: Node, path: list[str]) -> list[Node]:
+    """The tables at a path, `*` being any key, of every row of arrays."""
+    if node.rows is not None:
+        return [found for row in node.rows for found in _at(row, path)]
+    if not path:
+        return [node]
+    keys = list(node.table or {}) if path[0] == "*" else [path[0]]
+    return [found for key in keys if (below := node.at(key)) is not None for found in _at(below, path[1:])]
 
 
 def _check_headings(chart: Chart, lines: list[Statement]) -> None:
@@ -112,36 +225,36 @@ def _check_headings(chart: Chart, lines: list[Statement]) -> None:
 
 
 def _check_addresses(chart: Chart, lines: list[Statement]) -> None:
-    """Names and connection strings, wherever they are written."""
-    for one in lines:
-        where = f"{chart.subject}:{one.line}"
-        if (found := _INTERNAL.search(one.value)) is not None:
-            app = found[0].removesuffix(".internal").rpartition(".")[2]
-            chart.wrong(
-                f"{found[0]} is an .internal name",
+    """Names and connection strings of Postgres servers, wherever they are written."""
+    for one in addresses(_variables(lines)):
+        where = f"{chart.subject}:{one.variable.line}"
+        if one.host.endswith(".internal"):
+            app = one.host.removesuffix(".internal").rpartition(".")[2]
+            said = (
+                f"{one.host} is an .internal name",
                 where,
                 "such names leave out machines that are stopped, and connecting to one wakes nothing",
                 f"{app}.flycast, an address that fly ips allocate-v6 --private makes",
             )
-        for url in _URL.findall(one.value):
-            mode = re.search(r"[?&]sslmode=([\w-]+)", url)
-            if ".flycast" not in url:
-                continue
-            if mode is not None and mode[1] in ("require", "verify-ca", "verify-full"):
-                chart.wrong(
-                    f"sslmode={mode[1]} over Flycast",
-                    where,
-                    "Flycast is WireGuard already, and nobody there answers in TLS: the client sees"
-                    " `tls handshake eof` or that the server does not support it",
-                    "sslmode=disable at the end of the connection string",
-                )
-            elif mode is None or mode[1] != "disable":
-                chart.note(
-                    "a connection over Flycast does not say sslmode=disable",
-                    where,
-                    "some drivers insist on TLS, which Flycast does not need",
-                    "sslmode=disable at the end of the connection string",
-                )
+            if one.is_sure:
+                chart.wrong(*said)
+            else:
+                chart.note(said[0] + ", and perhaps a Postgres's", *said[1:])
+        elif one.host.endswith(".flycast") and one.sslmode in ("require", "verify-ca", "verify-full"):
+            chart.wrong(
+                f"sslmode={one.sslmode} over Flycast",
+                where,
+                "Flycast is WireGuard already, and nobody there answers in TLS: the client sees"
+                " `tls handshake eof` or that the server does not support it",
+                "sslmode=disable at the end of the connection string",
+            )
+        elif one.host.endswith(".flycast") and one.sslmode is not None and one.sslmode != "disable":
+            chart.note(
+                "a connection over Flycast does not say sslmode=disable",
+                where,
+                "some drivers insist on TLS, which Flycast does not need",
+                "sslmode=disable at the end of the connection string",
+            )
 
 
 def _check_restart(chart: Chart, root: Node, told: Told) -> None:
@@ -158,7 +271,12 @@ def _check_restart(chart: Chart, root: Node, told: Told) -> None:
                 "a machine whose Postgres went to sleep is started again at once, and never stays stopped",
                 'policy = "on-failure"',
             )
-        elif policy in ("never", "no"):
+        elif policy and policy not in FLY_RESTART_POLICIES:
+            chart.wrong(
+                f"restart policy is {policy}", where, f"flyctl refuses it: it has {', '.join(FLY_RESTART_POLICIES)}",
+                'policy = "on-failure"',
+            )  # fmt: skip
+        elif policy == "never":
             chart.wrong(
                 f"restart policy is {policy}", where, "after a crash the machine stays down",
                 'policy = "on-failure"',
@@ -180,26 +298,26 @@ def _check_stop(chart: Chart, root: Node, told: Told, context: Context) -> None:
         check_signal(chart, "kill_signal", signal.text or "", f"{chart.subject}:{signal.line}")
     node = root.at("kill_timeout")
     where = f"{chart.subject}:{node.line if node is not None else 1}"
-    seconds = KILL_TIMEOUT if node is None else go_duration(node.text or "")
+    seconds = FLY_KILL_TIMEOUT if node is None else go_duration(node.text or "")
     if seconds is None:
         chart.wrong(
             f"kill_timeout {node.text if node is not None else ''} is no duration",
             where, "fly deploy refuses it", 'kill_timeout = "30s"',
         )  # fmt: skip
         return
-    if seconds > LONGEST_KILL_TIMEOUT:
+    if seconds > FLY_LONGEST_KILL_TIMEOUT:
         chart.wrong(
             f"kill_timeout is {written(seconds)}", where,
-            f"Fly grants {written(LONGEST_KILL_TIMEOUT)} at most", "kill_timeout = 300",
+            f"Fly grants {written(FLY_LONGEST_KILL_TIMEOUT)} at most", "kill_timeout = 300",
         )  # fmt: skip
-        seconds = LONGEST_KILL_TIMEOUT
+        seconds = FLY_LONGEST_KILL_TIMEOUT
     longer = max(30, int(told.settings.stop_timeout + 5), int((context.shutdown or 0) * 2))
     check_kill_timeout(
         chart,
         "kill_timeout",
         seconds,
         where,
-        told.settings,
+        told,
         context,
         f'kill_timeout = "{min(longer, 300)}s"',
         is_given=node is not None,
@@ -216,67 +334,27 @@ def _check_stop(chart: Chart, root: Node, told: Told, context: Context) -> None:
 
 def _version(root: Node, context: Context) -> int | None:
     image = root.word("build", "image")
-    return major(image) if image else built_major(root.at("build"), context)
+    return image_major(image) if image else built_major(root.at("build"), context)
 
 
-def _check_mounts(chart: Chart, root: Node, told: Told, version: int | None) -> None:
-    mounts = root.list("mounts") or root.list("mount")
-    if not mounts:
-        chart.wrong(
-            "no volume is mounted",
-            f"{chart.subject}:1",
-            "the machine's own file system is made anew at every start: the data would be gone",
-            f'[[mounts]] source = "pgdata", destination = "{_parent(told)}"',
-        )
-    for mount in mounts:
-        destination, line = mount.word("destination") or "", (mount.at("destination") or mount).line
-        where = f"{chart.subject}:{line}"
-        volume = PurePosixPath(destination or "/")
-        if told.data_dir is None:
-            if volume == OLD_DATA and version is not None and version < FIRST_NEW:
-                chart.wrong(
-                    f"the volume is mounted at the data directory {OLD_DATA} itself",
-                    where,
-                    "a volume's root has lost+found in it, and Postgres wants an empty directory",
-                    f'PGDATA = "{OLD_DATA}/pgdata" under [env]',
-                )
-            elif volume == OLD_DATA:
-                check_old_place(chart, destination, where, version)
-            elif volume == IMAGE_DATA:
-                chart.fine(f"a volume at {destination}, where the official image keeps its data")
-            else:
-                chart.unknown(
-                    f"whether the data directory lies on the volume at {destination}",
-                    where,
-                    "the file does not say where the data directory is",
-                    f'PGDATA = "{destination.rstrip("/")}/data" under [env]',
-                )
-            continue
-        data_dir = PurePosixPath(told.data_dir)
-        if volume == data_dir:
-            chart.wrong(
-                f"the volume is mounted at the data directory {data_dir} itself",
-                where,
-                "a volume's root has lost+found in it, and Postgres wants an empty directory",
-                f'PGDATA = "{data_dir}/data" under [env]',
-            )
-        elif volume in data_dir.parents:
-            chart.fine(f"data directory {data_dir} on the volume at {volume}")
-        else:
-            chart.wrong(
-                f"the data directory {data_dir} does not lie on the volume at {destination}",
-                where,
-                "what is not on the volume is gone when the machine stops",
-                f'destination = "{data_dir.parent}"',
-            )
-
-
-def _parent(told: Told) -> str:
-    return str(PurePosixPath(told.data_dir).parent) if told.data_dir else "/var/lib/postgresql"
-
-
-def _check_deploy(chart: Chart, root: Node) -> None:
+def _check_deploy(chart: Chart, root: Node, told: Told) -> None:
+    settings = told.settings
     strategy = root.at("deploy", "strategy")
+    if strategy is not None and strategy.text not in FLY_DEPLOY_STRATEGIES:
+        chart.wrong(
+            f"deploy strategy is {strategy.text}", f"{chart.subject}:{strategy.line}", "fly deploy refuses it",
+            'strategy = "rolling"',
+        )  # fmt: skip
+    awake = max(settings.idle_timeout or 0.0, settings.min_awake)
+    if settings.idle_timeout is not None and awake < FLY_DEPLOY_WATCH and settings.when_idle is WhenIdle.EXIT:
+        node = root.at("env", "PGIDLE_IDLE_TIMEOUT")
+        chart.note(
+            f"it may sleep {written(awake)} after waking",
+            f"{chart.subject}:{node.line if node is not None else 1}",
+            "fly deploy waits until the machine has started and its checks pass, and calls a deploy failed whose"
+            " machine exits before",
+            'PGIDLE_MIN_AWAKE = "1min" under [env]',
+        )
     if strategy is not None and strategy.text in ("canary", "bluegreen"):
         chart.wrong(
             f"deploy strategy is {strategy.text}",

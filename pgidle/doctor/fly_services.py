@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgidle.doctor.durations import go_duration
 from pgidle.options import WhenIdle
+from pgidle.platforms import (
+    FLY_AUTOSTOP,
+    FLY_IMAGE_CHECK,
+    FLY_LONGEST_CHECK_TIMEOUT,
+    FLY_SHORTEST_CHECK_INTERVAL,
+    FLYCTL,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,16 +47,6 @@ def check_pg_tls(chart: Chart, lines: Sequence[Statement]) -> None:
             )
 
 
-def is_client(root: Node, told: Told) -> bool:
-    """Whether this is the file of an application that connects to Postgres, and not Postgres's own."""
-    served = [one.word("internal_port") for one in (*root.list("services"), *root.list("http_service"))]
-    own = any(name.startswith(("PGIDLE_", "PGDATA", "POSTGRES_")) for name, _ in root.items("env"))
-    speaks_http = root.at("http_service") is not None or any(
-        "http" in port.words("handlers") for one in root.list("services") for port in one.list("ports")
-    )
-    return speaks_http and not own and root.at("mounts") is None and str(told.settings.port) not in served
-
-
 def examine(chart: Chart, root: Node, told: Told) -> None:
     """Services, their ports, limits and checks, and the checks that only inform."""
     port = str(told.settings.port)
@@ -62,13 +60,17 @@ def examine(chart: Chart, root: Node, told: Told) -> None:
                 HANDLERS["http"],
                 f'[[services]] internal_port = {port}, protocol = "tcp", and [[services.ports]] without handlers',
             )
-        _check_proxy_stop(chart, one, told)
     if not ours and not any(one.word("internal_port") == port for one in root.list("http_service")):
         _no_service(chart, services, port)
     for one in services:
         if one in ours:
             _check_service(chart, one, told)
-        _check_proxy_stop(chart, one, told)
+    others = [one.word("internal_port") or "" for one in services if one not in ours]
+    if others:
+        chart.not_read.append(
+            f"services on other ports ({', '.join(others)}), but for what stops the machine"
+        )
+    _check_proxy_stop(chart, [*root.list("http_service"), *services], told)
     _check_listening(chart, root, told)
     _check_checks(chart, root, told)
 
@@ -144,27 +146,35 @@ def _check_port(chart: Chart, port: Node) -> None:
         )  # fmt: skip
 
 
-def _check_proxy_stop(chart: Chart, service: Node, told: Told) -> None:
-    stop = service.at("auto_stop_machines")
-    least = service.at("min_machines_running")
-    stops = stop is not None and stop.text not in ("off", "false")
-    if stop is not None and stops:
-        chart.wrong(
-            f"auto_stop_machines is {stop.text}",
-            f"{chart.subject}:{stop.line}",
-            "the proxy stops the machine by its own count of connections: it sees no maintenance, no hold, no"
-            " replication over the private network; pgidle exits by itself",
-            'auto_stop_machines = "off"',
-        )
-    else:
+def _check_proxy_stop(chart: Chart, services: Sequence[Node], told: Told) -> None:
+    """All services of a machine: any one of them stops it."""
+    stopping = False
+    for service in services:
+        stop, least = service.at("auto_stop_machines"), service.at("min_machines_running")
+        if stop is not None and stop.text not in FLY_AUTOSTOP:
+            stopping = True
+            chart.wrong(
+                f"auto_stop_machines is {stop.text}", f"{chart.subject}:{stop.line}", f"{FLYCTL.name} refuses it",
+                'auto_stop_machines = "off"',
+            )  # fmt: skip
+        elif stop is not None and stop.text not in ("off", "false"):
+            stopping = True
+            chart.wrong(
+                f"auto_stop_machines is {stop.text}",
+                f"{chart.subject}:{stop.line}",
+                "the proxy stops the machine by its own count of connections: it sees no maintenance, no hold, no"
+                " replication over the private network; pgidle exits by itself",
+                'auto_stop_machines = "off"',
+            )
+        if least is not None and least.text != "0" and told.settings.when_idle is WhenIdle.EXIT:
+            chart.note(
+                f"min_machines_running is {least.text}",
+                f"{chart.subject}:{least.line}",
+                "with auto_stop_machines off it means nothing; with anything else it keeps the machine running",
+                "min_machines_running = 0",
+            )
+    if services and not stopping:
         chart.fine("auto_stop_machines off")
-    if least is not None and least.text != "0" and told.settings.when_idle is WhenIdle.EXIT:
-        chart.note(
-            f"min_machines_running is {least.text}",
-            f"{chart.subject}:{least.line}",
-            "with auto_stop_machines off it means nothing; with anything else it keeps the machine running",
-            "min_machines_running = 0",
-        )
 
 
 def _check_start(chart: Chart, service: Node, told: Told) -> None:
@@ -216,21 +226,84 @@ def _check_checks(chart: Chart, root: Node, told: Told) -> None:
     port, http = str(told.settings.port), told.settings.http
     for name, check in root.items("checks"):
         where = f"{chart.subject}:{check.line}"
-        target = check.word("port")
-        if target == port or (target is None and check.word("type") != "http"):
+        target, kind = check.word("port"), check.word("type")
+        _check_times(chart, name, check)
+        if kind not in ("http", "tcp"):
+            chart.wrong(
+                f"check {name} has type {kind or 'none'}",
+                where,
+                f"{FLYCTL.name} refuses it: http or tcp",
+                'type = "http"',
+            )
+        if target == port or (target is None and kind != "http"):
             chart.wrong(
                 f"check {name} connects to the database port",
                 where,
                 "every connection there counts as use, so Postgres never sleeps",
                 '[checks.pgidle] type = "http", port = 8008, path = "/health"',
             )
-        elif http is None or (target == str(http[1]) and http[0] in LOCAL):
-            said = "off" if http is None else f"{http[0]}:{http[1]}"
+        elif target == (str(http[1]) if http is not None else "8008"):
+            _check_door(chart, f"check {name}", where, told)
+            if (check.word("path") or "").rstrip("/").endswith("/ready"):
+                chart.note(
+                    f"check {name} asks for /ready", where, "that is 503 while Postgres starts: it only informs, and is"
+                    " red when a deploy looks", 'path = "/health"',
+                )  # fmt: skip
+        elif (check.word("path") or "").startswith(FLY_IMAGE_CHECK):
             chart.wrong(
-                f"check {name} asks pgidle's HTTP, which is {said}",
+                f"check {name} asks Fly's own Postgres image, on port {target}",
                 where,
-                "the check does not come over loopback, and finds nobody",
-                'PGIDLE_HTTP = ":8008" under [env]',
+                "pgidle's image has nobody there: fly deploy waits for the check in vain; and in Fly's own image there"
+                " is no pgidle",
+                "none of Fly's image: checks, second service, [metrics]; pgidle init fly writes a whole file",
             )
         else:
-            chart.fine(f"check {name} on port {target}")
+            # It only informs, whoever answers there.
+            chart.not_read.append(f"check {name} on port {target}")
+    for row in root.list("metrics"):
+        where, target = f"{chart.subject}:{(row.at('port') or row).line}", row.word("port")
+        if target == port:
+            chart.wrong(
+                "[metrics] leads to the database port", where, "Fly scrapes it every 15 s, and every connection there"
+                " counts as use: Postgres never sleeps", 'port = 8008, path = "/metrics"',
+            )  # fmt: skip
+        elif http is not None and target == str(http[1]):
+            _check_door(chart, "[metrics]", where, told)
+        else:
+            chart.not_read.append(f"[metrics] on port {target}")
+
+
+def _check_door(chart: Chart, what: str, where: str, told: Told) -> None:
+    http = told.settings.http
+    if http is None or http[0] in LOCAL:
+        said = "off" if http is None else f"{http[0]}:{http[1]}"
+        chart.wrong(
+            f"{what} asks pgidle's HTTP, which is {said}",
+            where,
+            "it does not come over loopback, and finds nobody",
+            'PGIDLE_HTTP = ":8008" under [env]',
+        )
+    else:
+        chart.fine(f"{what} on port {http[1]}")
+
+
+def _check_times(chart: Chart, name: str, check: Node) -> None:
+    """A bare number is milliseconds here, and seconds in kill_timeout."""
+    infinite = float("inf")
+    for key, least, most, limit in (
+        ("interval", FLY_SHORTEST_CHECK_INTERVAL, infinite, f"{FLY_SHORTEST_CHECK_INTERVAL:g} s at least"),
+        ("timeout", 0.0, FLY_LONGEST_CHECK_TIMEOUT, f"{FLY_LONGEST_CHECK_TIMEOUT:g} s at most"),
+    ):
+        node = check.at(key)
+        if node is None:
+            continue
+        text = node.text or ""
+        seconds = float(text) / 1000 if text.isdecimal() else go_duration(text)
+        if seconds is None or not least <= seconds <= most:
+            what = f"{text} ms" if text.isdecimal() else text
+            chart.wrong(
+                f"{key} of check {name} is {what}",
+                f"{chart.subject}:{node.line}",
+                f"{FLYCTL.name} refuses it: {limit}",
+                f'{key} = "{"30s" if key == "interval" else "5s"}"',
+            )

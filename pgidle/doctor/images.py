@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from posixpath import normpath
 from typing import TYPE_CHECKING
+
+from pgidle.platforms import image_major, image_name
 
 if TYPE_CHECKING:
     from pgidle.doctor.finding import Chart
     from pgidle.doctor.told import Context
     from pgidle.doctor.tree import Node
 
-PLAIN = ("postgres", "pgvector", "postgis", "timescaledb")
-"""How the names of images begin that have PostgreSQL and not pgidle."""
-CURE = "docker build --build-arg BASE={image} -t pgidle . in a checkout of pgidle, and that image"
-_TAG = re.compile(r":(?:pg|v)?(\d{2})(?!\d)[^/]*$")
+SERVERS = re.compile(r"(?:postgres|postgresql|pgvector|postgis|timescaledb|spilo|paradedb|citus|pgvecto)\d*")
+"""What the names of images with a PostgreSQL server begin with."""
+OTHERS = frozenset(
+    {
+        *("exporter", "backup", "backups", "client", "operator", "meta", "rest", "proxy", "bouncer"),
+        *("pgbouncer", "dump", "restore", "migrate", "migrations", "migrator", "migration", "mcp", "s3"),
+        *("admin", "ui", "web", "tools", "utils", "init", "test", "tests", "adminer", "monitor", "watcher"),
+        *("upgrade", "sync", "job", "seed", "seeder", "setup", "cleaner", "cron"),
+    }
+)
+"""Words in the names of images that only have to do with a server."""
 _BASE = re.compile(r"^\s*ARG\s+(\w+)=(\S+)", re.MULTILINE | re.IGNORECASE)
-_FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", re.MULTILINE | re.IGNORECASE)
+_FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.MULTILINE | re.IGNORECASE)
+_PROGRAM = re.compile(r"^(?!\s*#).*\bpgidle\b", re.MULTILINE)
 
 
 class Contents(Enum):
@@ -30,8 +41,10 @@ class Contents(Enum):
 def contents(image: str) -> Contents:
     if "pgidle" in image:
         return Contents.PGIDLE
-    name = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
-    return Contents.POSTGRES if name.startswith(PLAIN) else Contents.OTHER
+    words = re.split(r"[-_.]", image_name(image)[0].lower())
+    if SERVERS.fullmatch(words[0]) is not None and not OTHERS & set(words):
+        return Contents.POSTGRES
+    return Contents.OTHER
 
 
 def check_named(chart: Chart, image: Node | None) -> None:
@@ -41,8 +54,22 @@ def check_named(chart: Chart, image: Node | None) -> None:
             f"pgidle is not in the image {image.text}",
             f"{chart.subject}:{image.line}",
             "nothing puts Postgres to sleep, and PGIDLE_ variables mean nothing there",
-            CURE.format(image=image.text),
+            cure(image.text),
         )
+
+
+def cure(image: str) -> str:
+    """The image's major version stays in the name of what is built: it says where the data is."""
+    version = image_major(image)
+    ours = f"pgidle:{version}" if version is not None else "pgidle"
+    build = "docker build --build-arg BASE={0} -t {1} . in a checkout of pgidle, and {1} as the image"
+    if "alpine" not in image:
+        return build.format(image, ours)
+    base = f"postgres:{version}" if version is not None else "postgres"
+    return (
+        f"{build.format(base, ours)}; pgidle's image is on Debian, which sorts text otherwise than Alpine, so the"
+        " data moves by pg_dump, not with the volume"
+    )
 
 
 def check_image(chart: Chart, image: Node | None) -> None:
@@ -57,29 +84,51 @@ def check_image(chart: Chart, image: Node | None) -> None:
         )
 
 
-def major(image: str) -> int | None:
-    """PostgreSQL's major version by the image's tag, where that tells it."""
-    found = _TAG.search(image.partition("@")[0])
-    return int(found[1]) if found is not None else None
-
-
 def built_major(build: Node | None, context: Context) -> int | None:
-    """The same of what is built: by the build's argument BASE, else by the Dockerfile beside the file."""
+    """The same of what is built: by the build's argument BASE, else by its Dockerfile."""
     if build is not None and (base := _argument(build)) is not None:
-        return major(base)
-    named = build.word("dockerfile") if build is not None else None
-    folder = (build.text or build.word("context") if build is not None else None) or "."
-    if (
-        context.dockerfile is None
-        or named not in (None, "Dockerfile", "./Dockerfile")
-        or folder not in (".", "./")
-    ):
+        return image_major(base)
+    dockerfile = _dockerfile(build, context)
+    if dockerfile is None:
         return None
-    sources = _FROM.findall(context.dockerfile)
-    source = sources[-1] if sources else ""
-    for name, value in _BASE.findall(context.dockerfile):
+    sources = {alias.lower(): source for source, alias in _FROM.findall(dockerfile) if alias}
+    last = _FROM.findall(dockerfile)[-1:]
+    source = last[0][0] if last else ""
+    source = sources.get(source.lower(), source)
+    for name, value in _BASE.findall(dockerfile):
         source = source.replace(f"${{{name}}}", value).replace(f"${name}", value)
-    return major(source)
+    return image_major(source)
+
+
+def builds_pgidle(build: Node | None, context: Context) -> bool | None:
+    """Whether the Dockerfile has to do with pgidle; None: it was not read, or it cannot tell."""
+    dockerfile = _dockerfile(build, context)
+    if dockerfile is None:
+        return None
+    if _PROGRAM.search(dockerfile) is not None:
+        return True
+    last = _FROM.findall(dockerfile)[-1:]
+    return False if last and contents(last[0][0]) is Contents.POSTGRES else None
+
+
+def dockerfile_path(build: Node | None) -> str | None:
+    """Where the Dockerfile is, from the folder of the file that has `build`; None where it is no file near it."""
+    if build is None:
+        return "Dockerfile"
+    folder = build.text or build.word("context") or "."
+    if "://" in folder or folder.startswith("git@") or build.at("dockerfile_inline") is not None:
+        return None
+    return normpath(f"{folder}/{build.word('dockerfile') or 'Dockerfile'}")
+
+
+def _dockerfile(build: Node | None, context: Context) -> str | None:
+    """What the Dockerfile says; None where it was not read."""
+    if build is not None and (inline := build.word("dockerfile_inline")) is not None:
+        return inline
+    path = dockerfile_path(build)
+    if path is None:
+        return None
+    return context.dockerfile if path == "Dockerfile" else context.beside.get(path)
 
 
 def _argument(build: Node) -> str | None:

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING
 from pgidle.binaries import find_bin_dir
 from pgidle.cluster import DataDirState, inspect_data_dir
 from pgidle.conf_file import read_parameters
-from pgidle.debian import unconfigured
-from pgidle.doctor.configuration import check_parameters, check_ssl
+from pgidle.debian import LAST_TO_COLLECT, unconfigured
+from pgidle.doctor.configuration import (
+    PRELOADING,
+    check_libraries,
+    check_log,
+    check_parameters,
+    check_ssl,
+    libraries,
+)
 from pgidle.doctor.finding import MACHINE, Chart, refuse
 from pgidle.doctor.hba import check_hba
+from pgidle.doctor.hba_files import gather
+from pgidle.doctor.ident import allows
 from pgidle.doctor.places import refused_directories
 from pgidle.doctor.probe import Question, ask
 from pgidle.doctor.service import check_service, check_stop
@@ -23,7 +32,6 @@ from pgidle.first_start import first_start
 from pgidle.gate import Mode
 from pgidle.options import absolute
 from pgidle.privileges import MIGRATION, acting_as, plan, python_unreadable, user_name
-from pgidle.trusted_path import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +45,8 @@ OLDEST, NEWEST = 12, 18
 """Major versions of PostgreSQL that pgidle was made for."""
 _COMPLAINT = re.compile(r"(?:LOG|FATAL|ERROR|WARNING):\s+(.*)")
 _FILE_LINE = re.compile(r'file "([^"]+)" line (\d+)')
+_PARAMETER = re.compile(r'parameter "([\w.]+)"')
+_SUMMARY = re.compile(r'configuration file "[^"]*" contains errors')
 
 
 def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | None) -> list[Chart]:
@@ -72,8 +82,11 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
         _check_gate(machine, answer)
         _check_socket_dirs(machine, answer, uid)
         if parameters is not None:
+            major, bin_dir = int((version or "0").partition(".")[0]), None
+            if postgres is not None:
+                bin_dir = postgres.rpartition("/")[0]
             with acting_as(identity):
-                charts += _configuration(settings, parameters, answer, uid, environ)
+                charts += _configuration(settings, parameters, answer, uid, environ, major, bin_dir)
     check_stop(machine, settings, shutdown)
     check_service(machine, settings)
     return charts
@@ -228,8 +241,10 @@ def _check_socket_dirs(chart: Chart, answer: Answer, uid: int) -> None:
         chart.fine(f"Unix socket in {answer.socket_dirs}")
 
 
-def _check_statistics(chart: Chart, parameters: Parameters, data_dir: str) -> None:
+def check_statistics(chart: Chart, parameters: Parameters, data_dir: str, version: int) -> None:
     """PostgreSQL up to 14 alone knows the setting; a newer one refuses it, and says so itself."""
+    if version > LAST_TO_COLLECT:
+        return
     folder = absolute(data_dir, parameters.value("stats_temp_directory") or "pg_stat_tmp")
     if not Path(folder).is_dir():
         chart.wrong(
@@ -241,37 +256,80 @@ def _check_statistics(chart: Chart, parameters: Parameters, data_dir: str) -> No
         )
 
 
+def _say_refusal(chart: Chart, parameters: Parameters, refusal: str) -> None:
+    """Each complaint of Postgres's, with the place that its own line has, or that of the setting which it names."""
+    complaints = [found[1] for line in refusal.splitlines() if (found := _COMPLAINT.search(line))]
+    # Those about files that are not there are said of each file.
+    gone = [path for path, _ in parameters.unread]
+    told = [one for one in complaints if _SUMMARY.search(one) is None] or complaints
+    if gone:
+        told = [one for one in told if not any(f'"{path}"' in one for path in gone)]
+    for one in told or ([] if gone else [refusal.strip() or "Postgres refuses its configuration"]):
+        placed, named = _FILE_LINE.search(one), _PARAMETER.search(one)
+        where = parameters.where(named[1].lower()) if named else "postgresql.conf"
+        cure = "correct it; `postgres -C port -D DATA_DIRECTORY` says whether it is right"
+        if named is not None and named[1] == "stats_temp_directory":
+            cure = f"take it out: PostgreSQL {LAST_TO_COLLECT + 1} and newer have no such setting"
+        elif named is not None and named[1].startswith("lc_"):
+            cure = "make that locale on this machine (`locale -a` lists them), or name another"
+        chart.wrong(
+            one,
+            f"{placed[1]}:{placed[2]}" if placed else where,
+            "Postgres does not start with this configuration",
+            cure,
+        )
+
+
+def _missing_libraries(parameters: Parameters, bin_dir: str) -> dict[str, list[str]]:
+    """Libraries to be loaded that are certainly not there. Where they are is known by one that Postgres always has."""
+    above = Path(bin_dir).parent
+    places = [above / one for one in ("lib", "lib/postgresql", "lib64", "lib64/postgresql")]
+    folder = next((one for one in places if (one / "plpgsql.so").exists()), None)
+    if folder is None or "dynamic_library_path" in parameters.values:
+        return {}
+    return {
+        setting: [
+            name
+            for name in libraries(parameters, setting)
+            if not any(Path(folder, name.replace("$libdir/", "") + suffix).exists() for suffix in ("", ".so"))
+        ]
+        for setting in PRELOADING
+    }
+
+
 def _configuration(
-    settings: Settings, parameters: Parameters, answer: Answer, uid: int, environ: Mapping[str, str]
+    settings: Settings,
+    parameters: Parameters,
+    answer: Answer,
+    uid: int,
+    environ: Mapping[str, str],
+    version: int,
+    bin_dir: str | None,
 ) -> list[Chart]:
     conf, hba = Chart("postgresql.conf"), Chart("pg_hba.conf")
     if answer.refusal:
-        complaints = [found[1] for line in answer.refusal.splitlines() if (found := _COMPLAINT.search(line))]
-        placed = _FILE_LINE.search(answer.refusal)
-        conf.wrong(
-            (complaints or [answer.refusal.strip() or "Postgres refuses its configuration"])[0],
-            f"{placed[1]}:{placed[2]}" if placed else "postgresql.conf",
-            "Postgres does not start with this configuration",
-            "correct it; `postgres -C port -D DATA_DIRECTORY` says whether it is right",
-        )
+        _say_refusal(conf, parameters, answer.refusal)
     elif answer.socket_dirs is not None:
-        conf.fine("Postgres accepts it")
+        conf.fine("Postgres accepts its own settings (postgres -C)")
     check_parameters(conf, parameters, settings)
-    _check_statistics(conf, parameters, settings.data_dir)
+    check_log(conf, parameters, settings)
+    check_libraries(conf, parameters, _missing_libraries(parameters, bin_dir) if bin_dir is not None else {})
+    check_statistics(conf, parameters, settings.data_dir, version)
     check_ssl(conf, parameters, answer.unusable)
-    file = parameters.value("hba_file") or f"{settings.data_dir}/pg_hba.conf"
-    try:
-        text = read_regular(file).decode("utf-8", "replace")
-    except OSError as error:
-        hba.wrong(f"{file} cannot be read: {error.strerror}", file, "without it nobody gets in", "restore it")
-        return [conf, hba]
+    file, ident = (
+        absolute(settings.data_dir, parameters.value(name) or f"{settings.data_dir}/{default}")
+        for name, default in (("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf"))
+    )
+    maps = gather(ident)
     watchers = [environ.get("POSTGRES_USER", ""), user_name(uid), "postgres"]
     over_socket = settings.watch is None and answer.socket_dirs != ""
     local = {"localhost", "127.0.0.1", "::1"}
     check_hba(
         hba,
         file,
-        text,
+        gather(file),
+        is_mapped=lambda name, role: allows(maps, ident, name, user_name(uid), role),
+        version=version,
         watchers=list(dict.fromkeys(filter(None, watchers))) if over_socket else [],
         system_user=user_name(uid),
         is_public=not {one.strip() for one in settings.listen_addresses.split(",")} <= local,

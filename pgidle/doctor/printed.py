@@ -18,7 +18,7 @@ COLOURS = {Severity.WRONG: 31, Severity.NOTE: 33, Severity.UNKNOWN: 36}
 
 
 def as_dict(charts: Sequence[Chart]) -> dict[str, Any]:
-    """For programs: the counts, and each subject with its findings and what was right."""
+    """For programs: the counts, and each subject with its findings, what was right, what was read and what not."""
     counts = {severity.value: sum(chart.count(severity) for chart in charts) for severity in Severity}
     return counts | {
         "subjects": [
@@ -35,6 +35,8 @@ def as_dict(charts: Sequence[Chart]) -> dict[str, Any]:
                     for one in chart.findings
                 ],
                 "right": list(dict.fromkeys(chart.right)),
+                "read": list(dict.fromkeys(chart.read)),
+                "not_read": list(dict.fromkeys(chart.not_read)),
             }
             for chart in charts
         ]
@@ -42,11 +44,12 @@ def as_dict(charts: Sequence[Chart]) -> dict[str, Any]:
 
 
 def as_text(charts: Sequence[Chart], *, colour: bool = False) -> str:
-    """For people: a block for each finding, what is wrong first, and one line on what was right."""
+    """For people: a block for each finding, what is wrong first, then what was right, was read, and was not."""
     blocks = ["\n".join(_chart(chart, colour=colour)) for chart in charts]
     counted = {severity: sum(chart.count(severity) for chart in charts) for severity in Severity}
     wrong, notes, unknown = (counted[one] for one in (Severity.WRONG, Severity.NOTE, Severity.UNKNOWN))
-    total = f"{wrong or 'nothing'} wrong, {notes} to note, {unknown} not checked"
+    found = f"{wrong} wrong" if wrong else "nothing wrong in what was read"
+    total = f"{found}, {notes} to note, {unknown} not checked"
     is_whole = any(chart.subject == MACHINE for chart in charts)
     rest = "" if is_whole else "this machine was not checked: add -D DATA_DIRECTORY\n"
     return "\n\n".join([*blocks, total]) + "\n" + rest
@@ -56,8 +59,9 @@ def _chart(chart: Chart, *, colour: bool) -> Iterator[str]:
     yield one_line(chart.subject)
     for finding in sorted(chart.findings, key=_order):
         yield from _finding(finding, colour=colour)
-    if chart.right:
-        yield _wrapped("  right    ", "; ".join(dict.fromkeys(chart.right)))
+    for label, said in (("right", chart.right), ("read", chart.read), ("not read", chart.not_read)):
+        if said:
+            yield _wrapped(f"  {label:<9}", "; ".join(dict.fromkeys(said)))
 
 
 def _order(finding: Finding) -> tuple[int, int]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pgidle.doctor.durations import written
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pgidle.doctor.finding import Chart
-    from pgidle.doctor.told import Context
-    from pgidle.settings import Settings
+    from pgidle.doctor.told import Context, Told
 
 HARMLESS_SIGNALS = ("SIGINT", "SIGTERM")
+_STOPS = re.compile(
+    r"\bpg_ctl(?:cluster)?\b.*\b(?:stop|restart|kill)\b|\bp?kill(?:all)?\b.*\b(?:postgres|postmaster)"
+    r"|\b(?:systemctl|service)\b.*\bpostgres\S*.*\b(?:stop|restart)\b|\bsystemctl\s+(?:stop|restart)\s+postgres"
+)
 
 
 def check_kill_timeout(
@@ -19,7 +25,7 @@ def check_kill_timeout(
     name: str,
     seconds: float,
     where: str,
-    settings: Settings,
+    told: Told,
     context: Context,
     change: str,
     *,
@@ -28,8 +34,15 @@ def check_kill_timeout(
     """`name` is the platform's word for the seconds after which it kills; `change` gives it more."""
     amount = written(seconds) if seconds == float("inf") else f"{seconds:g}s"
     said = f"{name} is {written(seconds)}" if is_given else f"{name} is not given, so it is {amount}"
-    stop, took = settings.stop_timeout, context.shutdown
-    if stop >= seconds:
+    stop, took = told.settings.stop_timeout, context.shutdown
+    if not told.knows("stop-timeout"):
+        chart.unknown(
+            f"whether {name} is above stop-timeout",
+            where,
+            f"{told.elsewhere} may set that, and is not read",
+            "PGIDLE_STOP_TIMEOUT, written out beside the other variables",
+        )
+    elif stop >= seconds:
         chart.wrong(
             f"{said}, and pgidle gives a fast shutdown {written(stop)} (stop-timeout)",
             where,
@@ -65,3 +78,18 @@ def check_signal(chart: Chart, name: str, signal: str, where: str) -> None:
             f"{name} is {signal}", where, "pgidle shuts Postgres down on SIGINT and SIGTERM only",
             f"{name}: SIGINT",
         )  # fmt: skip
+
+
+def check_stop_command(chart: Chart, name: str, command: Sequence[str], where: str, change: str) -> bool:
+    """A platform's own command that stops Postgres past pgidle; whether it does."""
+    said = " ".join(command)
+    if _STOPS.search(said) is None:
+        return False
+    chart.wrong(
+        f"{name} stops Postgres itself ({said[:60]})",
+        where,
+        "pgidle takes that for somebody's pg_ctl and starts Postgres again: the stop takes until the platform kills,"
+        " and the next start recovers",
+        change,
+    )
+    return True

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from pgidle.arguments import Arguments, fast
 from pgidle.errors import SettingsError
+from pgidle.options import OPTIONS
 from pgidle.settings import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pgidle.doctor.finding import Chart
     from pgidle.doctor.tree import Node
@@ -25,19 +26,48 @@ OURS = ("PGIDLE_", "PGDATA", "PGPORT")
 class Context:
     """What is known from elsewhere: `options` of the doctor's own command line, as variables, which the file's
     own beat; `shutdown`, the seconds that the last one took, None where none was measured; `dockerfile`, what the
-    Dockerfile beside the file says."""
+    Dockerfile beside the file says; `beside`, the contents of other files that it names, None where one cannot be
+    read."""
 
     options: Mapping[str, str] = field(default_factory=dict)
     shutdown: float | None = None
     dockerfile: str | None = None
+    beside: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What else sets variables, where nobody can look: `names` are those whose values are not known, `sources` are
+    whole files or objects of which not even the names are."""
+
+    names: frozenset[str] = frozenset()
+    sources: tuple[str, ...] = ()
+
+    def of(self, known: Collection[str], given: Collection[str]) -> frozenset[str]:
+        """The settings that it may change: those that neither the environment nor the command line says."""
+        unknown = set()
+        for option in OPTIONS:
+            own = {option.variable, *option.env}
+            if option.name not in given and (own & self.names or (self.sources and not own & set(known))):
+                unknown.add(option.name)
+        return frozenset(unknown)
+
+    def __str__(self) -> str:
+        return ", ".join((*self.sources, *sorted(one for one in self.names if one.startswith(OURS))))
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Settings, and whether they name a data directory at all."""
+    """Settings, and whether they name a data directory at all. `unknown` are the names of those that may be set from
+    elsewhere, where nobody can look: their values here are only the defaults. `elsewhere` says where that is."""
 
     settings: Settings
     data_dir: str | None
+    unknown: frozenset[str] = frozenset()
+    elsewhere: str = ""
+
+    def knows(self, *names: str) -> bool:
+        return not self.unknown.intersection(names)
 
 
 def variables(node: Node | None) -> dict[str, Node]:
@@ -70,15 +100,19 @@ def settle(
     arguments: Arguments,
     line: int,
     context: Context,
+    *,
+    hidden: Hidden | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> Told:
     """The settings that hold there. What pgidle would refuse is a finding each, and counts as not said.
 
-    `line` is where the arguments are.
+    `line` is where the arguments are; `defaults` are the variables of the image itself.
     """
+    hidden = hidden or Hidden()
     said = {key: node.text or "" for key, node in environ.items() if key.startswith(OURS)}
     given, postgres_args = dict(arguments.options), arguments.postgres_args
     while True:
-        known = {**context.options, **said}
+        known = {**(defaults or {}), **context.options, **said}
         data_dir = given.get("data-dir") or known.get("PGIDLE_DATA_DIR") or known.get("PGDATA")
         environment = known if data_dir else {**known, "PGDATA": NOWHERE}
         try:
@@ -101,6 +135,7 @@ def settle(
             elif said:
                 said = {}
             else:
-                context = Context(shutdown=context.shutdown)
+                context, defaults = Context(shutdown=context.shutdown), None
         else:
-            return Told(settings, str(data_dir) if data_dir else None)
+            unknown = hidden.of({**context.options, **said}, given)
+            return Told(settings, str(data_dir) if data_dir else None, unknown, str(hidden))

@@ -1,40 +1,65 @@
-"""systemd's units: a service that may exit, a socket that starts it again, and the time to stop.
-
-Facts are from systemd.service(5), systemd.socket(5), systemd.kill(5).
-"""
+"""systemd's units: a service that may exit, a socket that starts it again, and the time to stop."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pgidle.arguments import Arguments
 from pgidle.doctor.durations import systemd_span
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.stopping import check_kill_timeout, check_signal
-from pgidle.doctor.told import run_arguments, settle
+from pgidle.doctor.interpolation import CLOSE, OPEN, is_known, shown
+from pgidle.doctor.stopping import check_kill_timeout, check_signal, check_stop_command
+from pgidle.doctor.told import Hidden, run_arguments, settle
 from pgidle.doctor.tree import BadFile
 from pgidle.doctor.unit_file import Unit, environment, read_unit, split
 from pgidle.options import WhenIdle
+from pgidle.platforms import SYSTEMD, SYSTEMD_STOP_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgidle.doctor.told import Context, Told
+    from pgidle.doctor.tree import Node
+    from pgidle.doctor.unit_file import Setting
 
-STOP_TIMEOUT = 90.0
-"""Seconds: systemd's DefaultTimeoutStopSec."""
 MIGRATION = "net.ipv4.tcp_migrate_req"
 LOOPBACK_OR_ANY = ("[::]", "[::1]", "0.0.0.0", "127.", "localhost")
+READ = {
+    "Service": frozenset(
+        {
+            *("ExecStart", "ExecStop", "ExecStopPost", "Environment", "EnvironmentFile", "Restart", "Type"),
+            *("KillMode", "KillSignal", "TimeoutStopSec", "TimeoutSec", "Sockets", "User", "PrivateNetwork"),
+            *("ProtectKernelTunables", "ProtectSystem", "ProtectHome", "ReadWritePaths", "StateDirectory"),
+            *("MemoryDenyWriteExecute",),
+        }
+    ),
+    "Socket": frozenset({"ListenStream", "BindIPv6Only", "FreeBind", "ReusePort", "Accept", "Service"}),
+    "Unit": frozenset({"Requires"}),
+}
+"""What is looked at."""
+SERVERS = frozenset(
+    {"postgres", "postmaster", "pg_ctl", "pg_ctlcluster", "postgresql-start", "docker-entrypoint.sh"}
+)
+STAYS_CONNECTED = frozenset(
+    {"pg_receivewal", "pg_recvlogical", "pg_receivexlog", "receive-wal", "receivewal", "barman"}
+)
+"""Programs that keep a replication connection for as long as they run."""
+HARMLESS = frozenset({"Description", "Documentation", "SyslogIdentifier", "WantedBy", "Alias", "Also"})
+_VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
     """What belongs to a unit and is in other files: drop-ins by name, what EnvironmentFile= names (None: not there)
-    by path, and the name of the socket unit of a service, if there is one."""
+    by path, the name of the socket unit of a service, if there is one, and what the service says that a socket starts,
+    None where that is not known."""
 
     drop_ins: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str | None] = field(default_factory=dict)
     socket: str | None = None
+    service: str | None = None
 
 
 def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
@@ -50,8 +75,16 @@ def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
             "correct the line",
         )
         return chart
+    _account(chart, unit, beside)
     if unit.has("Socket"):
-        _examine_socket(chart, unit)
+        _examine_socket(chart, unit, beside)
+    elif unit.has("Container") or unit.has("Pod") or unit.has("Kube"):
+        chart.unknown(
+            "what the container of this Quadlet unit is told",
+            f"{name}:1",
+            "podman makes the service out of it, and its own sections are not read here",
+            "podman-system-generator --dryrun shows the unit that is made; give that to pgidle doctor",
+        )
     elif unit.has("Service"):
         _examine_service(chart, unit, context, beside)
     else:
@@ -64,8 +97,47 @@ def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
     return chart
 
 
-def _examine_socket(chart: Chart, unit: Unit) -> None:
+def _account(chart: Chart, unit: Unit, beside: Beside) -> None:
+    chart.read.append(f"as {SYSTEMD} reads it")
+    for section in dict.fromkeys(one.section for one in unit.settings):
+        keys = [one.key for one in unit.settings if one.section == section and one.key not in HARMLESS]
+        chart.account(f"[{section}]", keys, READ.get(section, frozenset()))
+    if beside.drop_ins:
+        chart.read.append(f"drop-ins: {', '.join(beside.drop_ins)}")
+    there = [path for path, text in beside.environment.items() if text is not None]
+    if there:
+        chart.read.append(f"variables: {', '.join(there)}")
+    chart.not_read.append("drop-ins in other folders, systemd's own defaults (system.conf), pgidle.toml")
+
+
+def _starts_pgidle(unit: Unit, beside: Beside) -> bool | None:
+    """Whether a socket unit is pgidle's; None: nobody can tell."""
+    name = unit.name.rpartition("/")[2]
+    if "pgidle" in name or "pgidle" in unit.word("Socket", "Service"):
+        return True
+    if beside.service is not None:
+        return "pgidle" in beside.service
+    return None
+
+
+def _examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
     streams = unit.all("Socket", "ListenStream")
+    is_ours = _starts_pgidle(unit, beside)
+    if is_ours is not True and not any(re.search(r"(?:^|:)5432$", one.value) for one in streams):
+        started = unit.word("Socket", "Service") or unit.name.rpartition("/")[2].replace(
+            ".socket", ".service"
+        )
+        what = (
+            "this socket does not start pgidle" if is_ours is False else "whether this socket starts pgidle"
+        )
+        chart.unknown(
+            what,
+            f"{unit.name}:1",
+            f"it is for {started}, "
+            + ("which does not name it" if is_ours is False else "which is not beside it"),
+            f"give {started} to pgidle doctor, too",
+        )
+        return
     place = unit.where("Socket", "ListenStream")
     if not streams and unit.is_template:
         chart.unknown(
@@ -125,42 +197,130 @@ def _examine_socket(chart: Chart, unit: Unit) -> None:
 
 
 def _examine_service(chart: Chart, unit: Unit, context: Context, beside: Beside) -> None:
+    contents = {path: text for path, text in beside.environment.items() if text is not None}
+    said = environment(unit, contents)
     start = unit.last("Service", "ExecStart")
     command = split(start.value.lstrip("@-:+!|")) if start is not None else []
     at = next((at for at, word in enumerate(command) if word.rpartition("/")[2] == "pgidle"), None)
     if start is None or at is None or command[at + 1 : at + 2] != ["run"]:
-        chart.wrong(
-            "ExecStart= does not start `pgidle run`",
-            unit.where("Service", "ExecStart"),
-            "whatever it starts is not put to sleep",
-            "ExecStart=/opt/pgidle/bin/pgidle run -D /srv/pg/data",
-        )
+        _check_other_program(chart, unit, start, command)
         return
-    contents = {path: text for path, text in beside.environment.items() if text is not None}
-    for one in unit.all("Service", "EnvironmentFile"):
-        if one.value.removeprefix("-") not in contents:
-            if one.value.startswith("-") and one.value[1:] in beside.environment:
-                continue
-            chart.unknown(
-                f"what {one.value} says",
-                one.where,
-                "it is not there, or cannot be read by this user",
-                "run pgidle doctor as root, on the machine that has the file",
-            )
-    said = environment(unit, contents)
-    read = run_arguments(chart, start.where, command[at + 2 :])
-    told = settle(chart, start.file, said, read, start.line, context)
+    sources = _check_files(chart, unit, beside, contents)
+    words = [word for one in command[at + 2 :] for word in _expanded(one, said)]
+    unset = [word for word in words if not is_known(word)]
+    for word in unset:
+        chart.unknown(
+            f"what {shown(word)} is in ExecStart=",
+            start.where,
+            "it is set in none of the files that were read",
+            "the value itself; or Environment=",
+        )
+    read = (
+        run_arguments(chart, start.where, [word for word in words if is_known(word)]) if not unset else None
+    )
+    hidden = Hidden(frozenset(), (*sources, *(("ExecStart=",) if unset else ())))
+    told = settle(chart, start.file, said, read or Arguments({}), start.line, context, hidden=hidden)
     _check_restart(chart, unit, told)
     _check_type(chart, unit)
     _check_stop(chart, unit, told, context)
-    _check_protection(chart, unit, beside)
+    _check_protection(chart, unit, told, beside)
     _check_activation(chart, unit, told, beside)
+
+
+def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, command: list[str]) -> None:
+    where = unit.where("Service", "ExecStart")
+    programs = {part.rpartition("/")[2] for word in command for part in word.split()}
+    if start is None:
+        chart.unknown(
+            "what ExecStart= is",
+            where,
+            "there is none in what was read",
+            "give the unit that this is a drop-in of, too",
+        )
+    elif any("pgidle" in one for one in programs):
+        chart.unknown(
+            f"what `{' '.join(command)[:60]}` starts",
+            where,
+            "it names pgidle, but is not `pgidle run` itself: settings and signals may get lost on the way",
+            "ExecStart=/opt/pgidle/bin/pgidle run -D /srv/pg/data",
+        )
+    elif programs & STAYS_CONNECTED:
+        chart.note(
+            f"{min(programs & STAYS_CONNECTED)} stays connected to Postgres",
+            where,
+            "it streams, and as long as it does Postgres is kept awake for it (setting replication)",
+            'replication = "ignore", if Postgres may sleep all the same; docs/neighbours.md says what follows',
+        )
+    elif "patroni" in programs:
+        chart.wrong(
+            "Patroni runs Postgres here",
+            where,
+            "pgidle has no part in it, and Patroni takes a Postgres that sleeps for one that failed",
+            "a unit of pgidle's own: pgidle init systemd",
+        )
+    elif programs & SERVERS:
+        chart.wrong(
+            "ExecStart= does not start `pgidle run`",
+            where,
+            "the Postgres that it starts is not put to sleep",
+            "pgidle init systemd -D DATA_DIRECTORY, which writes units for data that is there, too",
+        )
+    else:
+        chart.unknown(
+            f"whether this unit has to do with Postgres: it starts `{' '.join(command)[:60]}`",
+            where,
+            "it starts neither pgidle nor a Postgres that is known as one",
+            "give the unit that starts Postgres",
+        )
+
+
+def _check_files(chart: Chart, unit: Unit, beside: Beside, contents: Mapping[str, str]) -> list[str]:
+    """The EnvironmentFile= that are not read, and may be there."""
+    hidden = []
+    for one in unit.all("Service", "EnvironmentFile"):
+        path, is_optional = one.value.removeprefix("-"), one.value.startswith("-")
+        if path in contents or (is_optional and path in beside.environment):
+            continue
+        is_missing = path in beside.environment
+        if "%" not in path or not is_optional:
+            chart.unknown(
+                f"what {one.value} says",
+                one.where,
+                "it is not on this machine; where it is missing systemd does not start the service"
+                if is_missing
+                else "it cannot be read by this user",
+                "run pgidle doctor on the machine that has the file"
+                if is_missing
+                else "run pgidle doctor as root",
+            )
+        hidden.append(f"EnvironmentFile={path}")
+    return hidden
+
+
+def _expanded(word: str, said: Mapping[str, Node]) -> list[str]:
+    """As systemd puts variables in: $NAME alone becomes words, ${NAME} stays within its own."""
+    alone = re.fullmatch(r"\$(\w+)", word)
+    if alone is not None and alone[1] in said:
+        return split(said[alone[1]].text or "")
+
+    def put(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        return said[name].text or "" if name in said else f"{OPEN}{name}{CLOSE}"
+
+    return [_VARIABLE.sub(put, word)]
 
 
 def _check_restart(chart: Chart, unit: Unit, told: Told) -> None:
     policy = unit.word("Service", "Restart", "no")
     where = unit.where("Service", "Restart", "ExecStart")
-    if policy in ("always", "on-success") and told.settings.when_idle is WhenIdle.EXIT:
+    if policy in ("always", "on-success") and not told.knows("when-idle"):
+        chart.unknown(
+            f"whether Restart={policy} is right",
+            where,
+            f"with when-idle exit it is not, and {told.elsewhere} may set that",
+            "Restart=on-failure",
+        )
+    elif policy in ("always", "on-success") and told.settings.when_idle is WhenIdle.EXIT:
         chart.wrong(
             f"Restart={policy}",
             where,
@@ -207,11 +367,28 @@ def _check_type(chart: Chart, unit: Unit) -> None:
 
 
 def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
+    for key in ("ExecStop", "ExecStopPost"):
+        for one in unit.all("Service", key):
+            words = split(one.value.lstrip("@-:+!|"))
+            if key == "ExecStop" and check_stop_command(
+                chart, "ExecStop=", words, one.where, "no ExecStop=: systemd's signal stops it in good order"
+            ):
+                continue
+            if key == "ExecStop" and "$MAINPID" in one.value and re.search(r"\bkill\b", one.value):
+                chart.fine("ExecStop= signals pgidle")
+            else:
+                chart.unknown(
+                    f"what {key}={one.value[:50]} does",
+                    one.where,
+                    "it runs at each stop, or sleep; where it fails, the service has failed, and Restart=on-failure"
+                    " starts it again",
+                    f"no {key}=",
+                )
     if (signal := unit.last("Service", "KillSignal")) is not None:
         check_signal(chart, "KillSignal", signal.value, signal.where)
     found = unit.last("Service", "TimeoutStopSec") or unit.last("Service", "TimeoutSec")
     where = unit.where("Service", "TimeoutStopSec", "TimeoutSec", "ExecStart")
-    seconds = STOP_TIMEOUT if found is None else systemd_span(found.value)
+    seconds = SYSTEMD_STOP_TIMEOUT if found is None else systemd_span(found.value)
     if seconds is None:
         chart.wrong(
             f"{found.key}={found.value} is no time span" if found is not None else "",
@@ -219,7 +396,7 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
             "systemd passes over it and takes its default",
             "TimeoutStopSec=30s",
         )
-        seconds = STOP_TIMEOUT
+        seconds = SYSTEMD_STOP_TIMEOUT
     name = found.key if found is not None else "TimeoutStopSec"
     longer = int(max(told.settings.stop_timeout + 5, (context.shutdown or 0) * 2))
     check_kill_timeout(
@@ -227,14 +404,39 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
         name,
         seconds,
         where,
-        told.settings,
+        told,
         context,
         f"TimeoutStopSec={longer}s",
         is_given=found is not None,
     )
 
 
-def _check_protection(chart: Chart, unit: Unit, beside: Beside) -> None:
+def _check_paths(chart: Chart, unit: Unit, told: Told) -> None:
+    """Whether the data directory may be written: systemd.exec(5), "Sandboxing"."""
+    if told.data_dir is None or not told.knows("data-dir"):
+        return
+    opened = [path.lstrip("-+") for one in unit.all("Service", "ReadWritePaths") for path in split(one.value)]
+    opened += [
+        f"/var/lib/{path}" for one in unit.all("Service", "StateDirectory") for path in split(one.value)
+    ]
+    if any(f"{told.data_dir}/".startswith(f"{path.rstrip('/')}/") for path in opened):
+        return
+    homes = ("/home/", "/root/", "/run/user/")
+    home = unit.word("Service", "ProtectHome").lower()
+    for key, is_closed in (
+        ("ProtectSystem", unit.word("Service", "ProtectSystem").lower() == "strict"),
+        ("ProtectHome", home not in ("", "no", "false", "0", "off") and told.data_dir.startswith(homes)),
+    ):
+        if is_closed:
+            chart.wrong(
+                f"{key}={unit.word('Service', key)}, and the data directory is {told.data_dir}",
+                unit.where("Service", key),
+                "nothing can be written there, so Postgres does not start",
+                f"ReadWritePaths={told.data_dir}",
+            )
+
+
+def _check_protection(chart: Chart, unit: Unit, told: Told, beside: Beside) -> None:
     if unit.is_on("Service", "PrivateNetwork"):
         chart.wrong(
             "PrivateNetwork=yes",
@@ -242,6 +444,14 @@ def _check_protection(chart: Chart, unit: Unit, beside: Beside) -> None:
             "the service has a network of its own, with nobody else in it, where no client reaches what Postgres"
             " listens on",
             "no PrivateNetwork=",
+        )
+    _check_paths(chart, unit, told)
+    if unit.is_on("Service", "MemoryDenyWriteExecute"):
+        chart.note(
+            "MemoryDenyWriteExecute=yes",
+            unit.where("Service", "MemoryDenyWriteExecute"),
+            "Postgres compiles parts of long queries (JIT), which fail then",
+            "jit = off in postgresql.conf",
         )
     if not unit.is_on("Service", "ProtectKernelTunables"):
         return

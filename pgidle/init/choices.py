@@ -13,6 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pgidle.errors import SettingsError
 from pgidle.options import OPTIONS, format_duration, parse_duration, read_value
+from pgidle.platforms import (
+    BUILT_MAJOR,
+    FLY_CPUS,
+    FLY_LARGEST_VOLUME,
+    FLY_LEAST_MEMORY,
+    FLY_LONGEST_KILL_TIMEOUT,
+    FLY_MEMORY_STEP,
+    FLY_MOST_MEMORY,
+    image_major,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,10 +45,9 @@ DATA_DIR = "/var/lib/pgidle/{name}/data"
 STOP_MARGIN = 10
 """Seconds between pgidle's immediate shutdown and the platform's SIGKILL. Postgres itself gives its processes five
 to obey an immediate shutdown (SIGKILL_CHILDREN_AFTER_SECS in postmaster.c)."""
-LONGEST_KILL_TIMEOUT = {Platform.FLY: 300}
-"""Seconds: https://fly.io/docs/reference/configuration/#kill_timeout-option"""
+LONGEST_KILL_TIMEOUT = {Platform.FLY: int(FLY_LONGEST_KILL_TIMEOUT)}
 SMALLEST_MEMORY = 256
-"""Megabytes: Fly's smallest machine."""
+"""Megabytes: less than this is too little for Postgres and pgidle."""
 
 # Nothing was asked for where the value is None. stop-timeout: pgidle's own 4 s fit a kill timeout of 5 s, which is
 # not asked of anybody here, and a checkpoint may take longer.
@@ -59,7 +68,10 @@ DEFAULTS: Mapping[Platform, Mapping[str, str | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Everything chosen for one platform; empty or 0: not asked for, or not known to the platform."""
+    """Everything chosen for one platform; empty or 0: not asked for, or not known to the platform.
+
+    `major` is the version of the image's PostgreSQL, by its name, or that which pgidle's Dockerfile builds on.
+    """
 
     name: str
     port: int
@@ -67,6 +79,7 @@ class Choices:
     stop_timeout: str
     kill_timeout: int
     image: str
+    major: int
     region: str
     memory: int
     volume_size: int
@@ -93,16 +106,19 @@ def choose(platform: Platform, given: Mapping[str, str]) -> Choices:
     if port == HTTP_PORT and platform is not Platform.COMPOSE:
         raise SettingsError(f"--port: {HTTP_PORT} is where health is served", "choose another")
     name = _read(said, "name", _name, "")
+    is_fly = platform is Platform.FLY
+    image = _read(said, "image", _image, "")
     return Choices(
         name=name,
         port=port,
         idle_timeout=_read(said, "idle-timeout", _idle_timeout, ""),
         stop_timeout=format_duration(stop_timeout),
         kill_timeout=kill_timeout,
-        image=_read(said, "image", _image, ""),
+        image=image,
+        major=image_major(image) or BUILT_MAJOR,
         region=_read(said, "region", _region, ""),
-        memory=_read(said, "memory", _memory, 0),
-        volume_size=_read(said, "volume-size", _volume_size, 0),
+        memory=_read(said, "memory", _fly_memory if is_fly else _memory, 0),
+        volume_size=_read(said, "volume-size", _fly_volume_size if is_fly else _volume_size, 0),
         data_dir=_read(said, "data-dir", _data_dir, DATA_DIR.format(name=name or "main")),
         listen_addresses=_read(said, "listen-addresses", _listen_addresses, ""),
     )
@@ -178,6 +194,38 @@ def _memory(text: str) -> int:
     size = _megabytes(text)
     if size < SMALLEST_MEMORY:
         raise SettingsError(f"{text!r} is too little", f"write at least {SMALLEST_MEMORY}MB")
+    return size
+
+
+def _fly_memory(text: str) -> int:
+    size = _memory(text)
+    step, most = FLY_MEMORY_STEP["shared"], FLY_MOST_MEMORY["shared"] * max(FLY_CPUS["shared"])
+    if size > most:
+        raise SettingsError(
+            f"{text!r} is more than a machine with shared CPUs has", f"write at most {most // 1024}GB"
+        )
+    if size % step:
+        below = size // step * step
+        raise SettingsError(
+            f"{text!r} is not a memory that Fly has, which is in steps of {step} MB",
+            f"write {below}MB or {below + step}MB",
+        )
+    fly_size(size)
+    return size
+
+
+def fly_size(memory: int) -> str:
+    """The smallest machine that may have so many megabytes. Raises SettingsError."""
+    for cpus in FLY_CPUS["shared"]:
+        if FLY_LEAST_MEMORY["shared"] * cpus <= memory <= FLY_MOST_MEMORY["shared"] * cpus:
+            return f"shared-cpu-{cpus}x"
+    raise SettingsError(f"no machine of Fly's has {memory} MB", "write 512MB, 2GB")
+
+
+def _fly_volume_size(text: str) -> int:
+    size = _volume_size(text)
+    if size > FLY_LARGEST_VOLUME:
+        raise SettingsError(f"{text!r} is more than a volume has", f"write at most {FLY_LARGEST_VOLUME}GB")
     return size
 
 

@@ -17,26 +17,30 @@ if TYPE_CHECKING:
 
 PLANNERS = {
     Platform.FLY: fly.plan,
-    Platform.SYSTEMD: systemd.plan,
     Platform.COMPOSE: compose.plan,
     Platform.KUBERNETES: kubernetes.plan,
 }
 
 
-def make_plan(platform: str, given: Mapping[str, str]) -> Plan:
-    """The files and steps for a platform; `given` holds options by name. Raises SettingsError."""
+def make_plan(platform: str, given: Mapping[str, str], folder: str = ".") -> Plan:
+    """The files and steps for a platform; `given` holds options by name, `folder` is where they are to be written.
+    Raises SettingsError."""
     known = Platform(platform)
     if known is Platform.SYSTEMD:
         given = {**systemd.as_configured(given), **given}
-    return PLANNERS[known](choose(known, given))
+    choices = choose(known, given)
+    if known is Platform.SYSTEMD:
+        return systemd.plan(choices)
+    return PLANNERS[known](choices, folder)
 
 
 def write_plan(plan: Plan, folder: str, *, force: bool) -> str:
     """Write the files; the answer says which, and what comes next. Raises PgidleError."""
     outcomes = write(plan.files, Path(folder), force=force)
     lines = [f"{outcome.value} {path}" for path, outcome in outcomes]
-    where = [] if folder == "." else [f"cd {quote(folder)}"]
-    return "\n".join([*lines, "", "Next, in this order:", "", *where, plan.steps])
+    build = [plan.build] if plan.build else []
+    where = [f"cd {quote(folder)}"] if folder != "." and plan.is_run_there else []
+    return "\n".join([*lines, "", "Next, in this order:", "", *build, *where, plan.steps])
 
 
 def print_plan(plan: Plan) -> str:

@@ -11,18 +11,20 @@ if TYPE_CHECKING:
     from pgidle.init.plan import Plan
 
 
-def plan(choices: Choices) -> Plan:
+def plan(choices: Choices, folder: str) -> Plan:
+    """Elsewhere than in a checkout an image is named, and built before."""
+    is_here = not choices.image and folder == "."
+    image = choices.image or f"pgidle:{choices.major}"
     values = {
         "name": choices.name,
         "port": choices.port,
+        "major": choices.major,
         "idle_timeout": choices.idle_timeout,
         "stop_timeout": choices.stop_timeout,
         "kill_timeout": choices.kill_timeout,
-        "checkout": ""
-        if choices.image
-        else "# All of this in a checkout of pgidle, whose Dockerfile is built.\n",
-        "source": render(
-            "compose/image.yaml" if choices.image else "compose/build.yaml", {"image": choices.image}
-        ),
+        "image": image,
+        "checkout": "# All of this in a checkout of pgidle, whose Dockerfile is built.\n" if is_here else "",
+        "source": render("compose/build.yaml" if is_here else "compose/image.yaml", {"image": image}),
     }
-    return with_steps("compose/compose.yaml", "compose.yaml", values, "compose/steps.txt")
+    build = "" if is_here or choices.image else "compose/build.txt"
+    return with_steps("compose/compose.yaml", "compose.yaml", values, "compose/steps.txt", build=build)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pgidle.init.plan import Plan
 
 
-def plan(choices: Choices) -> Plan:
+def plan(choices: Choices, _folder: str) -> Plan:
     # A name without a registry is a test cluster's.
     deliver = (
         f"docker push {choices.image}"
@@ -23,6 +23,7 @@ def plan(choices: Choices) -> Plan:
         "image": choices.image,
         "deliver": deliver,
         "port": choices.port,
+        "major": choices.major,
         "idle_timeout": choices.idle_timeout,
         "stop_timeout": choices.stop_timeout,
         "kill_timeout": choices.kill_timeout,
@@ -30,4 +31,10 @@ def plan(choices: Choices) -> Plan:
         "shared_buffers": shared_buffers(choices, "kubernetes/shared_buffers.yaml"),
         "volume_size": f"{choices.volume_size}Gi",
     }
-    return with_steps("kubernetes/kubernetes.yaml", "kubernetes.yaml", values, "kubernetes/steps.txt")
+    return with_steps(
+        "kubernetes/kubernetes.yaml",
+        "kubernetes.yaml",
+        values,
+        "kubernetes/steps.txt",
+        build="kubernetes/build.txt",
+    )

@@ -7,6 +7,8 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
+from pgidle.platforms import FIRST_INITDB_WITH_SETTINGS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -27,10 +29,15 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`steps`: commands for a shell, with comments, in the order in which they are to be run."""
+    """`steps`: commands for a shell, with comments, in the order in which they are to be run, where the files are.
+
+    `build` come before: they are for a checkout of pgidle. `is_run_there`: false for steps that name the folder.
+    """
 
     files: tuple[File, ...]
     steps: str
+    build: str = ""
+    is_run_there: bool = True
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
@@ -40,13 +47,26 @@ def render(template: str, values: Mapping[str, object]) -> str:
 
 
 def shared_buffers(choices: Choices, template: str) -> str:
-    """A quarter of the memory, as whole lines; nothing where that is what Postgres takes anyway."""
+    """A quarter of the memory, as whole lines; nothing where that is what Postgres takes anyway, or where its initdb
+    cannot be told."""
     size = choices.memory // 4
-    return "" if size == DEFAULT_SHARED_BUFFERS else render(template, {"shared_buffers": f"{size}MB"}) + "\n"
+    if size == DEFAULT_SHARED_BUFFERS or choices.major < FIRST_INITDB_WITH_SETTINGS:
+        return ""
+    return render(template, {"shared_buffers": f"{size}MB"}) + "\n"
 
 
-def with_steps(template: str, path: str, values: Mapping[str, object], steps: str) -> Plan:
-    """One file that has the steps in its head, as comment lines of TOML and YAML."""
-    rendered = render(steps, values)
-    head = "\n".join(f"#   {line}".rstrip() for line in rendered.splitlines())
-    return Plan((File(path, render(template, {**values, "steps": head}) + "\n"),), rendered)
+def with_steps(
+    template: str,
+    path: str,
+    values: Mapping[str, object],
+    steps: str,
+    *,
+    build: str = "",
+    is_run_there: bool = True,
+) -> Plan:
+    """One file that has all steps in its head, as comment lines of TOML and YAML. `build` is a template, too."""
+    rendered, first = render(steps, values), render(build, values) if build else ""
+    lines = [*first.splitlines(), *rendered.splitlines()]
+    head = "\n".join(f"#   {line}".rstrip() for line in lines)
+    file = File(path, render(template, {**values, "steps": head}) + "\n")
+    return Plan((file,), rendered, first, is_run_there)
