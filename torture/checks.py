@@ -63,13 +63,13 @@ def _stat(pid: str) -> list[str]:
 
 def postmasters(data_dir: Path) -> list[int]:
     """Living postmasters on a data directory: leaders of a process group, as its other processes are, but no children
-    of another and without a title like theirs, which one that was just forked has not got yet."""
+    of another and without a title like theirs, which one that was just forked has not got yet. Who exits has none."""
     found = []
     pids = processes(data_dir)
     for pid in pids:
-        stat = _stat(str(pid))
+        stat, title = _stat(str(pid)), _read(str(pid), "cmdline")
         is_leader = len(stat) > 3 and int(stat[2]) == pid
-        if is_leader and int(stat[1]) not in pids and not _read(str(pid), "cmdline").startswith("postgres: "):
+        if is_leader and int(stat[1]) not in pids and title and not title.startswith("postgres: "):
             found.append(pid)
     return found
 
