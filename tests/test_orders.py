@@ -86,6 +86,11 @@ def status(one: Supervised) -> dict[str, Any]:
     return request(str(one.data_dir / "pgidle"), "GET", "/status", PATIENCE)[1]
 
 
+def has_begun(process: subprocess.Popen[str], name: str) -> None:
+    """Wait until what was `pgidle hold` is the program."""
+    until(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == name)
+
+
 def held(one: Supervised) -> list[str]:
     return [lease["name"] for lease in status(one)["leases"]]
 
@@ -278,10 +283,11 @@ def test_in_exit_mode_a_sleep_that_ends_at_once_is_none(
 
 
 def test_holds_outlive_whatever_ends_pgidle(newest: Installation, launch: Launch) -> None:
-    one = launch(newest, when_idle="exit", idle_timeout="500ms")
+    one = launch(newest, when_idle="exit", idle_timeout="off")
     one.wait_for_state("awake")
     assert one.pgidle("hold", "1h", "--why", "migration").stdout.startswith("hold 1: held awake until 20")
     assert one.pgidle("hold", "2h").stdout.startswith("hold 2: ")
+    one.options["idle-timeout"] = "500ms"
     for end in (one.kill, one.stop, lambda: one.pgidle("sleep", "--force", "--wait")):
         end()
         one.wait()
@@ -309,9 +315,10 @@ def test_holds_outlive_whatever_ends_pgidle(newest: Installation, launch: Launch
 
 
 def test_a_hold_ends_with_its_time_also_while_nothing_runs(newest: Installation, launch: Launch) -> None:
-    one = launch(newest, when_idle="exit", idle_timeout="200ms")
+    one = launch(newest, when_idle="exit", idle_timeout="off")
     one.wait_for_state("awake")
     assert one.pgidle("hold", "1s").returncode == 0
+    one.options["idle-timeout"] = "200ms"
     one.kill()
     file = one.data_dir / "pgidle/holds.json"
     kept = json.loads(file.read_text())
@@ -406,8 +413,7 @@ def test_a_program_holds_until_it_ends_however_it_ends(
     one = launch(newest, when_idle="stay", idle_timeout="200ms")
     one.wait_for_state("awake")
     program = begin(one, "hold", "--why", "backup", "--", "sleep", "1000")
-    one.wait_for_state("awake")
-    until(lambda: held(one))
+    has_begun(program, "sleep")
     (lease,) = status(one)["leases"]
     assert lease == {"name": "1", "ends_in": None, "why": "backup", "program": f"sleep (pid {program.pid})"}
     looks = status(one)["looks"]
@@ -437,7 +443,7 @@ def test_a_time_limits_the_hold_and_not_the_program(
     assert program.poll() is None
     assert ended(program)[0] == 0
     program = begin(one, "hold", "1h", "--", "cat")
-    until(lambda: held(one))
+    has_begun(program, "cat")
     mark = one.mark()
     assert one.pgidle("release", held(one)[0]).returncode == 0
     one.wait_for_state("asleep", since=mark)
@@ -447,12 +453,15 @@ def test_a_time_limits_the_hold_and_not_the_program(
 def test_a_program_goes_on_holding_the_next_supervisors_postgres(
     begin: Begin, newest: Installation, launch: Launch
 ) -> None:
-    one = launch(newest, when_idle="exit", idle_timeout="200ms")
+    one = launch(newest, when_idle="exit", idle_timeout="off")
     one.wait_for_state("awake")
     program, other = (begin(one, "hold", "--", "cat") for _ in range(2))
-    until(lambda: len(held(one)) == 2)
+    for one_of_them in (program, other):
+        has_begun(one_of_them, "cat")
+    assert len(held(one)) == 2
     file = one.data_dir / "pgidle/holds.json"
     until(lambda: len(json.loads(file.read_text())["holds"]) == 2)
+    one.options["idle-timeout"] = "200ms"
     one.kill()
     assert ended(other)[0] == 0
     one.start()
@@ -503,7 +512,7 @@ def test_a_program_that_is_hidden_from_pgidle_holds_until_it_ends(
     one = launch(newest, prefix=hide, when_idle="stay", idle_timeout="200ms")
     one.wait_for_state("awake")
     program = begin(one, "hold", "--", "cat")
-    until(lambda: held(one))
+    has_begun(program, "cat")
     looks = status(one)["looks"]
     until(lambda: status(one)["looks"] > looks + 5)
     assert held(one) == ["1"]
@@ -512,7 +521,7 @@ def test_a_program_that_is_hidden_from_pgidle_holds_until_it_ends(
     one.wait_for_state("asleep", since=mark)
     program = begin(one, "hold", "--", "cat")
     until(lambda: f'"pid": {program.pid}' in (one.data_dir / "pgidle/holds.json").read_text())
-    until(lambda: Path(f"/proc/{program.pid}/comm").read_text() == "cat\n")
+    has_begun(program, "cat")
     one.kill()
     mark = one.mark()
     one.start()
