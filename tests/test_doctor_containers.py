@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from typing import TYPE_CHECKING
 
+import kubernetes_validate
 import pytest
 from mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
 
@@ -324,3 +327,30 @@ def test_the_new_place_of_data_needs_no_variable() -> None:
     text = OLD.replace("/postgresql/data", "/postgresql")
     assert of_compose(text.replace("image: pgidle\n", "image: pgidle:18\n")).findings == []
     assert [one.severity for one in of_compose(text).findings] == [UNKNOWN]
+
+
+def properties(schema: object) -> set[str]:
+    """The names of all properties that a JSON schema has anywhere."""
+    if isinstance(schema, list):
+        return {name for each in schema for name in properties(each)}
+    if not isinstance(schema, dict):
+        return set()
+    own = schema.get("properties")
+    return (set(own) if isinstance(own, dict) else set()) | {
+        name for each in schema.values() for name in properties(each)
+    }
+
+
+def test_the_keys_that_are_known_are_keys_of_the_platforms() -> None:
+    builtin = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json")
+    known = properties(json.loads(builtin.read_text())["$defs"])
+    assert (compose.READ | compose.HARMLESS) - known == set()
+    assert "restrat" not in known
+    release = kubernetes_validate.utils.all_versions()[-1]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
+    for key in kubernetes.READ | kubernetes.HARMLESS:
+        # A key that there is not is called additional; a value of the wrong type is something else.
+        container = {"name": "x", "image": "x", key: 7}
+        with pytest.raises(kubernetes_validate.ValidationError) as refused:
+            kubernetes_validate.validate(pod | {"spec": {"containers": [container]}}, release, strict=True)
+        assert "Additional properties" not in refused.value.message, key

@@ -83,7 +83,6 @@ def _read_whole(path: str) -> bytes:
             raise IsADirectoryError
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        is_fifo = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
         content, end = b"", time.monotonic() + PATIENCE
         while len(content) <= LARGEST:
             # Before the first writer a FIFO is at its end, as after the last: poll(2) tells the two apart.
@@ -97,8 +96,6 @@ def _read_whole(path: str) -> bytes:
                 break
             content += part
             end = time.monotonic() + PATIENCE
-        if not content and is_fifo:
-            raise TimeoutError
         return content
     finally:
         os.close(descriptor)

@@ -324,10 +324,13 @@ def _configuration(
     watchers = [environ.get("POSTGRES_USER", ""), user_name(uid), "postgres"]
     over_socket = settings.watch is None and answer.socket_dirs != ""
     local = {"localhost", "127.0.0.1", "::1"}
+    records = gather(file)
+    if any("map=" in text for text in records.contents.values()):
+        hba.read += list(maps.contents)
     check_hba(
         hba,
         file,
-        gather(file),
+        records,
         is_mapped=lambda name, role: allows(maps, ident, name, user_name(uid), role),
         version=version,
         watchers=list(dict.fromkeys(filter(None, watchers))) if over_socket else [],
