@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pgidle.snapshot import Room
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def room_of(postmaster: int) -> Room:
@@ -18,18 +14,19 @@ def room_of(postmaster: int) -> Room:
     """
     # Its working directory is the data directory (ChangeToDataDir in miscinit.c).
     try:
-        return _room(os.statvfs(f"/proc/{postmaster}/cwd{part}") for part in ("", "/pg_wal"))
+        return room_in(f"/proc/{postmaster}/cwd")
     except FileNotFoundError:
         return Room()
 
 
-def _room(found: Iterable[os.statvfs_result]) -> Room:
-    """Of several file systems.
+def room_in(data_dir: str) -> Room:
+    """The same of a data directory, for any user but root. Raises OSError.
 
-    One without any blocks tells no size (ramfs, tmpfs with size=0, some of FUSE's), and one without any inodes does not
-    count them (btrfs, tmpfs with nr_inodes=0). What is reserved for root is not free. A quota of a user shows nowhere.
+    A file system without any blocks tells no size (ramfs, tmpfs with size=0, some of FUSE's), and one without any
+    inodes does not count them (btrfs, tmpfs with nr_inodes=0). What is reserved for root is not free. A quota shows
+    nowhere.
     """
-    systems = list(found)
+    systems = [os.statvfs(f"{data_dir}{part}") for part in ("", "/pg_wal")]
     return Room(
         free_bytes=min((one.f_bavail * one.f_frsize for one in systems if one.f_blocks), default=None),
         free_files=min((one.f_favail for one in systems if one.f_files), default=None),

@@ -14,6 +14,8 @@ from installations import conninfo
 from test_start_check import check
 
 from pgidle.disk import room_of
+from pgidle.doctor.finding import Chart, Severity
+from pgidle.doctor.volume import check_room
 from pgidle.snapshot import Room
 from pgidle.startable import Startable
 
@@ -63,6 +65,31 @@ def room(folder: Path) -> Room:
 def test_what_is_not_told_is_not_known(place: Place, kind: str, options: str, expected: Room) -> None:
     with mounted(place.folder(), kind, options) as folder:
         assert room(folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("ramfs", "mode=755", (Severity.NOTE, "tells no size")),
+        ("tmpfs", "size=0,nr_inodes=50", (Severity.WRONG, "inodes are free")),
+        ("tmpfs", "size=1M,nr_inodes=0", (Severity.WRONG, "1 MB are free")),
+        ("tmpfs", "size=1G,ro", (Severity.WRONG, "read-only")),
+        ("tmpfs", "size=1G", (None, "1.0 GB free")),
+    ],
+)
+def test_doctor_says_what_is_known(
+    tmp_path: Path, kind: str, options: str, said: tuple[Severity | None, str]
+) -> None:
+    with mounted(tmp_path, kind, options.removesuffix(",ro")):
+        (tmp_path / "pg_wal").mkdir()
+        if options.endswith("ro"):
+            subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        chart = Chart("data")
+        check_room(chart, str(tmp_path))
+        found = [(one.severity, one.what) for one in chart.findings] + [
+            (None, right) for right in chart.right
+        ]
+        assert any(severity is said[0] and said[1] in what for severity, what in found), found
 
 
 def test_used_up(place: Place) -> None:
