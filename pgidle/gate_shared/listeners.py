@@ -1,0 +1,205 @@
+"""The gate's listening sockets: one for each address, from first to last.
+
+Made here for TCP; a Unix socket is Postgres's to make, which knows its folders, permissions and group, and is kept from
+then on; a service manager may hand over either. All are as Postgres's own would be (SO_REUSEADDR, one IP version for
+each), never block, and have as long a queue as the kernel allows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from pgidle.errors import PgidleError
+from pgidle.gate_shared import port_table
+from pgidle.light import socket
+from pgidle.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    Address: TypeAlias = tuple[int, tuple[str, int]]
+
+WIDE = 65535
+"""A backlog that leaves the limit to net.core.somaxconn."""
+_TCPI_UNACKED = 24
+"""Offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, how many wait to be accepted."""
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
+_NO_FILTER = errno.ENOENT
+
+_LOAD_BYTE, _AND, _IS_EQUAL, _RETURN = 0x30, 0x54, 0x15, 0x06  # linux/bpf_common.h
+_FLAGS, _SYN, _ACK = 13, 0x02, 0x10  # of the TCP header, where a socket's packets begin for its filter
+_NO_NEWCOMERS = (
+    (_LOAD_BYTE, 0, 0, _FLAGS),
+    (_AND, 0, 0, _SYN | _ACK),
+    (_IS_EQUAL, 0, 1, _SYN),
+    (_RETURN, 0, 0, 0),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+)
+"""Drops what asks for a connection, and lets all else through: handshakes under way complete."""
+
+
+@record
+class Waiting:
+    """Somebody at the gate: an address and a port, or a user at a Unix socket (None where the kernel does not tell)."""
+
+    address: str
+    port: int
+    uid: int | None = None
+
+
+class Listener:
+    """One listening socket. `is_inherited`: a service manager has it too, and keeps it when we are gone."""
+
+    def __init__(self, made: socket.socket, *, is_inherited: bool) -> None:
+        self.socket = made
+        self.is_inherited = is_inherited
+        self.is_unix = made.family == socket.AF_UNIX
+        self.is_ended = False
+        """Nobody can come to it any more; who came before is still in its queue."""
+        made.setblocking(False)
+        name = made.getsockname()
+        self.name = os.fsdecode(name) if self.is_unix else str(name[0])
+        """An address as a number, a path, or an abstract name with a NUL in front."""
+        self.port = 0 if self.is_unix else int(name[1])
+        self.inode = os.fstat(made.fileno()).st_ino
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    @property
+    def path(self) -> str | None:
+        """Of a Unix socket that has a file."""
+        return self.name if self.is_unix and not self.name.startswith("\0") else None
+
+    def parked(self) -> int:
+        """How many wait to be accepted. Where the kernel does not count them, 1 for any."""
+        if not self.is_unix:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 4)
+            return int(struct.unpack_from("@I", info, _TCPI_UNACKED)[0])
+        try:
+            return port_table.unix_queue(self.inode)
+        except OSError:
+            return _is_readable(self.socket)
+
+    def who(self) -> list[Waiting]:
+        """Who waits to be accepted, as far as the kernel tells. Raises OSError where it tells nothing."""
+        if self.is_unix:
+            return [Waiting(self.name, 0, peer.uid) for peer in port_table.unix_peers(self.inode)]
+        return [
+            Waiting(one.address, one.port)
+            for one in self._connections()
+            if one.state == port_table.ESTABLISHED and one.inode == 0
+        ]
+
+    def handshakes(self) -> int:
+        """How many are about to be in the queue. Raises OSError where the kernel tells nothing."""
+        return 0 if self.is_unix else sum(one.state == port_table.SYN_RECV for one in self._connections())
+
+    def plug(self) -> None:
+        """Let nobody begin to connect any more: SYNs are dropped without an answer, so that their senders try again.
+        TCP only. Raises OSError."""
+        lines = b"".join(struct.pack("=HBBI", *line) for line in _NO_NEWCOMERS)
+        # Where CPython keeps them: behind the object's header, whose size counts the NUL at the end (bytesobject.h).
+        at = id(lines) + bytes.__basicsize__ - 1
+        program = struct.pack("@HP", len(_NO_NEWCOMERS), at)
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+    def unplug(self) -> None:
+        """Let them come again. Who came meanwhile goes on: a connection drops no SYNs that it would need."""
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        except OSError as error:
+            if error.errno != _NO_FILTER:
+                raise
+
+    def end(self) -> None:
+        """Unix only: from now on whoever comes is refused, in the same instant for all (unix_shutdown() and
+        unix_stream_connect() in net/unix/af_unix.c take the same lock). There is no way back."""
+        self.is_ended = True
+        self.socket.shutdown(socket.SHUT_RD)
+
+    def listen_as_ourselves(self) -> None:
+        """Have a Unix socket's clients be told of this process's user, and not of who made it. Raises OSError."""
+        self.socket.listen(WIDE)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _connections(self) -> list[port_table.Connection]:
+        everywhere = self.name in ("0.0.0.0", "::")
+        found = port_table.connections(self.socket.family, self.port)
+        return [one for one in found if everywhere or one.local == self.name.partition("%")[0]]
+
+
+def resolve(listen_addresses: str, port: int) -> list[Address]:
+    """The addresses that Postgres would bind for its listen_addresses, as numbers, each once.
+
+    Raises OSError (socket.gaierror) for a name that cannot be resolved.
+    """
+    found: list[Address] = []
+    for entry in (name.strip() for name in listen_addresses.split(",")):
+        for name in ("0.0.0.0", "::") if entry == "*" else (entry,) if entry else ():
+            # As bytes: for a str Python imports a codec, which takes longer than all sockets here.
+            host = name.encode("ascii") if name.isascii() else name
+            for family, _, _, _, where in socket.getaddrinfo(
+                host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+            ):
+                address = (family, (str(where[0]), int(where[1])))
+                if address not in found:
+                    found.append(address)
+    return found
+
+
+def listen_on(addresses: Sequence[Address]) -> tuple[list[Listener], list[str]]:
+    """A listener on each, and why there is none on which of them: those that this machine does not have are left out,
+    as Postgres does, if there is any other. Raises PgidleError."""
+    made: list[Listener] = []
+    missing = []
+    try:
+        for address in addresses:
+            try:
+                made.append(Listener(_make(address), is_inherited=False))
+            except OSError as error:
+                host, port = address[1]
+                if error.errno == errno.EADDRINUSE:
+                    raise PgidleError(
+                        f"port {port} on {host} is taken", "stop what listens there, or set --port"
+                    ) from error
+                why = f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise PgidleError(why, "set --listen-addresses and --port") from error
+                missing.append(why)
+        if addresses and not made:
+            raise PgidleError(missing[0], "set --listen-addresses")
+    except PgidleError:
+        for one in made:
+            one.close()
+        raise
+    return made, missing
+
+
+def _make(address: Address) -> socket.socket:
+    family, where = address
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(where)
+        made.listen(WIDE)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _is_readable(one: socket.socket) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(one.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
