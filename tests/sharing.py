@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from installations import Installation, Place
 
 PATIENCE = 30.0
+OWN = (
+    *(b"background writer", b"checkpointer", b"walwriter", b"autovacuum", b"stats collector"),
+    *(b"logical replication launcher", b"archiver", b"logger", b"io worker"),
+)
+"""What Postgres calls processes of its own."""
 
 
 class Sharer:
@@ -65,7 +70,7 @@ class Sharer:
             "listen": listen,
             "settings": settings,
             "inherit": [one.fileno() for one in inherit],
-            "library": library,
+            "library": library or os.environ.get("TEST_LIBRARY", ""),
         }
         user: dict[str, Any] = {}
         if os.getuid() == 0:
@@ -87,8 +92,8 @@ class Sharer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()  # type: ignore[union-attr]
         if self._process.poll() is None:
-            self._process.stdin.close()  # type: ignore[union-attr]
             try:
                 self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
@@ -137,9 +142,7 @@ class Supervisor:
         self.unix_path = unix_path
         self.preloaded = preloaded
         self.listeners = listeners
-        given = [
-            listeners.Listener(light.socket(fileno=fd), is_inherited=True) for fd in plan["inherit"]
-        ]
+        given = [listeners.Listener(light.socket(fileno=fd), is_inherited=True) for fd in plan["inherit"]]
         for one in given:
             if one.is_unix:
                 one.listen_as_ourselves()
@@ -157,7 +160,11 @@ class Supervisor:
         """A postmaster, ready and still shut."""
         ours, theirs = self.preloaded.make_channel()
         hosts = [one.name for one in self.gate.listeners if not one.is_unix]
-        settings = {"listen_addresses": ",".join(hosts), "port": str(self.plan["port"]), **self.plan["settings"]}
+        settings = {
+            "listen_addresses": ",".join(hosts),
+            "port": str(self.plan["port"]),
+            **self.plan["settings"],
+        }
         words = [self.plan["postgres"], "-D", self.plan["data_dir"]]
         words += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The newest first: of two at one address the other is on its way out.
@@ -255,6 +262,8 @@ class Supervisor:
             else:
                 self.shut()
                 self.counts["shut_asks"] += 1
+                # Whoever has got through is served: clients that never rest do not stay.
+                self._wait(lambda: not self._sessions())
                 self.stop()
                 self.counts["stops"] += 1
             self._wait(lambda: False, chance.uniform(0.0, 0.03))
@@ -282,6 +291,7 @@ class Supervisor:
         return str(outcome.value)
 
     def look(self) -> dict[str, Any]:
+        self._receive()
         return {
             "pid": self.pid,
             "open": self.gate.is_open,
@@ -293,6 +303,29 @@ class Supervisor:
             "peers": self.peers,
             **self.counts,
         }
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def open_blindly(self) -> bool:
+        """Order it without having heard what the postmaster has told."""
+        self.gate.open()
+        self._wait(lambda: self.gate.is_answered)
+        return self.gate.is_open
+
+    def add_ended(self) -> None:
+        """End the Unix socket with whoever is in its queue, and make another at its path."""
+        from pgidle.light import socket as light
+
+        ended = next(one for one in self.gate.listeners if one.is_unix)
+        found = Path(ended.path or "").stat()
+        ended.end()
+        Path(ended.path or "").unlink()
+        made = light.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made.bind(ended.path)
+        made.listen(100)
+        Path(ended.path or "").chmod(found.st_mode & 0o777)
+        self.gate.listeners.append(self.listeners.Listener(made, is_inherited=False))
 
     def wait(self, what: str, seconds: float = PATIENCE) -> bool:
         """Until something was told whose text begins so."""
@@ -336,7 +369,7 @@ class Supervisor:
             return
 
     def _is_alive(self) -> bool:
-        return bool(self.pid) and not select.select([self.pidfd], [], [], 0)[0] or not self.pid
+        return not self.pid or not select.select([self.pidfd], [], [], 0)[0]
 
     def _is_ready(self) -> bool:
         try:
@@ -358,6 +391,10 @@ class Supervisor:
                 continue
         return found
 
+    def _sessions(self) -> list[int]:
+        """Whoever is none of Postgres's own: a child that has no title yet, too."""
+        return [pid for pid, title in self._children() if not any(one in title for one in OWN)]
+
     def _await_orphans(self) -> None:
         from pgidle.orphans import find_orphans, hasten
 
@@ -374,7 +411,7 @@ def main() -> None:
         method = getattr(supervisor, order.pop("order"))
         try:
             answer = method(**order)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is the test's to fail
             import traceback
 
             traceback.print_exc()

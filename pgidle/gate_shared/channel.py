@@ -162,7 +162,9 @@ class Channel:
     def _order(self, kind: int, known: int) -> int | None:
         self._orders += 1
         try:
-            self._end.send(_RECORD.pack(kind, self._orders, known, 0), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._end.send(
+                _RECORD.pack(kind, self._orders, known, 0), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            )
         except OSError:
             return None
         return self._orders

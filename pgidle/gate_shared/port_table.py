@@ -150,7 +150,11 @@ def _read_proc(family: int, port: int) -> list[Connection]:
             address, _, far_port = remote.partition(":")
             found.append(
                 Connection(
-                    _hex(address), int(far_port, 16), int(state, 16), int(inode), _hex(local.partition(":")[0])
+                    _hex(address),
+                    int(far_port, 16),
+                    int(state, 16),
+                    int(inode),
+                    _hex(local.partition(":")[0]),
                 )
             )
     return found

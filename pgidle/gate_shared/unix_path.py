@@ -72,7 +72,9 @@ def refuse_held(path: str) -> None:
     """Raise PgidleError where a server that lives has the path."""
     pid = owner(path)
     if pid is not None and pid not in (os.getpid(), os.getppid()) and is_alive(pid):
-        raise PgidleError(f"the Unix socket {path} is process {pid}'s", "stop it, or set --socket-dir or --port")
+        raise PgidleError(
+            f"the Unix socket {path} is process {pid}'s", "stop it, or set --socket-dir or --port"
+        )
 
 
 def is_alive(pid: int) -> bool:
