@@ -56,7 +56,7 @@ int main(int count, char **words)
 	int listeners[] = {socket(AF_INET, SOCK_STREAM, 0), socket(AF_UNIX, SOCK_STREAM, 0)};
 	int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGCHLD}, set = -1;
 	char lock[128];
-	sigset_t blocked, none;
+	sigset_t blocked, none, before_mask;
 
 	if (count != 4)
 		return 2;
@@ -93,13 +93,13 @@ int main(int count, char **words)
 
 		if (set >= 0) {
 			struct epoll_event events[8];
-			int found = epoll_wait(set, events, 8, 60000);
+			int found = epoll_wait(set, events, 8, 20);
 
 			for (int i = 0; i < found; i++)
 				is_ready[(int *)events[i].data.ptr - listeners] = true;
 		} else {
 			fd_set reading;
-			struct timeval timeout = {60, 0};
+			struct timeval timeout = {0, 20000}; /* a signal may come just before the wait */
 			int found;
 
 			FD_ZERO(&reading);
@@ -112,15 +112,16 @@ int main(int count, char **words)
 				is_ready[i] = FD_ISSET(listeners[i], &reading);
 		}
 		if (is_asked_to_kill) {
-			pid_t child = fork();
+			pid_t child;
 
-			if (child == 0) {
-				sigprocmask(SIG_SETMASK, &none, NULL);
+			sigprocmask(SIG_SETMASK, &blocked, &before_mask);
+			if ((child = fork()) == 0) {
 				action.sa_handler = SIG_DFL;
 				sigaction(SIGTERM, &action, NULL);
 				for (;;)
-					pause();
+					sigsuspend(&none);
 			}
+			sigprocmask(SIG_SETMASK, &before_mask, NULL);
 			is_asked_to_kill = 0;
 			kill(child, SIGTERM);
 		}

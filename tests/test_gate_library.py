@@ -69,8 +69,10 @@ def built(
         if shutil.which(needed) is None:
             pytest.skip(f"no {needed}")
     folder = tmp_path_factory.mktemp(request.param)
-    for name, source, more in (("l.so", SOURCE, ["-shared"]), ("program", PROGRAM, [])):
-        subprocess.run([compiler, *STRICT, *options, *more, "-o", folder / name, source], check=True)
+    # Linked to it as well where something is in front, which would load what is preloaded, and take it off.
+    linked = ["-Wl,--no-as-needed", folder / "l.so"] if words else []
+    for name, source, more in (("l.so", SOURCE, ["-shared"]), ("program", PROGRAM, linked)):
+        subprocess.run([compiler, *STRICT, *options, "-o", folder / name, source, *more], check=True)
     return os.open(folder / "l.so", os.O_RDONLY), [*words, str(folder / "program")], environ
 
 
@@ -85,22 +87,32 @@ class Run:
 
     def __init__(self, built: tuple[int, list[str], dict[str, str]], waits: str, path: Path) -> None:
         self.library, words, self.environ = built
+        self.tool = words[:-1]
         self.path = path
         self.gate = Gate(listen_on(resolve("127.0.0.1", free_port()))[0])
         self.port = self.gate.listeners[0].port
-        self.words = [*words, waits, str(self.port), str(path)]
+        self.words = [words[-1], waits, str(self.port), str(path)]
         self.told: list[Told] = []
         self.process: subprocess.Popen[str] | None = None
+
+    def clean(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+        self.gate.gone()
+        for one in self.gate.listeners:
+            one.close()
 
     def start(self) -> None:
         ours, theirs = preloaded.make_channel()
         given = [one.fileno() for one in self.gate.listeners]
+        environ = {**os.environ, **self.environ}
+        variables = preloaded.environment(environ, self.library, theirs.fileno(), given)
+        if self.tool:
+            del variables["LD_PRELOAD"]
         self.process = subprocess.Popen(
-            self.words,
-            env={
-                **preloaded.environment(os.environ, self.library, theirs.fileno(), given),
-                **self.environ,
-            },
+            [*self.tool, *self.words],
+            env=variables,
             pass_fds=[self.library, theirs.fileno(), *given],
             stderr=subprocess.PIPE,
             text=True,
@@ -157,6 +169,7 @@ def are_served(clients: list[socket.socket]) -> bool:
 def test_a_life_of_two_postmasters(built, waits: str, stack: ExitStack, tmp_path: Path) -> None:
     path = tmp_path / ".s.PGSQL.1"
     run = Run(built, waits, path)
+    stack.callback(run.clean)
     run.start()
     assert run.process is not None
     assert run.told[0] == Loaded(1)
@@ -200,12 +213,13 @@ def test_a_life_of_two_postmasters(built, waits: str, stack: ExitStack, tmp_path
     assert are_served(clients)
     run.process.send_signal(signal.SIGINT)
     assert run.end() == ""
-    for one in run.gate.listeners:
-        one.close()
 
 
-def test_the_supervisor_goes_and_what_it_leaves_accepts_nobody(built, stack: ExitStack, tmp_path: Path) -> None:
+def test_the_supervisor_goes_and_what_it_leaves_accepts_nobody(
+    built, stack: ExitStack, tmp_path: Path
+) -> None:
     run = Run(built, "epoll", tmp_path / ".s.PGSQL.1")
+    stack.callback(run.clean)
     run.start()
     run.open()
     assert run.process is not None
@@ -218,9 +232,7 @@ def test_the_supervisor_goes_and_what_it_leaves_accepts_nobody(built, stack: Exi
     run.process.send_signal(signal.SIGTERM)
     _, complaints = run.process.communicate(timeout=60)
     assert complaints == ""
-    for one in run.gate.listeners:
-        assert one.parked() == 3
-        one.close()
+    assert [one.parked() for one in run.gate.listeners] == [3, 3]
     assert len(clients) == 6
 
 
@@ -238,7 +250,15 @@ def _wait_ticks(process: subprocess.Popen[str] | None) -> int | None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"x", bytes(15), bytes(17), b"X\0\0\0" + bytes(12), b"H\0\0\0\x02\0\0\0" + bytes(8), b"U" + bytes(15)],
+    [
+        b"",
+        b"x",
+        bytes(15),
+        bytes(17),
+        b"X\0\0\0" + bytes(12),
+        b"H\0\0\0\x02\0\0\0" + bytes(8),
+        b"U" + bytes(15),
+    ],
 )
 def test_a_record_that_does_not_fit_is_an_error(data: bytes) -> None:
     with pytest.raises(ChannelError):
