@@ -113,6 +113,29 @@ def test_who_comes_before_it_is_open_waits_and_is_served_by_postgres_itself(inst
     assert sharer.do("open")["answer"]
     assert all(one.is_served for one in visitors)
     assert sharer.do("look")["parked"] == 0
+    # Postgres was not even shown them: to fail to accept costs it a tenth of a second each time.
+    assert "could not accept" not in sharer.log.read_text()
+
+
+def test_a_postmaster_before_whose_gate_somebody_waits_sleeps(installation, share) -> None:
+    sharer = share(installation)
+    sharer.do("start")
+    sharer.do("open")
+    sharer.do("shut")
+    visitors = come(sharer)
+    pid = sharer.do("look")["pid"]
+    before, ours = cpu_seconds(pid), time.process_time()
+    while time.process_time() - ours < 0.5:
+        pass
+    # One that asked again and again would have had as much as we.
+    assert cpu_seconds(pid) - before < 0.1
+    sharer.do("open")
+    assert all(one.is_served for one in visitors)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_nobody_is_accepted_after_the_answer_to_shut(installation, share) -> None:
