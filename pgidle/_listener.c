@@ -8,8 +8,7 @@
  *
  * bind, listen   An address that the supervisor holds is not bound again: its listener takes the place of Postgres's
  *                new socket. A Unix socket that it does not hold yet is Postgres's to make, and the supervisor is
- *                given it. Unix sockets really listen each time, because what a client is told of its server
- *                (SO_PEERCRED, libpq's requirepeer) is who listened last.
+ *                given it.
  * unlink         The file of a held Unix socket stays. So does the lock file beside it, once both are Postgres's: the
  *                supervisor writes its own name into it. A lock that is there at a start Postgres removes itself.
  * select         Up to 15 the postmaster waits with this. Listeners are taken out of the set while the gate is shut,
@@ -220,8 +219,8 @@ EXPORT int listen(int fd, int backlog)
 	struct listener *one = find(fd), made = {.given = -1, .fd = fd, .after = -1, .length = sizeof made.at};
 	int is_unix = 0;
 
-	if (one != NULL)
-		return one->at.any.sa_family == AF_UNIX ? NEXT(listen)(fd, WIDE) : 0;
+	if (one != NULL) /* it does, as the supervisor and so as Postgres's user, whom its clients are told of */
+		return 0;
 	if (is_postmaster() && count < MOST && getsockname(fd, &made.at.any, &made.length) == 0)
 		is_unix = made.at.any.sa_family == AF_UNIX && memmem(&made.at, made.length, ".s.PGSQL.", 9) != NULL;
 	if (NEXT(listen)(fd, is_unix ? WIDE : backlog) != 0)

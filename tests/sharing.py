@@ -272,7 +272,7 @@ class Supervisor:
         self.open()
         return self.look()
 
-    def leave(self, seconds: float = 10.0) -> str:
+    def leave(self) -> str:
         """One attempt to leave; after NOBODY all is closed, else all is as before."""
         from pgidle.gate_shared.leaving import SETTLING, Leaving, Outcome
 
@@ -330,9 +330,6 @@ class Supervisor:
     def wait(self, what: str, seconds: float = PATIENCE) -> bool:
         """Until something was told whose text begins so."""
         return self._wait(lambda: any(one.startswith(what) for one in self.told), seconds)
-
-    def forget(self) -> None:
-        self.told.clear()
 
     def _wait(self, is_so: Callable[[], bool], seconds: float = PATIENCE, *, reopen: bool = False) -> bool:
         """Receive until something is so, or the postmaster has ended, or the time is over; whether it is so."""

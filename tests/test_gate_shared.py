@@ -327,14 +327,16 @@ def test_a_socket_of_a_service_manager_is_served_though_its_path_is_written_othe
     link = place.path / f"link{port}"
     link.symlink_to(folder)
     made = unix_socket(f"{folder}/.s.PGSQL.{port}", stack)
+    file = (folder / f".s.PGSQL.{port}").stat()
     sharer = share(installation, inherit=(made,), port=port, options={"unix_socket_directories": f"{link}/"})
-    sharer.do("start")
+    sharer.do("look")
     visitor = Visitor(sharer, str(folder), requirepeer=server_user().pw_name)
+    sharer.do("start")
     wait_until(lambda: sharer.do("look")["parked"] == 1)
     sharer.do("open")
     assert visitor.is_served, visitor.met
     sharer.do("stop")
-    assert (folder / f".s.PGSQL.{port}").is_socket()
+    assert (folder / f".s.PGSQL.{port}").stat().st_ino == file.st_ino
     # Made by root: who comes before any postmaster is told the truth, too.
     visitor = Visitor(sharer, str(folder), requirepeer=server_user().pw_name)
     sharer.do("start")
@@ -461,6 +463,20 @@ def test_whoever_was_in_a_queue_that_has_ended_is_served_first(installation, sha
     # Each of Postgres's accepts takes one of those first.
     others = [Visitor(sharer, str(sharer.socket_dir)) for _ in range(3)]
     assert all(one.is_served for one in [*early, late, *others])
+
+
+def test_it_leaves_when_nobody_waits_and_takes_its_files_with_it(installation, share) -> None:
+    sharer = share(installation)
+    sharer.do("start")
+    sharer.do("stop")
+    visitors = come(sharer)
+    assert sharer.do("leave")["answer"] == "somebody"
+    sharer.do("start")
+    sharer.do("open")
+    assert all(one.is_served for one in visitors)
+    sharer.do("stop")
+    assert sharer.do("leave")["answer"] == "nobody"
+    assert list(sharer.socket_dir.iterdir()) == []
 
 
 def test_a_supervisor_that_is_killed_takes_postgres_with_it_and_no_lock_is_left(installation, share) -> None:

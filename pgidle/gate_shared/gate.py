@@ -11,7 +11,6 @@ import os
 from pgidle.gate_shared.channel import (
     Answer,
     Channel,
-    ChannelError,
     ChildSignalled,
     SocketMade,
     StopSignalled,
@@ -40,6 +39,7 @@ class Gate:
         self.is_ending = False
         """Whether the running postmaster has begun to end."""
         self._channel: Channel | None = None
+        self._data_dir = ""
         self._awaited: int | None = None
         self._background_writer: int | None = None
 
@@ -121,6 +121,3 @@ class Gate:
             self.listeners.remove(one)
             one.close()
         self.listeners.append(made)
-
-
-__all__ = ["ChannelError", "Gate"]

@@ -123,7 +123,8 @@ class Listener:
         self.socket.shutdown(socket.SHUT_RD)
 
     def listen_as_ourselves(self) -> None:
-        """Have a Unix socket's clients be told of this process's user, and not of who made it. Raises OSError."""
+        """Have a Unix socket's clients be told of this process's user, and not of who made it: SO_PEERCRED, by which
+        libpq's requirepeer goes, is of whoever called listen() last (net/unix/af_unix.c). Raises OSError."""
         self.socket.listen(WIDE)
 
     def close(self) -> None:
