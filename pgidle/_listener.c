@@ -13,8 +13,9 @@
  *                supervisor writes its own name into it. A lock that is there at a start Postgres removes itself.
  * select         Up to 15 the postmaster waits with this. Listeners are taken out of the set while the gate is shut,
  *                and the supervisor's orders are waited for, too.
- * epoll_*        From 16 on. A listener's registration is remembered, and made only while the gate is open. A wait
- *                that ends with nothing but an order fails with EINTR: Postgres waits again.
+ * epoll_ctl,     From 16 on. A listener's registration is remembered, and made only while the gate is open. A wait
+ * epoll_wait     that ends with nothing but an order fails with EINTR: Postgres waits again. It makes a set anew when it
+ *                has begun to end: that has no listeners, and so no channel, and nothing is ordered there.
  * accept         Fails while the gate is shut. Only a stop or a crash that Postgres notices in the same round in which
  *                somebody came gets there.
  * kill           A child that is told to end is the first sign of a crash: the gate shuts at once. The end of a single
@@ -36,6 +37,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -332,18 +334,6 @@ EXPORT int select(int most, fd_set *reading, fd_set *writing, fd_set *excepted, 
 	return found > 0 ? found : -1;
 }
 
-EXPORT int epoll_create1(int flags)
-{
-	int made = NEXT(epoll_create1)(flags);
-
-	if (made >= 0 && made == epoll && is_postmaster()) { /* Postgres has closed the one before */
-		epoll = -1;
-		for EACH (one)
-			one->is_watched = false;
-	}
-	return made;
-}
-
 EXPORT int epoll_ctl(int set, int what, int fd, struct epoll_event *event)
 {
 	struct listener *one = find(fd);
@@ -392,7 +382,7 @@ EXPORT int accept4(int fd, struct sockaddr *restrict address, socklen_t *restric
 	struct listener *one = find(fd);
 	struct ucred peer;
 	socklen_t size = sizeof peer;
-	int taken = -1;
+	int taken = -1, none = 0;
 
 	errno = EAGAIN;
 	if (one != NULL && !is_open)
@@ -402,9 +392,17 @@ EXPORT int accept4(int fd, struct sockaddr *restrict address, socklen_t *restric
 			taken = NEXT(accept4)(earlier->given, address, length, flags);
 	if (taken < 0)
 		taken = NEXT(accept4)(fd, address, length, flags);
-	if (taken >= 0 && one != NULL && one->at.any.sa_family == AF_UNIX && told_peers < TOLD_PEERS &&
-	    getsockopt(taken, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0)
-		told_peers += tell(PEER, (int)peer.pid, (int)peer.uid, 0, -1);
+	if (taken < 0 || one == NULL)
+		return taken;
+	if (one->at.any.sa_family == AF_UNIX) {
+		if (told_peers < TOLD_PEERS && getsockopt(taken, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0)
+			told_peers += tell(PEER, (int)peer.pid, (int)peer.uid, 0, -1);
+		return taken;
+	}
+	/* Born while the supervisor was about to leave, it hears nobody yet: `plug` in gate_shared/listeners.py. */
+	(void)setsockopt(taken, IPPROTO_IP, IP_MINTTL, &none, sizeof none);
+	if (one->at.any.sa_family == AF_INET6)
+		(void)setsockopt(taken, IPPROTO_IPV6, IPV6_MINHOPCOUNT, &none, sizeof none);
 	return taken;
 }
 

@@ -92,7 +92,7 @@ def _exactly(client: socket.socket, size: int) -> bytes:
     return data
 
 
-def _until_ready(client: socket.socket) -> str | None:
+def until_ready(client: socket.socket) -> str | None:
     """None, or the SQLSTATE of an error."""
     while True:
         kind, body = _message(client)
@@ -128,7 +128,7 @@ def visit(address: object, met: dict[str, Any]) -> None:
         port = client.getsockname()[1] if family != socket.AF_UNIX else 0
         try:
             client.sendall(struct.pack("!I", len(STARTUP) + 4) + STARTUP)
-            what = _until_ready(client)
+            what = until_ready(client)
         except (OSError, EOFError) as error:
             what = type(error).__name__
         if what is not None:
@@ -136,7 +136,7 @@ def visit(address: object, met: dict[str, Any]) -> None:
             return
         try:
             client.sendall(b"Q" + struct.pack("!I", len(QUERY) + 4) + QUERY)
-            what = _until_ready(client)
+            what = until_ready(client)
             if what is None:
                 client.sendall(b"X\0\0\0\4")
         except (OSError, EOFError) as error:

@@ -313,6 +313,22 @@ class Supervisor:
         self._wait(lambda: self.gate.is_answered)
         return self.gate.is_open
 
+    def defer(self) -> None:
+        """Have handshakes end only with the first data (tcp(7))."""
+        for one in self.gate.listeners:
+            if not one.is_unix:
+                one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+
+    def plug(self) -> None:
+        for one in self.gate.listeners:
+            if not one.is_unix:
+                one.plug()
+
+    def unplug(self) -> None:
+        for one in self.gate.listeners:
+            if not one.is_unix:
+                one.unplug()
+
     def add_ended(self) -> None:
         """End the Unix socket with whoever is in its queue, and make another at its path."""
         from pgidle.light import socket as light

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import psycopg
 import pytest
 from installations import conninfo, free_port, run_as_server, server_user
 from postgres_fixture import wait_until
-from restless import Restless, visit
+from restless import STARTUP, Restless, until_ready, visit
 from sharing import Sharer
 
 import pgidle
@@ -463,6 +464,25 @@ def test_whoever_was_in_a_queue_that_has_ended_is_served_first(installation, sha
     # Each of Postgres's accepts takes one of those first.
     others = [Visitor(sharer, str(sharer.socket_dir)) for _ in range(3)]
     assert all(one.is_served for one in [*early, late, *others])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_whoever_was_in_a_handshake_when_it_was_about_to_leave_is_served(
+    installation, share, stack, host
+) -> None:
+    sharer = share(installation, listen=host)
+    sharer.do("start")
+    sharer.do("defer")
+    client = stack.enter_context(socket.create_connection((host, sharer.port), timeout=30))
+    sharer.do("plug")
+    client.sendall(struct.pack("!I", len(STARTUP) + 4) + STARTUP)
+    wait_until(lambda: sharer.do("look")["parked"] == 1)
+    sharer.do("unplug")
+    sharer.do("open")
+    until_ready(client)
+    for _ in range(2):
+        client.sendall(b"Q\0\0\0\x0dSELECT 1\0")
+        until_ready(client)
 
 
 def test_it_leaves_when_nobody_waits_and_takes_its_files_with_it(installation, share) -> None:

@@ -27,19 +27,10 @@ WIDE = 65535
 """A backlog that leaves the limit to net.core.somaxconn."""
 _TCPI_UNACKED = 24
 """Offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, how many wait to be accepted."""
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
-_NO_FILTER = errno.ENOENT
-
-_LOAD_BYTE, _AND, _IS_EQUAL, _RETURN = 0x30, 0x54, 0x15, 0x06  # linux/bpf_common.h
-_FLAGS, _SYN, _ACK = 13, 0x02, 0x10  # of the TCP header, where a socket's packets begin for its filter
-_NO_NEWCOMERS = (
-    (_LOAD_BYTE, 0, 0, _FLAGS),
-    (_AND, 0, 0, _SYN | _ACK),
-    (_IS_EQUAL, 0, 1, _SYN),
-    (_RETURN, 0, 0, 0),
-    (_RETURN, 0, 0, 0xFFFFFFFF),
-)
-"""Drops what asks for a connection, and lets all else through: handshakes under way complete."""
+_FARTHEST = 255
+_LEAST_HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 21), socket.AF_INET6: (socket.IPPROTO_IPV6, 73)}
+"""IP_MINTTL (linux/in.h) and IPV6_MINHOPCOUNT (linux/in6.h): how many hops a packet must have left to be heard. Most
+begin with 64 or 128."""
 
 
 @record
@@ -101,20 +92,15 @@ class Listener:
 
     def plug(self) -> None:
         """Let nobody begin to connect any more: SYNs are dropped without an answer, so that their senders try again.
-        TCP only. Raises OSError."""
-        lines = b"".join(struct.pack("=HBBI", *line) for line in _NO_NEWCOMERS)
-        # Where CPython keeps them: behind the object's header, whose size counts the NUL at the end (bytesobject.h).
-        at = id(lines) + bytes.__basicsize__ - 1
-        program = struct.pack("@HP", len(_NO_NEWCOMERS), at)
-        self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+        Handshakes under way complete: tcp_v4_rcv and tcp_v6_rcv look for those first. The connections that come of them
+        hear nothing before whoever accepts them takes this off; the library does. TCP only. Raises OSError.
+        """
+        self._hear(_FARTHEST)
 
     def unplug(self) -> None:
-        """Let them come again. Who came meanwhile goes on: a connection drops no SYNs that it would need."""
-        try:
-            self.socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-        except OSError as error:
-            if error.errno != _NO_FILTER:
-                raise
+        """Let them come again. Raises OSError."""
+        self._hear(0)
 
     def end(self) -> None:
         """Unix only: from now on whoever comes is refused, in the same instant for all (unix_shutdown() and
@@ -129,6 +115,10 @@ class Listener:
 
     def close(self) -> None:
         self.socket.close()
+
+    def _hear(self, least_hops: int) -> None:
+        level, option = _LEAST_HOPS[self.socket.family]
+        self.socket.setsockopt(level, option, least_hops)
 
     def _connections(self) -> list[port_table.Connection]:
         everywhere = self.name in ("0.0.0.0", "::")
