@@ -24,7 +24,7 @@
  *                smart shutdown kills nobody, and refuses newcomers for as long as the longest session lasts.
  *
  * The channel is a SOCK_SEQPACKET pair of records, all of them four int32, a kind and three numbers: `enum kind`
- * below, and gate_shared/channel.py at the other end. Orders are carried out between two waits and answered by STATE.
+ * below, and gate/channel.py at the other end. Orders are carried out between two waits and answered by STATE.
  * An order to open says how many alarms (CHILD, STOP) the supervisor has heard of, and is void if there was another
  * since: the gate never opens on a Postgres that has begun to end. A supervisor that is gone leaves it shut.
  *
@@ -399,7 +399,7 @@ EXPORT int accept4(int fd, struct sockaddr *restrict address, socklen_t *restric
 			told_peers += tell(PEER, (int)peer.pid, (int)peer.uid, 0, -1);
 		return taken;
 	}
-	/* Born while the supervisor was about to leave, it hears nobody yet: `plug` in gate_shared/listeners.py. */
+	/* Born while the supervisor was about to leave, it hears nobody yet: `plug` in gate/listeners.py. */
 	(void)setsockopt(taken, IPPROTO_IP, IP_MINTTL, &none, sizeof none);
 	if (one->at.any.sa_family == AF_INET6)
 		(void)setsockopt(taken, IPPROTO_IPV6, IPV6_MINHOPCOUNT, &none, sizeof none);

@@ -134,8 +134,8 @@ class Supervisor:
     """What the process is. One method for each order; `_wait` receives what the postmaster tells."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
-        from pgidle.gate_shared import listeners, preloaded, unix_path
-        from pgidle.gate_shared.gate import Gate
+        from pgidle.gate import listeners, preloaded, unix_path
+        from pgidle.gate.gate import Gate
         from pgidle.light import socket as light
 
         self.plan = plan
@@ -274,7 +274,7 @@ class Supervisor:
 
     def leave(self) -> str:
         """One attempt to leave; after NOBODY all is closed, else all is as before."""
-        from pgidle.gate_shared.leaving import SETTLING, Leaving, Outcome
+        from pgidle.gate.leaving import SETTLING, Leaving, Outcome
 
         leaving = Leaving(self.gate.listeners)
         while (outcome := leaving.look()) is Outcome.NOT_YET:

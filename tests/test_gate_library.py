@@ -16,8 +16,8 @@ from installations import free_port
 from postgres_fixture import wait_until
 
 import pgidle.errors
-from pgidle.gate_shared import preloaded, unix_path
-from pgidle.gate_shared.channel import (
+from pgidle.gate import preloaded, unix_path
+from pgidle.gate.channel import (
     Answer,
     Channel,
     ChannelError,
@@ -30,13 +30,13 @@ from pgidle.gate_shared.channel import (
     Waits,
     decode,
 )
-from pgidle.gate_shared.gate import Gate
-from pgidle.gate_shared.listeners import listen_on, resolve
+from pgidle.gate.gate import Gate
+from pgidle.gate.listeners import listen_on, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pgidle.gate_shared.channel import Told
+    from pgidle.gate.channel import Told
 
 SOURCE = Path(pgidle.__file__).parent / "_listener.c"
 PROGRAM = Path(__file__).parent / "postmaster_like.c"

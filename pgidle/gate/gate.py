@@ -2,13 +2,16 @@
 
 Postgres accepts only between an order to open and the answer to one to shut; the answers are what counts. An alarm (the
 postmaster ends a child, or is told to stop) shuts the gate without an order.
+
+Where nothing can be preloaded (mode `none`), Postgres listens by itself, as without pgidle: nobody waits while it is
+not ready, and only while it sleeps are there listeners here, to notice who comes.
 """
 
 from __future__ import annotations
 
 import os
 
-from pgidle.gate_shared.channel import (
+from pgidle.gate.channel import (
     Answer,
     Channel,
     ChildSignalled,
@@ -16,21 +19,33 @@ from pgidle.gate_shared.channel import (
     StopSignalled,
     Waits,
 )
-from pgidle.gate_shared.listeners import Listener
+from pgidle.gate.listeners import Listener, listen_on
 from pgidle.light import signal, socket
+from pgidle.record import Enum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pgidle.gate_shared.channel import Told
-    from pgidle.gate_shared.listeners import Waiting
+    from pgidle.gate.channel import Told
+    from pgidle.gate.listeners import Address, Waiting
+
+
+class Mode(Enum):
+    """What happens to a client that comes while Postgres is not ready: `SHARED`, it waits; `NONE`, it is refused."""
+
+    SHARED = "shared"
+    NONE = "none"
 
 
 class Gate:
-    """All calls are for the supervisor alone."""
+    """All calls are for the supervisor alone. `addresses` are those of TCP."""
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, listeners: Sequence[Listener], addresses: Sequence[Address] = (), mode: Mode = Mode.SHARED
+    ) -> None:
+        self.mode = mode
+        self.addresses = tuple(addresses)
         self.listeners = list(listeners)
         self.is_open = False
         """Whether Postgres accepts, as far as it has answered."""
@@ -42,6 +57,11 @@ class Gate:
         self._data_dir = ""
         self._awaited: int | None = None
         self._background_writer: int | None = None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The TCP addresses as numbers, each once."""
+        return tuple(dict.fromkeys(address[1][0] for address in self.addresses))
 
     def began(self, end: socket.socket, data_dir: str) -> Channel:
         """A postmaster was started, with our end of its channel. A relative socket path is this data directory's."""
@@ -57,9 +77,22 @@ class Gate:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        for one in [one for one in self.listeners if one.is_ended and not one.parked()]:
+        names = [one.name for one in self.listeners if not one.is_ended]
+        for one in [one for one in self.listeners if one.is_ended and one.name in names and not one.parked()]:
             self.listeners.remove(one)
             one.close()
+
+    def make_way(self) -> None:
+        """Before Postgres binds: in mode `none` stop listening. Who knocked is refused."""
+        if self.mode is Mode.NONE:
+            for one in self.listeners:
+                one.close()
+            self.listeners = []
+
+    def notice(self) -> None:
+        """Postgres sleeps: in mode `none` only now is there somebody to listen for. Raises PgidleError."""
+        if self.mode is Mode.NONE and not self.listeners:
+            self.listeners, _ = listen_on(self.addresses)
 
     def knows(self, background_writer: int) -> None:
         """Its pid: it lives as long as Postgres serves, and a stop signals it with all others (postmaster.c)."""
@@ -110,6 +143,10 @@ class Gate:
     def who(self) -> list[Waiting]:
         """Who waits, as far as the kernel tells. Raises OSError."""
         return [waiting for one in self.listeners for waiting in one.who()]
+
+    def own_paths(self) -> list[str]:
+        """The Unix sockets' files that are ours to look after, and not a service manager's."""
+        return [one.path for one in self.listeners if one.path is not None and not one.is_inherited]
 
     def _keep(self, descriptor: int) -> None:
         """A Unix socket that Postgres has made outlives it from now on."""

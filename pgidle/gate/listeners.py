@@ -12,14 +12,14 @@ import os
 import struct
 
 from pgidle.errors import PgidleError
-from pgidle.gate_shared import port_table
+from pgidle.gate import port_table
 from pgidle.light import socket
 from pgidle.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Address: TypeAlias = tuple[int, tuple[str, int]]
 
@@ -53,7 +53,7 @@ class Listener:
         """Nobody can come to it any more; who came before is still in its queue."""
         made.setblocking(False)
         name = made.getsockname()
-        self.name = os.fsdecode(name) if self.is_unix else str(name[0])
+        self.name = os.fsdecode(name) if self.is_unix else _zoned(name)
         """An address as a number, a path, or an abstract name with a NUL in front."""
         self.port = 0 if self.is_unix else int(name[1])
         self.inode = os.fstat(made.fileno()).st_ino
@@ -126,6 +126,28 @@ class Listener:
         return [one for one in found if everywhere or one.local == self.name.partition("%")[0]]
 
 
+def replace_ended(ended: Listener) -> Listener:
+    """Another listener at the path of a Unix socket that has ended, for the same clients. Raises OSError."""
+    if ended.path is None:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    found = os.stat(ended.path)
+    os.unlink(ended.path)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        made.bind(ended.path)
+        # The group first: it takes rights away with it.
+        os.chown(ended.path, -1, found.st_gid)
+        os.chmod(ended.path, found.st_mode & 0o777)
+        made.listen(WIDE)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(mask)
+    return Listener(made, is_inherited=False)
+
+
 def resolve(listen_addresses: str, port: int) -> list[Address]:
     """The addresses that Postgres would bind for its listen_addresses, as numbers, each once.
 
@@ -139,7 +161,7 @@ def resolve(listen_addresses: str, port: int) -> list[Address]:
             for family, _, _, _, where in socket.getaddrinfo(
                 host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
             ):
-                address = (family, (str(where[0]), int(where[1])))
+                address = (family, (_zoned(where), int(where[1])))
                 if address not in found:
                     found.append(address)
     return found
@@ -180,12 +202,34 @@ def _make(address: Address) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(where)
+        made.bind(_sockaddr(where))
         made.listen(WIDE)
     except OSError:
         made.close()
         raise
     return made
+
+
+def _zoned(where: tuple[Any, ...]) -> str:
+    """The host of a socket address, with the name of its zone, if it has one."""
+    host = str(where[0]).partition("%")[0]
+    if len(where) < 4 or not where[3]:
+        return host
+    try:
+        return f"{host}%{socket.if_indextoname(where[3])}"
+    except OSError:
+        return f"{host}%{where[3]}"
+
+
+def _sockaddr(where: tuple[str, int]) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An address as bind(2) takes it. Raises OSError where its zone, the interface behind %, is not there.
+
+    The zone goes where IPv6 has it, in sin6_scope_id (ipv6(7)): Python keeps what stands there, and drops the other.
+    """
+    bare, _, zone = where[0].partition("%")
+    if not zone:
+        return where
+    return bare, where[1], 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
 
 
 def _is_readable(one: socket.socket) -> bool:

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pgidle.gate_shared.listeners import Listener
+    from pgidle.gate.listeners import Listener
 
 SETTLING = 0.005
 """Seconds between two looks of which both must find nobody."""
