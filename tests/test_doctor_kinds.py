@@ -380,6 +380,11 @@ def test_an_internal_address_of_postgres_s_is_wrong(env: str, severity: Severity
     ("more", "env"),
     [
         ('[build]\nimage = "edoburu/pgbouncer:1.23"\n[[services]]\ninternal_port = 6432\n', ""),
+        (
+            '[build]\nimage = "x/pool"\n[[services]]\ninternal_port = 9999\n[[services.ports]]\nport = 5432\n',
+            "",
+        ),
+        ("[[services]]\ninternal_port = 6432\n[[services.ports]]\nport = 5432\n", ""),
         ('[build]\nimage = "redis:7"\n[[mounts]]\nsource = "r"\ndestination = "/data"\n', ""),
         ("", 'TOKEN = "x"'),
     ],
