@@ -16,8 +16,9 @@ from mistakes import NOTE, UNKNOWN, WRONG
 from pgidle.doctor import compose, files, fly, images, kubernetes, units
 from pgidle.doctor.addresses import Variable, addresses
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.hba import MISSING, Texts, check_hba
+from pgidle.doctor.hba import check_hba
 from pgidle.doctor.hba_files import gather
+from pgidle.doctor.hba_records import MISSING, Texts
 from pgidle.doctor.ident import allows
 from pgidle.doctor.interpolation import is_known, read_env_file, substitute
 from pgidle.doctor.neighbours import is_monitor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from pgidle.doctor.hba import Texts, named_files
+from pgidle.doctor.hba_records import Texts, named_files
 
 LARGEST = 1024 * 1024
 """Bytes of one file."""
