@@ -252,7 +252,9 @@ class Judge:
         if verdict.idle and is_tried:
             self._checkpoint()
             return
-        if not is_tried and (verdict.idle or self._is_unstartable) and not self._is_trying:
+        # In time for the sleep, which does not wait for it then.
+        is_due = verdict.idle or is_near(verdict, now) or self._is_unstartable
+        if is_due and not is_tried and not self._is_trying:
             self.try_start()
         if not verdict.idle:
             if self._requests and not self._is_forced and not self._is_trying:
