@@ -276,6 +276,7 @@ def _make_gate(
     """A gate that holds clients from now on, and why it is no better one. Raises PgidleError."""
     from pgidle.gate.gate import Gate, Mode
     from pgidle.gate.listeners import resolve
+    from pgidle.inherited import is_reachable
 
     try:
         addresses = resolve(settings.listen_addresses, settings.port)
@@ -283,9 +284,16 @@ def _make_gate(
         raise PgidleError(
             f"cannot listen on {settings.listen_addresses}: {error.strerror}", "set --listen-addresses"
         ) from None
-    for one in inherited:
-        if one.is_unix:
+    for one in [one for one in inherited if one.is_unix]:
+        if is_reachable(one, settings.port):
             one.listen_as_ourselves()
+        else:
+            log.note(
+                "gate",
+                f"{one.path} is gone; until its socket unit is restarted, it is there only while awake",
+            )
+            inherited = [other for other in inherited if other is not one]
+            one.close()
     taken = {one.name for one in inherited}
     made, missing = _listen([one for one in addresses if one[1][0] not in taken], settings, state_dir)
     for why in missing if settings.listen_addresses.strip() != "*" else ():

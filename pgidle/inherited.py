@@ -88,6 +88,30 @@ def take_sockets(environ: MutableMapping[str, str]) -> tuple[Listener, ...]:
     return tuple(taken)
 
 
+def is_reachable(one: Listener, port: int) -> bool:
+    """Whether a Unix socket has its file. Where it has none Postgres has to make another there, which lasts as long as
+    we do. Called as Postgres's user. Raises PgidleError for a socket that Postgres would not take for its own."""
+    folder, _, name = one.name.rpartition("/")
+    if name != f".s.PGSQL.{port}":
+        raise PgidleError(
+            f"the inherited Unix socket {one.name} is none of a Postgres on port {port}",
+            f"give pgidle.socket ListenStream={folder}/.s.PGSQL.{port}",
+        )
+    if one.path is None:
+        return True
+    try:
+        owner = os.lstat(one.path).st_uid
+    except FileNotFoundError:
+        return False
+    if owner != os.geteuid():
+        # Postgres sets its permissions, and goes without the socket where it may not (Setup_AF_UNIX in pqcomm.c).
+        raise PgidleError(
+            f"the inherited Unix socket {one.path} is uid {owner}'s, and Postgres runs as uid {os.geteuid()}",
+            "give pgidle.socket SocketUser= with Postgres's user",
+        )
+    return True
+
+
 def take_manager(environ: MutableMapping[str, str]) -> Manager | None:
     """The service manager that waits for messages, if one does. Nothing that we start hears of it: Postgres, built
     with systemd, would tell it about itself."""

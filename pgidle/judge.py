@@ -326,9 +326,7 @@ class Judge:
     def _tell_ignored(self, who: str | None) -> None:
         """Who is ignored and wakes Postgres all the same makes sleeping pointless, without being in its way."""
         if who is not None and time.monotonic() - self._memory.awake_since < SOON:
-            text = (
-                f"{who} is ignored, yet was the first to come: through the Unix socket it would wake nobody"
-            )
+            text = f"{who} is ignored, yet was the first to come: whoever is at the gate wakes Postgres, less no-wake"
             self._log.once("ignore", text)
 
     def _tell_keeper(self, look: Snapshot, verdict: Verdict, now: float) -> None:

@@ -144,9 +144,9 @@ class Gate:
         """Who waits, as far as the kernel tells. Raises OSError."""
         return [waiting for one in self.listeners for waiting in one.who()]
 
-    def own_paths(self) -> list[str]:
-        """The Unix sockets' files that are ours to look after, and not a service manager's."""
-        return [one.path for one in self.listeners if one.path is not None and not one.is_inherited]
+    def paths(self) -> list[str]:
+        """The Unix sockets' files, a service manager's too: the lock beside each is ours to look after."""
+        return [one.path for one in self.listeners if one.path is not None]
 
     def _keep(self, descriptor: int) -> None:
         """A Unix socket that Postgres has made outlives it from now on."""

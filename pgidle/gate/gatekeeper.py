@@ -66,7 +66,7 @@ class Gatekeeper:
         from pgidle.gate.unix_path import hold_lock
 
         self._on_channel()
-        for path in self._gate.own_paths():
+        for path in self._gate.paths():
             try:
                 hold_lock(path, data_dir, port)
             except OSError as error:
@@ -171,7 +171,7 @@ class Gatekeeper:
         """Cleaners of /tmp take what nobody has touched for days."""
         from pgidle.gate.unix_path import TOUCH_EVERY, find
 
-        for path in self._gate.own_paths():
+        for path in self._gate.paths():
             try:
                 if (file := find(path)) is not None:
                     file.touch()
@@ -279,14 +279,16 @@ class Gatekeeper:
 
     def close(self) -> None:
         """The end: the files of Unix sockets go with it."""
-        from pgidle.gate.unix_path import find
+        from pgidle.gate.unix_path import find, release_lock
 
         self._rest()
         for one in self._gate.listeners:
             one.close()
-            if one.path is not None and not one.is_inherited:
+            if one.path is not None:
                 try:
-                    if (file := find(one.path)) is not None:
+                    if one.is_inherited:
+                        release_lock(one.path)
+                    elif (file := find(one.path)) is not None:
                         file.remove()
                 except OSError as error:
                     self._log.note("gate", f"{one.path} is left behind: {error.strerror}")

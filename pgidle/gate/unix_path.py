@@ -42,8 +42,7 @@ class SocketFile:
         """Take both away, each if it is ours. Raises OSError."""
         if self.is_in_place():
             os.unlink(self.path)
-        if owner(self.path) == os.getpid():
-            os.unlink(self.lock)
+        release_lock(self.path)
 
 
 def find(path: str) -> SocketFile | None:
@@ -66,6 +65,12 @@ def owner(path: str) -> int | None:
         return abs(int(number)) or None
     except ValueError:
         return None
+
+
+def release_lock(path: str) -> None:
+    """Take the lock away, if it is ours. Raises OSError."""
+    if owner(path) == os.getpid():
+        os.unlink(f"{path}.lock")
 
 
 def refuse_held(path: str) -> None:
