@@ -321,7 +321,10 @@ def main() -> None:
     _yield_memory()
     version, data_dir, folder, *command = sys.argv[1:]
     result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ))
-    os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
+    try:
+        os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
+    except BrokenPipeError:
+        return  # Who asked is no more.
 
 
 def _yield_memory() -> None:
