@@ -140,7 +140,15 @@ def make(setup: Setup, data_dir: Path) -> None:
 
 def check(installation: Installation, data_dir: Path, *capabilities: str) -> StartResult:
     """`capabilities`: what the user has besides, as setpriv(1) names them; takes root."""
-    postgres = (installation.program("postgres"), "-D", str(data_dir), "-p", "5432", "-c", "listen_addresses=")
+    postgres = (
+        installation.program("postgres"),
+        "-D",
+        str(data_dir),
+        "-p",
+        "5432",
+        "-c",
+        "listen_addresses=",
+    )
     own = data_dir / "pgidle"
     own.mkdir(exist_ok=True)
     shutil.chown(own, server_user().pw_uid)
