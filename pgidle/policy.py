@@ -51,8 +51,8 @@ LOOK_EVERY = 30.0
 """Seconds between two looks at most: long, for whoever came and went meanwhile is counted, and when a session was used
 is known to the microsecond. Only what a session holds on to can be missed (`held`)."""
 LOOK_UNCOUNTED = 5.0
-"""The same where nobody is counted (up to PostgreSQL 13), or somebody is ignored, for what is counted does not say whose
-it was, and after a look that failed."""
+"""The same where nobody is counted (up to PostgreSQL 13), or somebody is ignored, whom no counter can tell from others,
+and after a look that failed."""
 LOOK_SOON = 1.0
 """Seconds after a wake before a second look, and then at doubling times: who woke it is still there."""
 NEAR = 3.0
