@@ -33,6 +33,10 @@ T = TypeVar("T")
 SECOND = 1_000_000
 """Microseconds."""
 
+CHECKPOINT_TURN, CHECKPOINT_PAUSE = 3.0, 0.5
+"""Seconds for which a checkpoint is waited for at a time, and between two times. It goes on meanwhile, and whoever wants
+the database that we are in for themselves waits for 5 s."""
+
 
 class Watcher:
     """Looks at one postmaster. All methods belong to one asyncio loop; calls wait for each other.
@@ -83,8 +87,14 @@ class Watcher:
 
     async def checkpoint(self, timeout: float) -> str | None:  # noqa: ASYNC109
         """Run a CHECKPOINT, for at most `timeout` seconds; what went wrong, or None."""
+        until = time.monotonic() + timeout
+        turn = min(timeout, CHECKPOINT_TURN)
         try:
-            await self._within(timeout, lambda: self._checkpoint(timeout))
+            while not await self._within(until - time.monotonic(), lambda: self._checkpoint(turn)):
+                turn = min(until - time.monotonic() - CHECKPOINT_PAUSE, CHECKPOINT_TURN)
+                if turn <= 0:
+                    return f"it takes longer than {timeout:g} s"
+                await asyncio.sleep(CHECKPOINT_PAUSE)
         except WatchError as error:
             return str(error)
         return None
@@ -177,7 +187,8 @@ class Watcher:
         seen = Checkpoint(**values)
         return replace(seen, requested=seen.requested - self._checkpoints)
 
-    async def _checkpoint(self, seconds: float) -> None:
+    async def _checkpoint(self, seconds: float) -> bool:
+        """Whether it is written within so many seconds; if not, the connection is closed."""
         connection = (await self._connected()).connection
         await connection.execute(query.set_statement_timeout(seconds))
         try:
@@ -186,7 +197,11 @@ class Watcher:
         except psycopg.errors.InsufficientPrivilege as error:
             # A role that may only watch. The connection is as good as before, and the last look needs it.
             raise WatchError(one_line(error)) from error
+        except psycopg.errors.QueryCanceled:
+            await self.close()
+            return False
         await connection.execute(query.set_statement_timeout(STATEMENT_TIMEOUT))
+        return True
 
 
 def _session(values: Mapping[str, Any], now: int) -> Session:

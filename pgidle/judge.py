@@ -399,6 +399,8 @@ class Judge:
         """Nobody uses Postgres; and nobody has come meanwhile?"""
         if parked := self._gate.parked():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        elif self._is_trying and not self._is_forced:
+            self._happen(Event.ACTIVITY_SEEN, "a file has changed that Postgres is started with")
         else:
             self._happen(Event.IDLE_CONFIRMED, self._summary())
 

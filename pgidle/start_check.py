@@ -46,10 +46,16 @@ SCRATCH = "start-check"
 """The scratch directory's name."""
 
 LEFT_OUT = frozenset({
-    "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "postmaster.opts", "postmaster.pid",
-    "recovery.signal", "standby.signal", "tablespace_map",
+    "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "pg_wal", "postmaster.opts",
+    "postmaster.pid", "recovery.signal", "standby.signal", "tablespace_map",
 })  # fmt: skip
-"""Besides its folders pg_*, what is Postgres's own in a data directory."""
+"""What is Postgres's own in a data directory, besides its folders."""
+
+FOLDERS = frozenset({
+    "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot", "pg_serial",
+    "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_xact",
+})  # fmt: skip
+"""Those that a start looks into before it reads WAL (subdirs in initdb.c)."""
 
 QUIET = {
     "listen_addresses": "",
@@ -69,8 +75,9 @@ QUIET = {
 SMALL = {"shared_preload_libraries": "", "ssl": "off", "shared_buffers": "16"}
 """Besides, where these have been tried already. pg_hba.conf does not depend on them."""
 
-STARTED = "could not fork"
-"""What a trial that got through says last: nothing but processes was missing."""
+STARTED = r"could not fork|startup process \(PID"
+"""What a trial that got through says: nothing but processes was missing, or WAL, to a process that the kernel let it
+have: CAP_SYS_RESOURCE and CAP_SYS_ADMIN (a unit's AmbientCapabilities=) outrank the limit."""
 
 CERTAIN = (
     r"could not (load|access file|access private key file|map anonymous shared memory)|incompatible library"
@@ -136,9 +143,8 @@ def make_scratch(data_dir: str, scratch: str) -> None:
         with open(f"{data_dir}/{name}", "rb") as source, open(f"{scratch}/{name}", "wb") as copy:
             copy.write(source.read())
     for entry in os.scandir(data_dir):
-        if entry.name.startswith("pg_") and entry.is_dir():
-            if entry.name != "pg_wal":
-                os.mkdir(f"{scratch}/{entry.name}", 0o700)
+        if entry.name in FOLDERS:
+            os.mkdir(f"{scratch}/{entry.name}", 0o700)
         elif entry.name not in LEFT_OUT:
             os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
 
@@ -190,7 +196,7 @@ class Trial:
                 self._try_huge_pages()
             quiet = QUIET | SMALL
         _, _, said = self._run((), is_alone=True, data_directory=self._scratch, **quiet)
-        if any(STARTED in line for line in said):
+        if any(_is_in(STARTED, line) for line in said):
             return
         complaint = _complaint(said)
         if "could not map anonymous shared memory" in complaint and _overcommit() == 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from signal import SIGHUP
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -10,10 +11,11 @@ import pytest
 from faults import notes
 from installations import conninfo, server_user
 from postgres_fixture import wait_until
+from stopped import Stopped
 
 if TYPE_CHECKING:
     from conftest import Launch
-    from installations import Installation
+    from installations import Installation, Place
     from supervised import Supervised
 
 
@@ -79,6 +81,21 @@ def test_a_mistake_in_a_file_is_known_at_once(newest: Installation, launch: Laun
     hba.write_text(good)
     one.wait_log("that is over")
     assert one.pgidle("sleep").returncode == 0
+
+
+def test_a_mistake_that_comes_after_the_trial(newest: Installation, place: Place) -> None:
+    """While a checkpoint is written, which may take a minute, or in the last moment."""
+    one = Stopped(newest, place, "before Judge.checkpointed", when_idle="stay", idle_timeout="500ms")
+    with one:
+        one.wait_for_state("awake")
+        one.arm()
+        one.reached()
+        append(one, "pg_hba.conf", "host all all all scam")
+        one.signal(SIGHUP)
+        one.release()
+        one.wait_log("Postgres could not start again, so it stays awake")
+        execute(one, "SELECT 1")
+        assert "asleep" not in one.states
 
 
 def test_where_it_cannot_be_tried_that_is_said_and_slept_on(newest: Installation, launch: Launch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,14 +138,30 @@ def make(setup: Setup, data_dir: Path) -> None:
         (data_dir / name).unlink()
 
 
-def check(installation: Installation, data_dir: Path) -> StartResult:
-    command = (installation.program("postgres"), "-D", str(data_dir), "-p", "5432", "-c", "listen_addresses=")
+def check(installation: Installation, data_dir: Path, *capabilities: str) -> StartResult:
+    """`capabilities`: what the user has besides, as setpriv(1) names them; takes root."""
+    postgres = (
+        installation.program("postgres"),
+        "-D",
+        str(data_dir),
+        "-p",
+        "5432",
+        "-c",
+        "listen_addresses=",
+    )
     own = data_dir / "pgidle"
     own.mkdir(exist_ok=True)
     shutil.chown(own, server_user().pw_uid)
-    question = (str(installation.major), str(data_dir), str(own), *command)
+    question = (str(installation.major), str(data_dir), str(own), *postgres)
     package = str(Path(pgidle.__file__).parents[1])
-    said = run_as_server(sys.executable, "-I", "-S", "-c", PROGRAM, package, *question)
+    command = (sys.executable, "-I", "-S", "-c", PROGRAM, package, *question)
+    if capabilities:
+        user, given = server_user(), ",".join(f"+{one}" for one in capabilities)
+        who = ("--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--clear-groups")
+        command = ("setpriv", *who, "--inh-caps", given, "--ambient-caps", given, *command)
+        said = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True)
+    else:
+        said = run_as_server(*command)
     startable, _, reason = said.stdout.partition(" ")
     assert said.stderr == ""
     assert list(own.iterdir()) == []
@@ -175,7 +193,7 @@ def test_it_says_what_a_start_does(installation: Installation, place: Place, set
 
 @pytest.mark.parametrize(
     ("where", "mode", "startable"),
-    [("", 0o600, YES), ("certs/", 0o600, YES), ("", 0o644, NO), ("", 0o000, NO)],
+    [("", 0o600, YES), ("certs/", 0o600, YES), ("pg_tls/", 0o600, YES), ("", 0o644, NO), ("", 0o000, NO)],
 )
 def test_a_key_beside_the_data(place: Place, where: str, mode: int, startable: Startable) -> None:
     """Paths that are relative count from the data directory."""
@@ -194,6 +212,17 @@ def test_a_key_beside_the_data(place: Place, where: str, mode: int, startable: S
     found = check(installation, data_dir)
     assert (found.startable, starts(installation, data_dir)) == (startable, startable is YES), found
     assert "server.key" in found.reason or startable is YES
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a capability")
+@pytest.mark.parametrize("setup", [Setup("right", YES), Setup("wrong", NO, hba="host all")], ids=str)
+def test_a_user_whom_no_limit_of_processes_binds(
+    installation: Installation, place: Place, setup: Setup
+) -> None:
+    data_dir = place.data_dir(installation)
+    make(setup, data_dir)
+    found = check(installation, data_dir, "sys_admin")
+    assert found.startable is setup.startable, found
 
 
 def test_what_another_trial_left(newest: Installation, place: Place) -> None:
