@@ -98,6 +98,7 @@ class Judge:
         self._start: StartResult | None = None
         self._tried_at = 0.0
         """When that was found (monotonic)."""
+        self._prepared = 0
         self._trial = 0
         self._is_trying = False
         self._memory = policy.begin(time.monotonic())
@@ -248,6 +249,8 @@ class Judge:
         )
         self.verdict = verdict
         if isinstance(look, Snapshot):
+            if look.prepared_transactions != self._prepared:
+                self._prepared, self._tried_at = look.prepared_transactions, 0.0
             self._tell_keeper(look, verdict, now)
         self._tell_askers()
         if self._is_confirming:
@@ -277,7 +280,7 @@ class Judge:
         self._tried_at = 0.0
         self._is_trying = True
         self._trial += 1
-        self._backstage.try_start(self._trial, self._next_start)
+        self._backstage.try_start(self._trial, replace(self._next_start, prepared=self._prepared))
 
     def start_tried(self, message: StartTried) -> None:
         """It is known, or known not to be known, whether Postgres would start."""

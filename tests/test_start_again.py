@@ -101,3 +101,24 @@ def test_nothing_is_left_of_a_trial(newest: Installation, launch: Launch) -> Non
     assert not (one.data_dir / "pgidle/start-check").exists()
     assert not any("could not fork" in line.text for line in one.lines)
     assert one.stop() == 0
+
+
+def test_no_room_for_a_prepared_transaction(installation: Installation, launch: Launch) -> None:
+    """It is nowhere but in WAL yet when the start is tried."""
+    one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
+    append(one, "postgresql.conf", "max_prepared_transactions = 1")
+    one.start()
+    one.wait_for_state("awake")
+    execute(
+        one,
+        "ALTER SYSTEM SET max_prepared_transactions = 0",
+        "BEGIN",
+        "CREATE TABLE t ()",
+        "PREPARE TRANSACTION 'x'",
+    )
+    one.wait_log("Postgres could not start again, so it stays awake: max_prepared_transactions is 0")
+    mark = one.mark()
+    execute(one, "COMMIT PREPARED 'x'")
+    one.wait_for_state("asleep", since=mark)
+    execute(one, "SELECT 1")
+    assert one.stop() == 0
