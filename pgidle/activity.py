@@ -19,6 +19,7 @@ from psycopg.types.json import set_json_loads
 from pgidle import query
 from pgidle.arrivals import Arrivals
 from pgidle.disk import room_of
+from pgidle.inbox import Checkpointed
 from pgidle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.sockets import plain
 from pgidle.watch_connection import GRACE, STATEMENT_TIMEOUT, WatchConnection, WatchError, one_line
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SECOND = 1_000_000
 """Microseconds."""
+
+FAILED = psycopg.errors.InternalError_
+"""What a checkpoint that was begun, and failed, is told as (RequestCheckpoint in checkpointer.c), in any language."""
 
 
 class Watcher:
@@ -81,13 +85,13 @@ class Watcher:
         except WatchError as error:
             return LookFailed(str(error))
 
-    async def checkpoint(self, timeout: float) -> str | None:  # noqa: ASYNC109
-        """Run a CHECKPOINT, for at most `timeout` seconds; what went wrong, or None."""
+    async def checkpoint(self, timeout: float) -> Checkpointed:  # noqa: ASYNC109
+        """Run a CHECKPOINT, for at most `timeout` seconds."""
         try:
             await self._within(timeout, lambda: self._checkpoint(timeout))
         except WatchError as error:
-            return str(error)
-        return None
+            return Checkpointed(str(error), is_impossible=isinstance(error.__cause__, FAILED))
+        return Checkpointed(None)
 
     async def close(self) -> None:
         """Disconnect. A later look connects again."""

@@ -13,7 +13,7 @@ from postgres_fixture import wait_until
 
 if TYPE_CHECKING:
     from conftest import Launch
-    from installations import Installation
+    from installations import Installation, Place
     from supervised import Supervised
 
 
@@ -121,4 +121,27 @@ def test_no_room_for_a_prepared_transaction(installation: Installation, launch: 
     execute(one, "COMMIT PREPARED 'x'")
     one.wait_for_state("asleep", since=mark)
     execute(one, "SELECT 1")
+    assert one.stop() == 0
+
+
+def test_a_checkpoint_that_fails(installation: Installation, place: Place, launch: Launch) -> None:
+    """A shutdown would fail of the same, and the start after it."""
+    folder = place.folder() / "space"
+    folder.mkdir()
+    shutil.chown(folder, server_user().pw_uid)
+    one = launch(installation, when_idle="stay", idle_timeout="500ms")
+    one.wait_for_state("awake")
+    with psycopg.connect(conninfo(one.port), autocommit=True) as connection:
+        connection.execute(f"CREATE TABLESPACE away LOCATION '{folder}'")
+        connection.execute("CREATE TABLE t TABLESPACE away AS SELECT 1")
+        folder.rename(folder.with_name("gone"))
+    one.wait_log("Postgres could not be shut down cleanly, so it stays awake")
+    refused = one.pgidle("sleep")
+    assert refused.returncode == 1
+    assert "a checkpoint fails" in refused.stderr
+    mark = one.mark()
+    folder.with_name("gone").rename(folder)
+    assert one.pgidle("sleep").returncode == 0
+    one.wait_for_state("asleep", since=mark)
+    execute(one, "SELECT FROM t")
     assert one.stop() == 0
