@@ -53,6 +53,9 @@ LEFT_OUT = frozenset({
 })  # fmt: skip
 """Besides its folders pg_*, what is Postgres's own in a data directory."""
 
+SOCKET = ".s.PGSQL."
+"""So begin a Unix socket and its lock file, which may be in the data directory, too."""
+
 QUIET = {
     "listen_addresses": "",
     "unix_socket_directories": ".",
@@ -142,7 +145,7 @@ def make_scratch(data_dir: str, scratch: str) -> None:
         if entry.name.startswith("pg_") and entry.is_dir():
             if entry.name != "pg_wal":
                 os.mkdir(f"{scratch}/{entry.name}", 0o700)
-        elif entry.name not in LEFT_OUT:
+        elif entry.name not in LEFT_OUT and not entry.name.startswith(SOCKET):
             os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
 
 

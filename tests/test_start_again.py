@@ -145,3 +145,13 @@ def test_a_checkpoint_that_fails(installation: Installation, place: Place, launc
     one.wait_for_state("asleep", since=mark)
     execute(one, "SELECT FROM t")
     assert one.stop() == 0
+
+
+def test_a_socket_in_the_data_directory(installation: Installation, launch: Launch) -> None:
+    """As `scripts/run` has it: its lock file is the running Postgres's, and in no next one's way."""
+    one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
+    one.options["socket-dir"] = str(one.data_dir)
+    one.start()
+    one.wait_for_state("asleep")
+    assert notes(one, "configuration") == []
+    assert one.stop() == 0
