@@ -22,7 +22,7 @@ from pgidle.porter import parked_text
 from pgidle.reasons import ReasonKind, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
-from pgidle.startable import Startable
+from pgidle.startable import Startable, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pgidle.policy import Look
     from pgidle.reasons import Verdict
     from pgidle.settings import Settings
-    from pgidle.startable import StartQuestion, StartResult
+    from pgidle.startable import StartQuestion
     from pgidle.statedir import StateDir
     from pgidle.status import LastSleep
 
@@ -98,6 +98,7 @@ class Judge:
         self._start: StartResult | None = None
         self._tried_at = 0.0
         """When that was found (monotonic)."""
+        self._prepared = 0
         self._trial = 0
         self._is_trying = False
         self._memory = policy.begin(time.monotonic())
@@ -248,6 +249,8 @@ class Judge:
         )
         self.verdict = verdict
         if isinstance(look, Snapshot):
+            if look.prepared_transactions != self._prepared:
+                self._prepared, self._tried_at = look.prepared_transactions, 0.0
             self._tell_keeper(look, verdict, now)
         self._tell_askers()
         if self._is_confirming:
@@ -279,7 +282,7 @@ class Judge:
         self._tried_at = 0.0
         self._is_trying = True
         self._trial += 1
-        self._backstage.try_start(self._trial, self._next_start)
+        self._backstage.try_start(self._trial, replace(self._next_start, prepared=self._prepared))
 
     def start_tried(self, message: StartTried) -> None:
         """It is known, or known not to be known, whether Postgres would start."""
@@ -300,11 +303,23 @@ class Judge:
             self.look_now()
 
     def checkpointed(self, message: Checkpointed) -> None:
-        """The checkpoint before a sleep has ended. Without it a shutdown only takes longer."""
-        if message.error is not None:
+        """The checkpoint before a sleep has ended. Without it a shutdown only takes longer, unless it cannot be had."""
+        is_impossible = message.is_impossible and not self._is_forced
+        if message.error is None:
+            self._log.forget("checkpoint")
+        elif is_impossible:
+            text = f"Postgres could not be shut down cleanly, so it stays awake: {message.error} (its own log says why)"
+            self._log.once("checkpoint", text)
+        else:
             self._log.once("checkpoint", f"no checkpoint before sleep: {message.error}")
-        if self._is_checkpointing:
-            self._is_checkpointing = False
+        if not self._is_checkpointing:
+            return
+        self._is_checkpointing = False
+        if is_impossible:
+            self._start = StartResult(Startable.NO, f"a checkpoint fails: {message.error}")
+            self._tried_at = time.monotonic()
+            self.look_now()
+        else:
             self._happen(Event.IDLE_JUDGED, self._summary())
 
     @property

@@ -12,9 +12,10 @@ The last two need a data directory that nobody locks: a scratch one, with copies
 to what an administrator may have put beside Postgres's own files (certificates). It has no WAL and no tables, so there
 is nothing that a trial could harm. No port is listened on, and no log file is written.
 
-Run as Postgres's user, at a low priority: `main` takes version, data directory, folder and command from sys.argv,
-and prints a word of `Startable` and the reason. It changes nothing but its own folder. A program that runs before every
-sleep imports no more than it needs: little of Python's library costs less than a start of Postgres.
+Run as Postgres's user, at a low priority: `main` takes version, prepared transactions, data directory, folder
+and command from sys.argv, and prints a word of `Startable` and the reason. It changes nothing but its own folder. A
+program that runs before every sleep imports no more than it needs: little of Python's library costs less than a start
+of Postgres.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import time
 
 from pgidle.light import signal
+from pgidle.restored import complaint, restored
 from pgidle.startable import Startable, StartQuestion, StartResult
 
 TYPE_CHECKING = False
@@ -56,6 +58,9 @@ FOLDERS = frozenset({
     "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_xact",
 })  # fmt: skip
 """Those that a start looks into before it reads WAL (subdirs in initdb.c)."""
+
+SOCKET = ".s.PGSQL."
+"""So begin a Unix socket and its lock file, which may be in the data directory, too."""
 
 QUIET = {
     "listen_addresses": "",
@@ -115,6 +120,7 @@ def check(question: StartQuestion) -> StartResult:
         try:
             make_scratch(question.data_dir, scratch)
             trial.try_scratch()
+            trial.try_restored()
         except OSError as error:
             # A quota shows in nothing but this. As little can Postgres write its pid file.
             if (
@@ -145,7 +151,7 @@ def make_scratch(data_dir: str, scratch: str) -> None:
     for entry in os.scandir(data_dir):
         if entry.name in FOLDERS:
             os.mkdir(f"{scratch}/{entry.name}", 0o700)
-        elif entry.name not in LEFT_OUT:
+        elif entry.name not in LEFT_OUT and not entry.name.startswith(SOCKET):
             os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
 
 
@@ -205,6 +211,12 @@ class Trial:
         if complaint and not is_own and (quiet is not early or _is_in(CERTAIN, complaint)):
             raise Fatal(complaint)
         raise Doubtful(f"a trial start says: {complaint}")
+
+    def try_restored(self) -> None:
+        """What has to be restored, which a scratch directory has nothing of. Raises Fatal, Doubtful, OSError."""
+        there = restored(self._question.data_dir, self._question.prepared)
+        if said := complaint(there, self._question.version, self._ask):
+            raise Fatal(said)
 
     def _ask(self, name: str, **settings: str) -> str:
         """The value of a setting as a start would have it. Raises Fatal in Postgres's own words."""
@@ -325,8 +337,8 @@ def _meminfo(name: str) -> int:
 def main() -> None:
     os.nice(10)
     _yield_memory()
-    version, data_dir, folder, *command = sys.argv[1:]
-    result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ))
+    version, prepared, data_dir, folder, *command = sys.argv[1:]
+    result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ, int(prepared)))
     os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
 
 

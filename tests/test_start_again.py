@@ -118,3 +118,57 @@ def test_nothing_is_left_of_a_trial(newest: Installation, launch: Launch) -> Non
     assert not (one.data_dir / "pgidle/start-check").exists()
     assert not any("could not fork" in line.text for line in one.lines)
     assert one.stop() == 0
+
+
+def test_no_room_for_a_prepared_transaction(installation: Installation, launch: Launch) -> None:
+    """It is nowhere but in WAL yet when the start is tried."""
+    one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
+    append(one, "postgresql.conf", "max_prepared_transactions = 1")
+    one.start()
+    one.wait_for_state("awake")
+    execute(
+        one,
+        "ALTER SYSTEM SET max_prepared_transactions = 0",
+        "BEGIN",
+        "CREATE TABLE t ()",
+        "PREPARE TRANSACTION 'x'",
+    )
+    one.wait_log("Postgres could not start again, so it stays awake: max_prepared_transactions is 0")
+    mark = one.mark()
+    execute(one, "COMMIT PREPARED 'x'")
+    one.wait_for_state("asleep", since=mark)
+    execute(one, "SELECT 1")
+    assert one.stop() == 0
+
+
+def test_a_checkpoint_that_fails(installation: Installation, place: Place, launch: Launch) -> None:
+    """A shutdown would fail of the same, and the start after it."""
+    folder = place.folder() / "space"
+    folder.mkdir()
+    shutil.chown(folder, server_user().pw_uid)
+    one = launch(installation, when_idle="stay", idle_timeout="500ms")
+    one.wait_for_state("awake")
+    with psycopg.connect(conninfo(one.port), autocommit=True) as connection:
+        connection.execute(f"CREATE TABLESPACE away LOCATION '{folder}'")
+        connection.execute("CREATE TABLE t TABLESPACE away AS SELECT 1")
+        folder.rename(folder.with_name("gone"))
+    one.wait_log("Postgres could not be shut down cleanly, so it stays awake")
+    refused = one.pgidle("sleep")
+    assert refused.returncode == 1
+    assert "a checkpoint fails" in refused.stderr
+    mark = one.mark()
+    folder.with_name("gone").rename(folder)
+    assert one.pgidle("sleep").returncode == 0
+    one.wait_for_state("asleep", since=mark)
+    execute(one, "SELECT FROM t")
+    assert one.stop() == 0
+
+
+def test_a_socket_in_the_data_directory(installation: Installation, launch: Launch) -> None:
+    """As `scripts/run` has it: its lock file is the running Postgres's, and in no next one's way."""
+    one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
+    one.options["socket-dir"] = str(one.data_dir)
+    one.start()
+    one.wait_for_state("asleep")
+    assert notes(one, "configuration") == []
+    assert one.stop() == 0
