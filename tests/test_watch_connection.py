@@ -365,7 +365,7 @@ def test_a_backup_is_known_though_another_statement_hid_it(
     with cluster.connect() as client, cluster.connect() as other, watching(cluster) as watch:
         other.execute("SELECT 1")
         watch.settle()
-        # pg_control knows the second alone, by a clock that is a tick late: who was used in the same one may be meant too.
+        # pg_control knows the second alone, by a clock that is a tick late: who was used in it may be meant too.
         next_second = int(time.time()) + 1
         wait_until(lambda: time.time() > next_second + 0.1)
         client.execute(f"SELECT {start}")
