@@ -44,6 +44,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -234,11 +235,26 @@ EXPORT int listen(int fd, int backlog)
 	return 0;
 }
 
+/* Whether the supervisor is dying: its first thread has ended, of which we are told by a signal, while the others still
+ * hold our channel open. Behind the name in brackets proc_pid_stat(5) has the state. */
+static bool is_orphan(void)
+{
+	char path[sizeof "/proc//stat" + 10], line[512] = "", *state;
+	int fd;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/stat", (int)getppid());
+	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+		return false;
+	state = read(fd, line, sizeof line - 1) > 0 ? strrchr(line, ')') : NULL;
+	(void)close(fd);
+	return state != NULL && strncmp(state, ") Z", 3) == 0;
+}
+
 EXPORT int unlink(const char *path)
 {
 	for EACH (one)
-		if (is_postmaster() &&
-		    (names(path, one, "") || (one->fd >= 0 && names(path, one, ".lock") && tell(LOCK, 0, 0, 0, -1))))
+		if (is_postmaster() && (names(path, one, "") || (one->fd >= 0 && names(path, one, ".lock") &&
+								 !is_orphan() && tell(LOCK, 0, 0, 0, -1))))
 			return 0;
 	return NEXT(unlink)(path);
 }

@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -19,6 +20,7 @@ from psycopg.types.json import set_json_loads
 from pgidle import query
 from pgidle.arrivals import Arrivals
 from pgidle.disk import room_of
+from pgidle.inbox import Checkpointed
 from pgidle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.sockets import plain
 from pgidle.watch_connection import GRACE, STATEMENT_TIMEOUT, WatchConnection, WatchError, one_line
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SECOND = 1_000_000
 """Microseconds."""
+
+CHECKPOINT_TURN, CHECKPOINT_PAUSE = 3.0, 0.5
+"""Seconds for which a checkpoint is waited for at a time, and between two times. It goes on meanwhile, and whoever
+wants the database that we are in for themselves waits for 5 s."""
+
+FAILED = psycopg.errors.InternalError_
+"""What a checkpoint that was begun, and failed, is told as (RequestCheckpoint in checkpointer.c), in any language."""
 
 
 class Watcher:
@@ -79,18 +88,29 @@ class Watcher:
         except WatchError as error:
             return LookFailed(str(error))
 
-    async def checkpoint(self, timeout: float) -> str | None:  # noqa: ASYNC109
-        """Run a CHECKPOINT, for at most `timeout` seconds; what went wrong, or None."""
+    async def checkpoint(self, timeout: float) -> Checkpointed:  # noqa: ASYNC109
+        """Run a CHECKPOINT, for at most `timeout` seconds."""
+        until = time.monotonic() + timeout
+        turn = min(timeout, CHECKPOINT_TURN)
         try:
-            await self._within(timeout, lambda: self._checkpoint(timeout))
+            while not await self._within(until - time.monotonic(), partial(self._checkpoint, turn)):
+                turn = min(until - time.monotonic() - CHECKPOINT_PAUSE, CHECKPOINT_TURN)
+                if turn <= 0:
+                    return Checkpointed(f"it takes longer than {timeout:g} s")
+                await asyncio.sleep(CHECKPOINT_PAUSE)
         except WatchError as error:
-            return str(error)
-        return None
+            return Checkpointed(str(error), is_impossible=isinstance(error.__cause__, FAILED))
+        return Checkpointed(None)
 
     async def close(self) -> None:
         """Disconnect. A later look connects again."""
         self._watching = None
         await self._connection.close()
+
+    async def end(self) -> None:
+        """Disconnect for good."""
+        self._watching = None
+        await self._connection.end()
 
     async def _within(self, seconds: float, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the work, in time and by itself. Raises WatchError."""
@@ -175,7 +195,8 @@ class Watcher:
         seen = Checkpoint(**values)
         return replace(seen, requested=seen.requested - self._checkpoints)
 
-    async def _checkpoint(self, seconds: float) -> None:
+    async def _checkpoint(self, seconds: float) -> bool:
+        """Whether it is written within so many seconds; if not, the connection is closed."""
         connection = (await self._connected()).connection
         await connection.execute(query.set_statement_timeout(seconds))
         try:
@@ -184,7 +205,12 @@ class Watcher:
         except psycopg.errors.InsufficientPrivilege as error:
             # A role that may only watch. The connection is as good as before, and the last look needs it.
             raise WatchError(one_line(error)) from error
+        except psycopg.errors.QueryCanceled:
+            self._checkpoints += 1  # Who asked for it is counted, not who waited.
+            await self.close()
+            return False
         await connection.execute(query.set_statement_timeout(STATEMENT_TIMEOUT))
+        return True
 
 
 def _session(values: Mapping[str, Any], now: int) -> Session:

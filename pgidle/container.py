@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 
+from pgidle.cluster import FORBIDDEN_MODE
 from pgidle.entrypoint import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
 from pgidle.errors import PgidleError, SettingsError
 
@@ -36,6 +37,7 @@ def main() -> None:
         else:
             refuse_own(words[1:])
             refuse_forgotten(os.environ)
+            close_to_others(os.environ)
             from pgidle.boot import run
             from pgidle.inherited import settle_streams
 
@@ -67,6 +69,24 @@ def refuse_forgotten(environ: Mapping[str, str]) -> None:
         f"{what}, and PostgreSQL {major} keeps its own in {data_dir}, which is empty",
         f"mount the volume at {VOLUMES}, and move old data over with pg_upgrade; or set PGDATA",
     )
+
+
+def close_to_others(environ: Mapping[str, str]) -> None:
+    """Close a data directory that a group may write, as the official image's entrypoint does at each start.
+
+    Postgres refuses it, and Kubernetes opens a volume to its fsGroup at any mount. Our own alone, and through no link.
+    """
+    data_dir = environ.get("PGIDLE_DATA_DIR") or environ.get("PGDATA")
+    try:
+        folder = os.open(data_dir or "", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # What is wrong with it is said further on.
+    try:
+        found = os.fstat(folder)
+        if found.st_uid == os.geteuid() and found.st_mode & FORBIDDEN_MODE:
+            os.fchmod(folder, 0o700)
+    finally:
+        os.close(folder)
 
 
 def _is_mounted(path: str) -> bool:

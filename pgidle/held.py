@@ -6,7 +6,7 @@ by UNLISTEN *, DISCARD ALL, pg_backup_stop(), or with the session.
 A backup can also be known without its words. pg_backup_start() begins a new WAL segment and asks for a checkpoint
 (do_pg_backup_start in xlog.c), whose redo pointer is then at the segment's very start. Where a checkpoint that somebody
 asked for lies there, each session that may start a backup, was connected by then and has done something since is taken
-to be in one. A standby switches no segment, so there only the words tell.
+to be in one, unless somebody is seen to have begun one. A standby switches no segment, so there only the words tell.
 
 What nobody can see: LISTEN that another statement hid before the next look; LISTEN inside a function.
 """
@@ -48,7 +48,7 @@ def note_held(look: Snapshot, held: Held) -> tuple[Snapshot, Held]:
     checkpoint = look.checkpoint
     return replace(look, sessions=sessions), Held(
         listening=frozenset(session.key for session in sessions if session.listening),
-        backup=frozenset(session.key for session in sessions if session.is_client and session.base_backup),
+        backup=frozenset(session.key for session in sessions if session.base_backup),
         redo=held.redo if checkpoint is None or _is_undecided(checkpoint, held) else checkpoint.redo,
         requested=held.requested if checkpoint is None else checkpoint.requested,
     )
@@ -78,7 +78,7 @@ def _in_backup(look: Snapshot, held: Held) -> frozenset[Key]:
         if held.requested is None
         else checkpoint.requested > held.requested
     )
-    if not was_asked_for:
+    if not was_asked_for or any(_begins(session, held) for session in look.sessions):
         return frozenset()
     return frozenset(
         session.key
@@ -87,6 +87,12 @@ def _in_backup(look: Snapshot, held: Held) -> frozenset[Key]:
         and session.backend_start < checkpoint.time + SECOND
         and (session.state_change or 0) >= checkpoint.time
     )
+
+
+def _begins(session: Session, held: Held) -> bool:
+    """Whether a backup is seen, or its end, that was not there at the look before: the checkpoint is its."""
+    is_seen = session.base_backup or (session.is_client and said(session.query).backup is not Word.NOTHING)
+    return is_seen and session.key not in held.backup
 
 
 def _is_undecided(checkpoint: Checkpoint, held: Held) -> bool:

@@ -172,13 +172,19 @@ class _Writer:
         self._is_busy = False
 
     def write(self, content: str, written: Callable[[str], None]) -> None:
-        """`written` is told, on the other thread, what went wrong, or nothing."""
+        """`written` is told, on the other thread, what went wrong, or nothing.
+
+        Where a limit leaves no thread (pids.max, RLIMIT_NPROC), the caller waits for the disk.
+        """
         with self._lock:
             self._waiting.append((content, written))
             if self._is_busy:
                 return
             self._is_busy = True
-        threading.Thread(target=self._run, name="holds", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="holds", daemon=True).start()
+        except RuntimeError:
+            self._run()
 
     def _run(self) -> None:
         while True:

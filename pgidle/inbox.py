@@ -27,9 +27,13 @@ class Looked:
 
 @record
 class Checkpointed:
-    """The pre-sleep checkpoint has ended: what went wrong, or nothing."""
+    """The pre-sleep checkpoint has ended: what went wrong, or nothing.
+
+    `is_impossible`: Postgres tried and could not, so that a shutdown could not either.
+    """
 
     error: str | None
+    is_impossible: bool = False
 
 
 @record

@@ -20,7 +20,7 @@ from pgidle.policy import is_near
 from pgidle.reasons import ReasonKind, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
-from pgidle.startable import Startable
+from pgidle.startable import Startable, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pgidle.policy import Look
     from pgidle.reasons import Verdict
     from pgidle.settings import Settings
-    from pgidle.startable import StartQuestion, StartResult
+    from pgidle.startable import StartQuestion
     from pgidle.statedir import StateDir
     from pgidle.status import LastSleep
 
@@ -92,6 +92,7 @@ class Judge:
         self._start: StartResult | None = None
         self._tried_at = 0.0
         """When that was found (monotonic)."""
+        self._prepared = 0
         self._trial = 0
         self._is_trying = False
         self._memory = policy.begin(time.monotonic())
@@ -239,6 +240,8 @@ class Judge:
         )
         self.verdict = verdict
         if isinstance(look, Snapshot):
+            if look.prepared_transactions != self._prepared:
+                self._prepared, self._tried_at = look.prepared_transactions, 0.0
             self._tell_keeper(look, verdict, now)
         self._tell_askers()
         if self._is_confirming:
@@ -252,7 +255,9 @@ class Judge:
         if verdict.idle and is_tried:
             self._checkpoint()
             return
-        if not is_tried and (verdict.idle or self._is_unstartable) and not self._is_trying:
+        # In time for the sleep, which does not wait for it then.
+        is_due = verdict.idle or is_near(verdict, now) or self._is_unstartable
+        if is_due and not is_tried and not self._is_trying:
             self.try_start()
         if not verdict.idle:
             if self._requests and not self._is_forced and not self._is_trying:
@@ -268,7 +273,7 @@ class Judge:
         self._tried_at = 0.0
         self._is_trying = True
         self._trial += 1
-        self._backstage.try_start(self._trial, self._next_start)
+        self._backstage.try_start(self._trial, replace(self._next_start, prepared=self._prepared))
 
     def start_tried(self, message: StartTried) -> None:
         """It is known, or known not to be known, whether Postgres would start."""
@@ -289,11 +294,23 @@ class Judge:
             self.look_now()
 
     def checkpointed(self, message: Checkpointed) -> None:
-        """The checkpoint before a sleep has ended. Without it a shutdown only takes longer."""
-        if message.error is not None:
+        """The checkpoint before a sleep has ended. Without it a shutdown only takes longer, unless it cannot be had."""
+        is_impossible = message.is_impossible and not self._is_forced
+        if message.error is None:
+            self._log.forget("checkpoint")
+        elif is_impossible:
+            text = f"Postgres could not be shut down cleanly, so it stays awake: {message.error} (its own log says why)"
+            self._log.once("checkpoint", text)
+        else:
             self._log.once("checkpoint", f"no checkpoint before sleep: {message.error}")
-        if self._is_checkpointing:
-            self._is_checkpointing = False
+        if not self._is_checkpointing:
+            return
+        self._is_checkpointing = False
+        if is_impossible:
+            self._start = StartResult(Startable.NO, f"a checkpoint fails: {message.error}")
+            self._tried_at = time.monotonic()
+            self.look_now()
+        else:
             self._happen(Event.IDLE_JUDGED, self._summary())
 
     @property
@@ -378,6 +395,8 @@ class Judge:
         """Nobody uses Postgres; and nobody has come meanwhile?"""
         if parked := self._gate.parked():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        elif self._is_trying and not self._is_forced:
+            self._happen(Event.ACTIVITY_SEEN, "a file has changed that Postgres is started with")
         else:
             self._happen(Event.IDLE_CONFIRMED, self._summary())
 

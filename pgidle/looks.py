@@ -30,10 +30,13 @@ class Watching(Protocol):
 
     async def look(self, deadline: float, /) -> Snapshot | LookFailed: ...
 
-    async def checkpoint(self, deadline: float, /) -> str | None:
-        """What went wrong, or None."""
+    async def checkpoint(self, deadline: float, /) -> Checkpointed: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Disconnect until the next look."""
+
+    async def end(self) -> None:
+        """Disconnect for good."""
 
 
 class Looks:
@@ -71,8 +74,8 @@ class Looks:
         self._start(self._look(deadline), answer)
 
     def checkpoint(self, deadline: float) -> None:
-        def answer(error: str | None) -> None:
-            self._inbox.post(Checkpointed(GIVEN_UP if error is None else error or None))
+        def answer(ended: Checkpointed | None) -> None:
+            self._inbox.post(ended or Checkpointed(GIVEN_UP))
 
         self._start(self._checkpoint(deadline), answer)
 
@@ -104,7 +107,7 @@ class Looks:
         async with self._turn:
             watching, self._watching = self._watching, None
             if watching:
-                await watching.close()
+                await watching.end()
                 # When all of this has been let go of; and nobody waits while Postgres stops.
                 asyncio.get_running_loop().call_soon(collect_garbage)
 
@@ -126,12 +129,11 @@ class Looks:
         async with self._trial:
             return await try_start(question)
 
-    async def _checkpoint(self, deadline: float) -> str:
-        """What went wrong; empty: nothing did."""
+    async def _checkpoint(self, deadline: float) -> Checkpointed:
         try:
             async with asyncio.timeout(deadline + GRACE), self._turn:
                 if self._watching is None:
-                    return "nothing watches Postgres"
-                return await self._watching.checkpoint(deadline) or ""
+                    return Checkpointed("nothing watches Postgres")
+                return await self._watching.checkpoint(deadline)
         except TimeoutError:
-            return f"it took longer than {deadline:g} s"
+            return Checkpointed(f"it took longer than {deadline:g} s")

@@ -51,7 +51,8 @@ LOOK_EVERY = 30.0
 """Seconds between two looks at most: long, for whoever came and went meanwhile is counted, and when a session was used
 is known to the microsecond. Only what a session holds on to can be missed (`held`)."""
 LOOK_UNCOUNTED = 5.0
-"""The same where nobody is counted (up to PostgreSQL 13), and after a look that failed."""
+"""The same where nobody is counted (up to PostgreSQL 13), or somebody is ignored, whom no counter can tell from others,
+and after a look that failed."""
 LOOK_SOON = 1.0
 """Seconds after a wake before a second look, and then at doubling times: who woke it is still there."""
 NEAR = 3.0
@@ -172,7 +173,7 @@ def evaluate(
         *_grouped(_notes(look, start)),
     )
     memory = replace(memory, held=held_on)
-    every = LOOK_UNCOUNTED if look.counters is None else LOOK_EVERY
+    every = LOOK_UNCOUNTED if look.counters is None or settings.ignore else LOOK_EVERY
     far = min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
     return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
 

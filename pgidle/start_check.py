@@ -12,9 +12,10 @@ The last two need a data directory that nobody locks: a scratch one, with copies
 to what an administrator may have put beside Postgres's own files (certificates). It has no WAL and no tables, so there
 is nothing that a trial could harm. No port is listened on, and no log file is written.
 
-Run as Postgres's user, at a low priority: `main` takes version, data directory, folder and command from sys.argv,
-and prints a word of `Startable` and the reason. It changes nothing but its own folder. A program that runs before every
-sleep imports no more than it needs: little of Python's library costs less than a start of Postgres.
+Run as Postgres's user, at a low priority: `main` takes version, prepared transactions, data directory, folder
+and command from sys.argv, and prints a word of `Startable` and the reason. It changes nothing but its own folder. A
+program that runs before every sleep imports no more than it needs: little of Python's library costs less than a start
+of Postgres.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import time
 
 from pgidle.light import signal
+from pgidle.restored import complaint, restored
 from pgidle.startable import Startable, StartQuestion, StartResult
 
 TYPE_CHECKING = False
@@ -46,10 +48,19 @@ SCRATCH = "start-check"
 """The scratch directory's name."""
 
 LEFT_OUT = frozenset({
-    "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "postmaster.opts", "postmaster.pid",
-    "recovery.signal", "standby.signal", "tablespace_map",
+    "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "pg_wal", "postmaster.opts",
+    "postmaster.pid", "recovery.signal", "standby.signal", "tablespace_map",
 })  # fmt: skip
-"""Besides its folders pg_*, what is Postgres's own in a data directory."""
+"""What is Postgres's own in a data directory, besides its folders."""
+
+FOLDERS = frozenset({
+    "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot", "pg_serial",
+    "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_xact",
+})  # fmt: skip
+"""Those that a start looks into before it reads WAL (subdirs in initdb.c)."""
+
+SOCKET = ".s.PGSQL."
+"""So begin a Unix socket and its lock file, which may be in the data directory, too."""
 
 QUIET = {
     "listen_addresses": "",
@@ -69,8 +80,9 @@ QUIET = {
 SMALL = {"shared_preload_libraries": "", "ssl": "off", "shared_buffers": "16"}
 """Besides, where these have been tried already. pg_hba.conf does not depend on them."""
 
-STARTED = "could not fork"
-"""What a trial that got through says last: nothing but processes was missing."""
+STARTED = r"could not fork|startup process \(PID"
+"""What a trial that got through says: nothing but processes was missing, or WAL, to a process that the kernel let it
+have: CAP_SYS_RESOURCE and CAP_SYS_ADMIN (a unit's AmbientCapabilities=) outrank the limit."""
 
 CERTAIN = (
     r"could not (load|access file|access private key file|map anonymous shared memory)|incompatible library"
@@ -108,6 +120,7 @@ def check(question: StartQuestion) -> StartResult:
         try:
             make_scratch(question.data_dir, scratch)
             trial.try_scratch()
+            trial.try_restored()
         except OSError as error:
             # A quota shows in nothing but this. As little can Postgres write its pid file.
             if (
@@ -136,10 +149,9 @@ def make_scratch(data_dir: str, scratch: str) -> None:
         with open(f"{data_dir}/{name}", "rb") as source, open(f"{scratch}/{name}", "wb") as copy:
             copy.write(source.read())
     for entry in os.scandir(data_dir):
-        if entry.name.startswith("pg_") and entry.is_dir():
-            if entry.name != "pg_wal":
-                os.mkdir(f"{scratch}/{entry.name}", 0o700)
-        elif entry.name not in LEFT_OUT:
+        if entry.name in FOLDERS:
+            os.mkdir(f"{scratch}/{entry.name}", 0o700)
+        elif entry.name not in LEFT_OUT and not entry.name.startswith(SOCKET):
             os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
 
 
@@ -190,7 +202,7 @@ class Trial:
                 self._try_huge_pages()
             quiet = QUIET | SMALL
         _, _, said = self._run((), is_alone=True, data_directory=self._scratch, **quiet)
-        if any(STARTED in line for line in said):
+        if any(_is_in(STARTED, line) for line in said):
             return
         complaint = _complaint(said)
         if "could not map anonymous shared memory" in complaint and _overcommit() == 2:
@@ -199,6 +211,12 @@ class Trial:
         if complaint and not is_own and (quiet is not early or _is_in(CERTAIN, complaint)):
             raise Fatal(complaint)
         raise Doubtful(f"a trial start says: {complaint}")
+
+    def try_restored(self) -> None:
+        """What has to be restored, which a scratch directory has nothing of. Raises Fatal, Doubtful, OSError."""
+        there = restored(self._question.data_dir, self._question.prepared)
+        if said := complaint(there, self._question.version, self._ask):
+            raise Fatal(said)
 
     def _ask(self, name: str, **settings: str) -> str:
         """The value of a setting as a start would have it. Raises Fatal in Postgres's own words."""
@@ -319,9 +337,12 @@ def _meminfo(name: str) -> int:
 def main() -> None:
     os.nice(10)
     _yield_memory()
-    version, data_dir, folder, *command = sys.argv[1:]
-    result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ))
-    os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
+    version, prepared, data_dir, folder, *command = sys.argv[1:]
+    result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ, int(prepared)))
+    try:
+        os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
+    except BrokenPipeError:
+        return  # Who asked is no more.
 
 
 def _yield_memory() -> None:

@@ -57,7 +57,8 @@ def _spawn(question: StartQuestion, writer: int) -> int:
         sys.executable,
         [
             *(sys.executable, "-I", "-S", "-c", PROGRAM, str(Path(__file__).parents[1])),
-            *(str(question.version), question.data_dir, question.folder, *question.command),
+            *(str(question.version), str(question.prepared), question.data_dir, question.folder),
+            *question.command,
         ],
         for_children(question.environ),
         file_actions=[

@@ -11,13 +11,17 @@ if TYPE_CHECKING:
 
 @record
 class StartQuestion:
-    """A start as it would be. `version` is Postgres's major version; `folder` is one that it may write."""
+    """A start as it would be. `version` is Postgres's major version; `folder` is one that it may write.
+
+    `prepared`: transactions that are prepared, which it would have to restore.
+    """
 
     command: tuple[str, ...]
     version: int
     data_dir: str
     folder: str
     environ: Mapping[str, str]
+    prepared: int = 0
 
 
 class Startable(Enum):

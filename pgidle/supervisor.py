@@ -202,7 +202,7 @@ class Supervisor:
             self._log.note("reload", "SIGHUP received: Postgres is told to reload")
             self._notifier.reloading()
             self.server.reload()
-            if self.judge is not None and self.state is State.AWAKE:
+            if self.judge is not None and self.state in SERVING:
                 self.judge.try_start()
             self._on_settings(self.house.files.read())
             self._notifier.reloaded()
@@ -257,7 +257,7 @@ class Supervisor:
     def _on_configuration(self, message: ConfigurationChanged) -> None:
         self._log.note("reload", f"{message.name} has changed: Postgres is told to reload")
         self.server.reload()
-        if self.judge is not None and self.state is State.AWAKE:
+        if self.judge is not None and self.state in SERVING:
             self.judge.try_start()
 
     def _on_look_wanted(self, message: LookWanted) -> None:

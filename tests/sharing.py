@@ -230,11 +230,10 @@ class Supervisor:
         else:
             os.kill(next(pid for pid, title in self._children() if which.encode() in title), signal.SIGKILL)
 
-    def rounds(self, seconds: float, seed: int, kill: float = 0.0, smart: float = 0.0) -> dict[str, Any]:
+    def rounds(self, count: int, seed: int, kill: float = 0.0, smart: float = 0.0) -> dict[str, Any]:
         """Sleep and wake over and over, and with the given chances end otherwise; at the end it is open."""
         chance = random.Random(seed)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        for _ in range(count):
             if not self.pid:
                 self.start()
             self.open()

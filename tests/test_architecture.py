@@ -52,6 +52,7 @@ PURE_DOCTOR = {
             "fly_machine",
             "ident",
         ),
+        *("compose_values", "units_sandbox", "hba_records"),
     )
 }
 TOP = {"supervisor", "judge", "boot", "cli", "container", "__main__", "doctor.rounds"}

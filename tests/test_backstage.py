@@ -37,11 +37,13 @@ class Watcher:
         await self._take_time()
         return Snapshot(at=0.0, server_version=180000)
 
-    async def checkpoint(self, _deadline: float, /) -> str | None:
+    async def checkpoint(self, _deadline: float, /) -> Checkpointed:
         await self._take_time()
-        return None
+        return Checkpointed(None)
 
-    async def close(self) -> None:
+    async def close(self) -> None: ...
+
+    async def end(self) -> None:
         self.closed.set()
 
     async def _take_time(self) -> None:

@@ -69,3 +69,18 @@ def test_every_command_without_pgidle_before_it_is_recognised(dispatch: Dispatch
     ran = dispatch("doctor")
     assert ran.stderr.endswith("write: pgidle doctor\n")
     assert ran.returncode == 127
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_volume_that_was_opened_to_a_group_is_closed_again(
+    dispatch: Dispatch, tmp_path: Path, *, is_link: bool
+) -> None:
+    """As Kubernetes does at a mount, for an fsGroup."""
+    data_dir = tmp_path / "data"
+    folder = tmp_path / "elsewhere" if is_link else data_dir
+    folder.mkdir()
+    folder.chmod(0o2770)
+    if is_link:
+        data_dir.symlink_to(folder)
+    dispatch("postgres")
+    assert f"{folder.stat().st_mode & 0o7777:o}" == ("2770" if is_link else "700")

@@ -11,7 +11,8 @@ from installations import run_as_server
 from pgidle.conf_file import Parameters, read_lines, read_parameters
 from pgidle.doctor.configuration import check_parameters, check_ssl
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.hba import Record, Texts, check_hba, read_hba
+from pgidle.doctor.hba import check_hba
+from pgidle.doctor.hba_records import Record, Texts, read_hba
 from pgidle.settings import resolve
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from mistakes import NOTE, UNKNOWN, WRONG
 from pgidle.doctor import compose, files, fly, images, kubernetes, units
 from pgidle.doctor.addresses import Variable, addresses
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.hba import MISSING, Texts, check_hba
+from pgidle.doctor.hba import check_hba
 from pgidle.doctor.hba_files import gather
+from pgidle.doctor.hba_records import MISSING, Texts
 from pgidle.doctor.ident import allows
 from pgidle.doctor.interpolation import is_known, read_env_file, substitute
 from pgidle.doctor.neighbours import is_monitor
@@ -379,6 +380,11 @@ def test_an_internal_address_of_postgres_s_is_wrong(env: str, severity: Severity
     ("more", "env"),
     [
         ('[build]\nimage = "edoburu/pgbouncer:1.23"\n[[services]]\ninternal_port = 6432\n', ""),
+        (
+            '[build]\nimage = "x/pool"\n[[services]]\ninternal_port = 9999\n[[services.ports]]\nport = 5432\n',
+            "",
+        ),
+        ("[[services]]\ninternal_port = 6432\n[[services.ports]]\nport = 5432\n", ""),
         ('[build]\nimage = "redis:7"\n[[mounts]]\nsource = "r"\ndestination = "/data"\n', ""),
         ("", 'TOKEN = "x"'),
     ],

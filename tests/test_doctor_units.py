@@ -8,7 +8,7 @@ import pytest
 from mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
 
 from pgidle.doctor import files, units
-from pgidle.doctor.durations import go_duration, systemd_span
+from pgidle.doctor.durations import go_duration, systemd_span, written
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.told import Context
 from pgidle.doctor.units import Beside
@@ -226,6 +226,16 @@ def test_a_drop_in_is_read_with_its_template(tmp_path: Path) -> None:
 )
 def test_durations_of_fly_and_compose(text: str, seconds: float | None) -> None:
     assert go_duration(text) == seconds
+
+
+def test_durations_for_people() -> None:
+    assert [written(one) for one in (0.0, 0.25, 1.5, 90.0, float("inf"))] == [
+        "0s",
+        "250ms",
+        "1.5s",
+        "90s",
+        "for ever",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -307,8 +307,11 @@ def test_a_backend_has_neither_channel_nor_listeners(installation, share, stack)
 
 
 def sockets_of(pid: int) -> set[str]:
-    links = [str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()]
-    return {one for one in links if one.startswith("socket:")}
+    """But those for datagrams: up to 14 that of the statistics collector is everybody's."""
+    links = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
+    tables = (Path(f"/proc/net/{name}").read_text() for name in ("udp", "udp6"))
+    datagrams = {f"socket:[{line.split()[9]}]" for table in tables for line in table.splitlines()[1:]}
+    return {one for one in links - datagrams if one.startswith("socket:")}
 
 
 def unix_socket(path: str, stack: ExitStack) -> socket.socket:
@@ -535,9 +538,9 @@ def test_rounds_of_sleep_crash_and_stop_under_clients_that_never_rest(
     sharer.do("open")
     addresses = [("127.0.0.1", sharer.port), ("::1", sharer.port), str(sharer.socket_path)]
     with Restless(addresses, each=1) as clients:
-        look = sharer.do("rounds", seconds=15, seed=7, kill=kill, smart=smart)
+        look = sharer.do("rounds", count=20, seed=7, kill=kill, smart=smart)
     met = clients.met
-    assert look["starts"] > 8
+    assert look["crashes"] + look["stops"] > 10
     assert met.served > 50
     assert (met.refused, met.unanswered) == (0, 0)
     assert "the database system is" not in sharer.log.read_text()

@@ -113,6 +113,28 @@ def test_other_checkpoints_begin_no_backup(checkpoints: Sequence[Checkpoint], mo
     assert not hidden(*checkpoints, **more)
 
 
+@pytest.mark.parametrize(
+    "backing_up",
+    [
+        client("", 2, backend_type="walsender", base_backup=True),
+        client("SELECT pg_backup_start('x')", 2),
+        client("SELECT pg_backup_stop()", 2),
+    ],
+    ids=["pg_basebackup", "words", "done"],
+)
+def test_a_backup_that_is_seen_to_begin_is_nobody_elses(backing_up: Session) -> None:
+    app = client("SELECT 1", may_back_up=True, state_change=LATER)
+    before, now = look(app, checkpoint=BEFORE), look(app, backing_up, checkpoint=checkpoint(2, 6))
+    assert not after(before, now)[0].base_backup
+
+
+def test_a_backup_that_goes_on_says_nothing_of_the_next_checkpoint() -> None:
+    app = client("SELECT 1", may_back_up=True, state_change=LATER)
+    walsender = client("", 2, backend_type="walsender", base_backup=True)
+    looks = [look(app, walsender, checkpoint=checkpoint(segment, segment)) for segment in (1, 2)]
+    assert after(look(app, checkpoint=checkpoint(0, 0)), *looks)[0].base_backup
+
+
 def test_who_came_after_the_checkpoint_did_not_begin_the_backup() -> None:
     late = replace(client("SELECT 1", may_back_up=True, state_change=LATER), backend_start=LATER)
     (session,) = after(look(checkpoint=BEFORE), look(late, checkpoint=checkpoint(2, 6)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from installations import run_as_server
 from stopped import Stopped
 from supervised import PATIENCE, Supervised
 
@@ -367,6 +368,25 @@ def test_a_hold_that_cannot_be_kept_holds_and_says_so(newest: Installation, laun
     assert done.returncode == 0
     assert "; it is lost when pgidle ends: Is a directory" in done.stdout
     assert held(one) == ["1"]
+
+
+def test_holds_begin_and_end_where_no_thread_is_to_be_had(
+    newest: Installation, launch: Launch, begin: Begin
+) -> None:
+    """As where a container's pids.max is used up by sessions."""
+    one = launch(newest, **STAY)
+    one.wait_for_state("awake")
+    until(lambda: status(one)["looks"] > 0)
+    with psycopg.connect(one.conninfo()) as client:
+        run_as_server("prlimit", "--nproc=1:", "--pid", str(one.pid))
+        assert one.pgidle("hold", "1h").returncode == 0
+        program = begin(one, "hold", "--", "cat")
+        until(lambda: len(held(one)) == 2)
+        ended(program)
+        until(lambda: len(held(one)) == 1)
+        assert one.pgidle("release").returncode == 0
+        assert client.execute("SELECT 1").fetchone() == (1,)
+    assert one.stop() == 0
 
 
 def test_only_so_many_hold_at_a_time(newest: Installation, launch: Launch) -> None:

@@ -584,6 +584,12 @@ def test_looks_are_far_apart_where_whoever_comes_between_is_counted() -> None:
     assert set(gaps[6:]) == {30.0}
 
 
+def test_who_is_ignored_is_looked_for_more_often_as_a_counter_does_not_say_whose_it_was() -> None:
+    ignoring = changed(SETTINGS, ignore=(Ignore(IgnoreField.APPLICATION_NAME, "mon"),))
+    verdict, _ = evaluate(quiet(100.0, counters=Counters(0, 0)), ignoring, begin(0.0), 100.0)
+    assert verdict.next_look == 5.0
+
+
 def test_a_look_that_failed_is_soon_made_again() -> None:
     verdict, _ = evaluate(LookFailed("x"), changed(SETTINGS, idle_timeout=None), begin(0.0), 1e6)
     assert verdict.next_look == 5.0

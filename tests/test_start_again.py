@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from signal import SIGHUP
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -10,10 +11,11 @@ import pytest
 from faults import notes
 from installations import conninfo, server_user
 from postgres_fixture import wait_until
+from stopped import Stopped
 
 if TYPE_CHECKING:
     from conftest import Launch
-    from installations import Installation
+    from installations import Installation, Place
     from supervised import Supervised
 
 
@@ -81,6 +83,21 @@ def test_a_mistake_in_a_file_is_known_at_once(newest: Installation, launch: Laun
     assert one.pgidle("sleep").returncode == 0
 
 
+def test_a_mistake_that_comes_after_the_trial(newest: Installation, place: Place) -> None:
+    """While a checkpoint is written, which may take a minute, or in the last moment."""
+    one = Stopped(newest, place, "before Judge.checkpointed", when_idle="stay", idle_timeout="500ms")
+    with one:
+        one.wait_for_state("awake")
+        one.arm()
+        one.reached()
+        append(one, "pg_hba.conf", "host all all all scam")
+        one.signal(SIGHUP)
+        one.release()
+        one.wait_log("Postgres could not start again, so it stays awake")
+        execute(one, "SELECT 1")
+        assert "asleep" not in one.states
+
+
 def test_where_it_cannot_be_tried_that_is_said_and_slept_on(newest: Installation, launch: Launch) -> None:
     """Postgres has started with what there was, more often than not."""
     one = launch(newest, when_idle="stay", idle_timeout="500ms", start=False)
@@ -100,4 +117,58 @@ def test_nothing_is_left_of_a_trial(newest: Installation, launch: Launch) -> Non
     one.wait_for_state("asleep")
     assert not (one.data_dir / "pgidle/start-check").exists()
     assert not any("could not fork" in line.text for line in one.lines)
+    assert one.stop() == 0
+
+
+def test_no_room_for_a_prepared_transaction(installation: Installation, launch: Launch) -> None:
+    """It is nowhere but in WAL yet when the start is tried."""
+    one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
+    append(one, "postgresql.conf", "max_prepared_transactions = 1")
+    one.start()
+    one.wait_for_state("awake")
+    execute(
+        one,
+        "ALTER SYSTEM SET max_prepared_transactions = 0",
+        "BEGIN",
+        "CREATE TABLE t ()",
+        "PREPARE TRANSACTION 'x'",
+    )
+    one.wait_log("Postgres could not start again, so it stays awake: max_prepared_transactions is 0")
+    mark = one.mark()
+    execute(one, "COMMIT PREPARED 'x'")
+    one.wait_for_state("asleep", since=mark)
+    execute(one, "SELECT 1")
+    assert one.stop() == 0
+
+
+def test_a_checkpoint_that_fails(installation: Installation, place: Place, launch: Launch) -> None:
+    """A shutdown would fail of the same, and the start after it."""
+    folder = place.folder() / "space"
+    folder.mkdir()
+    shutil.chown(folder, server_user().pw_uid)
+    one = launch(installation, when_idle="stay", idle_timeout="500ms")
+    one.wait_for_state("awake")
+    with psycopg.connect(conninfo(one.port), autocommit=True) as connection:
+        connection.execute(f"CREATE TABLESPACE away LOCATION '{folder}'")
+        connection.execute("CREATE TABLE t TABLESPACE away AS SELECT 1")
+        folder.rename(folder.with_name("gone"))
+    one.wait_log("Postgres could not be shut down cleanly, so it stays awake")
+    refused = one.pgidle("sleep")
+    assert refused.returncode == 1
+    assert "a checkpoint fails" in refused.stderr
+    mark = one.mark()
+    folder.with_name("gone").rename(folder)
+    assert one.pgidle("sleep").returncode == 0
+    one.wait_for_state("asleep", since=mark)
+    execute(one, "SELECT FROM t")
+    assert one.stop() == 0
+
+
+def test_a_socket_in_the_data_directory(installation: Installation, launch: Launch) -> None:
+    """As `scripts/run` has it: its lock file is the running Postgres's, and in no next one's way."""
+    one = launch(installation, start=False, when_idle="stay", idle_timeout="500ms")
+    one.options["socket-dir"] = str(one.data_dir)
+    one.start()
+    one.wait_for_state("asleep")
+    assert notes(one, "configuration") == []
     assert one.stop() == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,14 +138,30 @@ def make(setup: Setup, data_dir: Path) -> None:
         (data_dir / name).unlink()
 
 
-def check(installation: Installation, data_dir: Path) -> StartResult:
-    command = (installation.program("postgres"), "-D", str(data_dir), "-p", "5432", "-c", "listen_addresses=")
+def check(installation: Installation, data_dir: Path, *capabilities: str, prepared: int = 0) -> StartResult:
+    """`capabilities`: what the user has besides, as setpriv(1) names them; takes root."""
+    postgres = (
+        installation.program("postgres"),
+        "-D",
+        str(data_dir),
+        "-p",
+        "5432",
+        "-c",
+        "listen_addresses=",
+    )
     own = data_dir / "pgidle"
     own.mkdir(exist_ok=True)
     shutil.chown(own, server_user().pw_uid)
-    question = (str(installation.major), str(data_dir), str(own), *command)
+    question = (str(installation.major), str(prepared), str(data_dir), str(own), *postgres)
     package = str(Path(pgidle.__file__).parents[1])
-    said = run_as_server(sys.executable, "-I", "-S", "-c", PROGRAM, package, *question)
+    command = (sys.executable, "-I", "-S", "-c", PROGRAM, package, *question)
+    if capabilities:
+        user, given = server_user(), ",".join(f"+{one}" for one in capabilities)
+        who = ("--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--clear-groups")
+        command = ("setpriv", *who, "--inh-caps", given, "--ambient-caps", given, *command)
+        said = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True)
+    else:
+        said = run_as_server(*command)
     startable, _, reason = said.stdout.partition(" ")
     assert said.stderr == ""
     assert list(own.iterdir()) == []
@@ -175,7 +193,7 @@ def test_it_says_what_a_start_does(installation: Installation, place: Place, set
 
 @pytest.mark.parametrize(
     ("where", "mode", "startable"),
-    [("", 0o600, YES), ("certs/", 0o600, YES), ("", 0o644, NO), ("", 0o000, NO)],
+    [("", 0o600, YES), ("certs/", 0o600, YES), ("pg_tls/", 0o600, YES), ("", 0o644, NO), ("", 0o000, NO)],
 )
 def test_a_key_beside_the_data(place: Place, where: str, mode: int, startable: Startable) -> None:
     """Paths that are relative count from the data directory."""
@@ -196,6 +214,17 @@ def test_a_key_beside_the_data(place: Place, where: str, mode: int, startable: S
     assert "server.key" in found.reason or startable is YES
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a capability")
+@pytest.mark.parametrize("setup", [Setup("right", YES), Setup("wrong", NO, hba="host all")], ids=str)
+def test_a_user_whom_no_limit_of_processes_binds(
+    installation: Installation, place: Place, setup: Setup
+) -> None:
+    data_dir = place.data_dir(installation)
+    make(setup, data_dir)
+    found = check(installation, data_dir, "sys_admin")
+    assert found.startable is setup.startable, found
+
+
 def test_what_another_trial_left(newest: Installation, place: Place) -> None:
     """It was killed; or somebody put there what is none, and what it leads to stays as it is."""
     data_dir, other = place.data_dir(newest), place.folder()
@@ -211,3 +240,53 @@ def test_what_another_trial_left(newest: Installation, place: Place) -> None:
     scratch.symlink_to(other)
     assert check(newest, data_dir).startable is YES
     assert (other / "kept").exists()
+
+
+PREPARED = ("CREATE TABLE t (a int)", "BEGIN", "INSERT INTO t VALUES (1)", "PREPARE TRANSACTION 'left'")
+PHYSICAL = "SELECT pg_create_physical_replication_slot('standby')"
+LOGICAL = "SELECT pg_create_logical_replication_slot('sub', 'test_decoding')"
+TEMPORARY = "SELECT pg_create_physical_replication_slot('gone', true, true)"
+ORIGINS = tuple(
+    f"SELECT pg_replication_origin_{statement}"
+    for name in ("one", "two")
+    for statement in (f"create('{name}')", f"advance('{name}', '0/1000000')")
+)
+
+
+@pytest.mark.parametrize(
+    ("left", "conf", "says"),
+    [
+        (PREPARED, "max_prepared_transactions = 0", "max_prepared_transactions"),
+        (PREPARED, "max_prepared_transactions = 1", ""),
+        ((PHYSICAL, LOGICAL), "max_replication_slots = 1", "max_replication_slots"),
+        ((PHYSICAL,), "max_replication_slots = 0", "max_replication_slots"),
+        ((PHYSICAL, LOGICAL), "max_replication_slots = 2", ""),
+        ((PHYSICAL, TEMPORARY), "max_replication_slots = 1", ""),
+        ((LOGICAL,), "wal_level = replica", "sub"),
+        ((PHYSICAL,), "wal_level = replica", ""),
+        ((PHYSICAL,), "wal_level = minimal\nmax_wal_senders = 0", "minimal"),
+        ((), "wal_level = minimal\nmax_wal_senders = 0", ""),
+        (ORIGINS, "max_replication_slots = 1\nmax_active_replication_origins = 1", "origins"),
+        (ORIGINS, "max_replication_slots = 2\nmax_active_replication_origins = 2", ""),
+        (ORIGINS, "max_replication_slots = 0\nmax_active_replication_origins = 0", ""),
+    ],
+)
+def test_what_a_start_has_to_restore(
+    installation: Installation, place: Place, left: tuple[str, ...], conf: str, says: str
+) -> None:
+    """A value that waits for a restart may leave no room for it, and nothing says so while Postgres runs."""
+    data_dir = place.data_dir(installation)
+    if installation.major < 18:
+        conf = "\n".join(line for line in conf.splitlines() if "origins" not in line)
+    with Cluster(installation.bin_dir, data_dir) as cluster:
+        cluster.start({"wal_level": "logical", "max_prepared_transactions": "2"})
+        with cluster.connect() as connection:
+            for statement in left:
+                connection.execute(statement)
+            connection.execute("CHECKPOINT")
+            # The last line counts.
+            make(Setup("", YES, conf=f"wal_level = logical\n{conf}"), data_dir)
+            found = check(installation, data_dir, prepared=left.count(PREPARED[-1]))
+    truth = YES if starts(installation, data_dir) else NO
+    assert (truth, found.startable) == ((NO, NO) if says else (YES, YES)), found
+    assert says in found.reason

@@ -62,7 +62,7 @@ class Watch:
         return look
 
     def checkpoint(self, seconds: float = 20.0) -> str | None:
-        return self._runner.run(self.watcher.checkpoint(seconds))
+        return self._runner.run(self.watcher.checkpoint(seconds)).error
 
     def judge(self, **settings: Any) -> Verdict:
         changed = replace(self.settings, **settings)

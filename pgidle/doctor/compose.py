@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pgidle.doctor.compose_values import (
+    env_files,
+    environment,
+    extended,
+    leads_to,
+    parts_of,
+    port_of,
+    target_of,
+)
 from pgidle.doctor.containers import arguments, check_probe, check_volumes, words
 from pgidle.doctor.durations import go_duration
 from pgidle.doctor.finding import Chart
@@ -21,15 +29,15 @@ from pgidle.doctor.images import (
 from pgidle.doctor.interpolation import interpolate, is_known, read_env_file, shown
 from pgidle.doctor.neighbours import Neighbour, check_neighbour
 from pgidle.doctor.stopping import check_kill_timeout, check_signal, check_stop_command
-from pgidle.doctor.told import OURS, Hidden, settle, variables
-from pgidle.doctor.tree import Node
+from pgidle.doctor.told import OURS, settle, variables
 from pgidle.options import WhenIdle
 from pgidle.platforms import COMPOSE, DOCKER_STOP_GRACE_PERIOD, IMAGE_ENVIRONMENT, IMAGE_VOLUME, image_major
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from pgidle.doctor.told import Context, Told
+    from pgidle.doctor.tree import Node
 
 LOOPBACK = ("127.", "[::1]", "::1", "localhost")
 READ = frozenset(
@@ -69,14 +77,13 @@ HARMLESS = frozenset(
 """What can hide nothing that matters here."""
 FEW = 6
 """Services whose names are said; of more, their number."""
-_DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 
 
 def examine(name: str, root: Node, context: Context) -> Chart:
     """Everything there is to say about a Compose file."""
     chart = Chart(name)
     root = interpolate(root, _dot_env(context))
-    services = {key: _extended(one, root) for key, one in root.items("services")}
+    services = {key: extended(one, root) for key, one in root.items("services")}
     ours = {key: one for key, one in services.items() if _runs_pgidle(one, context)}
     chart.read.append(f"as {COMPOSE} reads it")
     _account(chart, root, services, ours, context)
@@ -98,7 +105,7 @@ def named_files(root: Node) -> list[str]:
     """The files beside it that it names, and that are read: paths from its own folder."""
     found = [".env"]
     for _, service in root.items("services"):
-        found += [path for path, _ in _env_files(service) if "$" not in path]
+        found += [path for path, _ in env_files(service) if "$" not in path]
         build = service.at("build")
         if build is not None and (path := dockerfile_path(build)) is not None and "$" not in path:
             found.append(path)
@@ -153,7 +160,7 @@ def _is_server(service: Node, context: Context) -> bool:
 
 def _keeps_data(service: Node) -> bool:
     """Whether a volume lies where PostgreSQL's images have their data."""
-    return any(_target(one)[0].startswith(IMAGE_VOLUME) for one in service.list("volumes"))
+    return any(target_of(one)[0].startswith(IMAGE_VOLUME) for one in service.list("volumes"))
 
 
 def _account(
@@ -187,36 +194,12 @@ def _dot_env(context: Context) -> dict[str, str]:
     return read_env_file(context.beside.get(".env") or "")
 
 
-def _extended(service: Node, root: Node, depth: int = 0) -> Node:
-    """With what it has from a service of the same file; what it says itself wins, mappings are merged."""
-    extends = service.at("extends")
-    if extends is None or extends.at("file") is not None or depth > 10:
-        return service
-    base = root.at("services", extends.text or extends.word("service") or "")
-    if base is None or service.table is None:
-        return service
-    base = _extended(base, root, depth + 1)
-    merged = dict(base.table or {})
-    for key, node in service.table.items():
-        below = merged.get(key)
-        if key == "extends":
-            continue
-        if below is not None and below.table is not None and node.table is not None:
-            node = replace(node, table={**below.table, **node.table})
-        elif below is not None and below.rows is not None and node.rows is not None:
-            node = replace(node, rows=below.rows + node.rows)
-        elif below is not None and key == "environment":
-            node = Node(node.line, table={**variables(below), **variables(node)})
-        merged[key] = node
-    return replace(service, table=merged)
-
-
 def _runs_pgidle(service: Node, context: Context) -> bool:
     said = [*words(service.at("entrypoint")), *words(service.at("command")), service.word("image") or ""]
     build = service.at("build")
     if build is not None:
         said += [build.text or "", build.word("context") or "", build.word("dockerfile") or ""]
-    environ, _ = _environment(service, context)
+    environ, _ = environment(service, context)
     named = any(variable.startswith("PGIDLE_") for variable in environ)
     is_built = build is not None and builds_pgidle(build, context) is True
     return named or is_built or any(_is_pgidle(word) for word in said)
@@ -227,32 +210,9 @@ def _is_pgidle(word: str) -> bool:
     return re.search(r"pgidle(?![-_]?(?:exporter|dashboard|client|backup))", word) is not None
 
 
-def _env_files(service: Node) -> Iterator[tuple[str, Node]]:
-    for one in service.list("env_file"):
-        path = one.text or one.word("path")
-        if path:
-            yield path.removeprefix("./"), one
-
-
-def _environment(service: Node, context: Context) -> tuple[dict[str, Node], Hidden]:
-    """The variables that are known, and what hides others. `environment` beats env_file, of which the last wins."""
-    found: dict[str, Node] = {}
-    sources = []
-    for path, node in _env_files(service):
-        text = context.beside.get(path)
-        if text is None:
-            sources.append(f"env_file {shown(path)}")
-        else:
-            found |= {name: Node(node.line, value) for name, value in read_env_file(text).items()}
-    found |= variables(service.at("environment"))
-    unknown = {name for name, node in found.items() if node.text is None or not is_known(node.text)}
-    known = {name: node for name, node in found.items() if name not in unknown}
-    return known, Hidden(frozenset(unknown), tuple(sources))
-
-
 def _told(chart: Chart, name: str, service: Node, context: Context) -> Told | None:
     """What pgidle is told there; None where it is not certain that it is pgidle that starts."""
-    environ, hidden = _environment(service, context)
+    environ, hidden = environment(service, context)
     node = service.at("command") or service.at("entrypoint") or service
     where = f"{name}:{node.line}"
     read = arguments(chart, where, words(service.at("entrypoint")), words(service.at("command")))
@@ -262,7 +222,7 @@ def _told(chart: Chart, name: str, service: Node, context: Context) -> Told | No
 
 
 def _examine_service(chart: Chart, key: str, service: Node, context: Context) -> None:
-    environ, hidden = _environment(service, context)
+    environ, hidden = environment(service, context)
     if service.at("build") is None:
         check_named(chart, service.at("image"))
     told = _told(chart, chart.subject, service, context)
@@ -283,7 +243,7 @@ def _examine_service(chart: Chart, key: str, service: Node, context: Context) ->
     _check_stop(chart, service, told, context)
     _check_ports(chart, service, environ, told)
     _check_scale(chart, key, service)
-    targets = [_target(each) for each in service.list("volumes")]
+    targets = [target_of(each) for each in service.list("volumes")]
     line = (service.at("volumes") or service).line
     cure = f"volumes: [pgdata:{told.data_dir or IMAGE_VOLUME}]"
     check_volumes(chart, [one for one in targets if one[0]], told, line, cure, _version(service, context))
@@ -397,10 +357,10 @@ def _check_scale(chart: Chart, key: str, service: Node) -> None:
 
 def _check_ports(chart: Chart, service: Node, environ: dict[str, Node], told: Told) -> None:
     trust = environ.get("POSTGRES_HOST_AUTH_METHOD")
-    ports = [_port(each) for each in service.list("ports")]
+    ports = [port_of(each) for each in service.list("ports")]
     wanted = str(told.settings.port)
     for host, target, line in ports:
-        if _leads_to(target, wanted) and trust is not None and trust.text == "trust":
+        if leads_to(target, wanted) and trust is not None and trust.text == "trust":
             if host.startswith(LOOPBACK):
                 continue
             chart.wrong(
@@ -413,7 +373,7 @@ def _check_ports(chart: Chart, service: Node, environ: dict[str, Node], told: To
     published = [(target, line) for _, target, line in ports if target]
     if any(not is_known(target) for target, _ in published) or not told.knows("port", "http"):
         return
-    if published and not any(_leads_to(target, one) for target, _ in published for one in (wanted, http)):
+    if published and not any(leads_to(target, one) for target, _ in published for one in (wanted, http)):
         chart.wrong(
             f"port {published[0][0]} of the container is published, and pgidle listens on {wanted}",
             f"{chart.subject}:{published[0][1]}",
@@ -422,45 +382,10 @@ def _check_ports(chart: Chart, service: Node, environ: dict[str, Node], told: To
         )
 
 
-def _leads_to(target: str, port: str) -> bool:
-    """Whether a port, or a range of them, has that one."""
-    first, _, last = target.partition("-")
-    if not first.isdecimal() or not (last or first).isdecimal() or not port:
-        return False
-    return int(first) <= int(port) <= int(last or first)
-
-
-def _port(node: Node) -> tuple[str, str, int]:
-    """The host's address, or nothing, and the container's port or range of ports."""
-    if node.table is not None:
-        return node.word("host_ip") or "", node.word("target") or "", node.line
-    text = (node.text or "").partition("/")[0]
-    outside, _, target = text.rpartition(":")
-    return outside.rpartition(":")[0], target, node.line
-
-
-def _target(node: Node) -> tuple[str, int]:
-    """Where in the container a volume is mounted: nothing for a tmpfs, which keeps no data."""
-    if node.table is not None:
-        kept = node.word("type") not in ("tmpfs", "image", "npipe")
-        return (node.word("target") or "") if kept else "", node.line
-    return _parts(node.text or "")[1], node.line
-
-
-def _parts(text: str) -> tuple[str, str]:
-    """A short volume's source, empty for an anonymous one, and its target."""
-    drive = _DRIVE.match(text)
-    rest = text[2:] if drive is not None else text
-    parts = rest.split(":")
-    if len(parts) == 1:
-        return "", text
-    return (text[:2] if drive is not None else "") + parts[0], parts[1]
-
-
 def _check_anonymous(chart: Chart, service: Node) -> None:
     for one in service.list("volumes"):
         source, target = (
-            _parts(one.text or "") if one.text else (one.word("source") or "", one.word("target") or "")
+            parts_of(one.text or "") if one.text else (one.word("source") or "", one.word("target") or "")
         )
         is_volume = one.text is not None or one.word("type") in (None, "volume")
         if is_volume and not source and target.startswith(IMAGE_VOLUME):
@@ -490,7 +415,7 @@ def _hosts(key: str, ours: Node, other: Node, root: Node) -> set[str]:
 
 
 def _neighbour(key: str, service: Node, context: Context) -> Neighbour:
-    environ, hidden = _environment(service, context)
+    environ, hidden = environment(service, context)
     test = service.at("healthcheck", "test")
     return Neighbour(
         key,

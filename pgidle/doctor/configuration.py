@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from pgidle.options import LogFormat, absolute
@@ -58,7 +59,7 @@ def _check_overridden(chart: Chart, parameters: Parameters, settings: Settings) 
                 f"{name} is {written.value!r} here, and pgidle starts Postgres with {value!r}",
                 written.where,
                 "the gate and Postgres share their addresses, so pgidle's own setting counts",
-                f"pgidle run {option} {written.value}, if that is what is meant",
+                f"pgidle run {option} {shlex.quote(written.value)}, if that is what is meant",
             )
 
 

@@ -49,6 +49,6 @@ def written(seconds: float) -> str:
     """A duration for people; pgidle's own settings read it too."""
     if seconds == float("inf"):
         return "for ever"
-    if seconds < 1:
+    if 0 < seconds < 1:
         return f"{seconds * 1000:.0f}ms"
     return format_duration(seconds) if seconds.is_integer() else f"{seconds:.1f}s"

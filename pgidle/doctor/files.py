@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LARGEST = 256 * 1024
 """Bytes: no such file is longer, and the YAML reader takes a second for as much."""
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds without a byte after which a pipe is given up."""
 KNOWN = "a fly.toml, a systemd unit, a Compose file or a Kubernetes manifest"
 _HEADING = re.compile(r"^\s*\[+\s*(\w+)", re.MULTILINE)

@@ -21,6 +21,8 @@ BY_GROUP = ("services", "mounts", "restart", "vm", "metrics", "files", "statics"
 """Arrays of tables, each of which may name the groups that it is for."""
 OLD = {"mount": "mounts", "metric": "metrics", "compute": "vm", "computes": "vm"}
 DEFAULT = "app"
+POOL_PORT = "6432"
+"""PgBouncer's."""
 _STARTS_POSTGRES = re.compile(r"\bpgidle\b|(?:^|[/\s])postgres(?:\s|$)|^-|docker-entrypoint\.sh")
 
 
@@ -127,12 +129,13 @@ def role(
         return Role.PGIDLE
     services = root.list("services")
     leads_there = any(one.word("internal_port") == port for one in (*services, *root.list("http_service")))
-    # postgres-flex and the like: HAProxy on 5432 before Postgres on 5433.
+    # Postgres on a port of its own behind the usual one; not a pool before a Postgres elsewhere.
     leads_there = leads_there or any(
-        port in (each.word("port"), one.word("internal_port")) and one.word("protocol") in (None, "tcp")
+        each.word("port") == port and one.word("internal_port") != POOL_PORT
         for one in services
+        if one.word("protocol") in (None, "tcp") and (not image or contents(image) is not Contents.OTHER)
         for each in one.list("ports")
-        if "http" not in each.words("handlers")
+        if not {"http", "tls", "edge_http"} & set(each.words("handlers"))
     )
     flycheck = any((one.word("path") or "").startswith(FLY_IMAGE_CHECK) for _, one in root.items("checks"))
     places = (IMAGE_VOLUME, *FLY_DATA_DIRS)

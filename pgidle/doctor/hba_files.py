@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pgidle.doctor.hba import Texts, named_files
+from pgidle.doctor.hba_records import Texts, named_files
 from pgidle.trusted_path import read_regular
 
 MOST = 100

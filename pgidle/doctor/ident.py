@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pgidle.doctor.hba import numbered_fields
+from pgidle.doctor.hba_records import numbered_fields
 
 if TYPE_CHECKING:
-    from pgidle.doctor.hba import Texts
+    from pgidle.doctor.hba_records import Texts
 
 
 def allows(texts: Texts, path: str, name: str, system_user: str, role: str) -> bool | None:

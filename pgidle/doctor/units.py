@@ -14,6 +14,7 @@ from pgidle.doctor.stopping import check_kill_timeout, check_signal, check_stop_
 from pgidle.doctor.told import Hidden, run_arguments, settle
 from pgidle.doctor.tree import BadFile
 from pgidle.doctor.unit_file import Unit, environment, read_unit, split
+from pgidle.doctor.units_sandbox import check_sandbox
 from pgidle.options import WhenIdle
 from pgidle.platforms import SYSTEMD, SYSTEMD_STOP_TIMEOUT
 
@@ -238,7 +239,7 @@ def _examine_service(chart: Chart, unit: Unit, context: Context, beside: Beside)
     _check_restart(chart, unit, told)
     _check_type(chart, unit)
     _check_stop(chart, unit, told, context)
-    _check_protection(chart, unit, told)
+    check_sandbox(chart, unit, told)
     _check_activation(chart, unit, told, beside)
 
 
@@ -424,50 +425,6 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
         f"TimeoutStopSec={longer}s",
         is_given=found is not None,
     )
-
-
-def _check_paths(chart: Chart, unit: Unit, told: Told) -> None:
-    """Whether the data directory may be written: systemd.exec(5), "Sandboxing"."""
-    if told.data_dir is None or not told.knows("data-dir"):
-        return
-    opened = [path.lstrip("-+") for one in unit.all("Service", "ReadWritePaths") for path in split(one.value)]
-    opened += [
-        f"/var/lib/{path}" for one in unit.all("Service", "StateDirectory") for path in split(one.value)
-    ]
-    if any(f"{told.data_dir}/".startswith(f"{path.rstrip('/')}/") for path in opened):
-        return
-    homes = ("/home/", "/root/", "/run/user/")
-    home = unit.word("Service", "ProtectHome").lower()
-    for key, is_closed in (
-        ("ProtectSystem", unit.word("Service", "ProtectSystem").lower() == "strict"),
-        ("ProtectHome", home not in ("", "no", "false", "0", "off") and told.data_dir.startswith(homes)),
-    ):
-        if is_closed:
-            chart.wrong(
-                f"{key}={unit.word('Service', key)}, and the data directory is {told.data_dir}",
-                unit.where("Service", key),
-                "nothing can be written there, so Postgres does not start",
-                f"ReadWritePaths={told.data_dir}",
-            )
-
-
-def _check_protection(chart: Chart, unit: Unit, told: Told) -> None:
-    if unit.is_on("Service", "PrivateNetwork"):
-        chart.wrong(
-            "PrivateNetwork=yes",
-            unit.where("Service", "PrivateNetwork"),
-            "the service has a network of its own, with nobody else in it, where no client reaches what Postgres"
-            " listens on",
-            "no PrivateNetwork=",
-        )
-    _check_paths(chart, unit, told)
-    if unit.is_on("Service", "MemoryDenyWriteExecute"):
-        chart.note(
-            "MemoryDenyWriteExecute=yes",
-            unit.where("Service", "MemoryDenyWriteExecute"),
-            "Postgres compiles parts of long queries (JIT), which fail then",
-            "jit = off in postgresql.conf",
-        )
 
 
 def _check_activation(chart: Chart, unit: Unit, told: Told, beside: Beside) -> None:
