@@ -71,7 +71,9 @@ def rule(failure: Failure, happened: Round) -> Ruling:
 
 
 def _explain(failure: Failure, happened: Round) -> Explained:
-    at_work = [one for one in happened.windows if one.overlaps(failure.began - SLACK, failure.at)]
+    # An idle session may have been cut long before anybody noticed.
+    since = failure.began - failure.idle - SLACK
+    at_work = [one for one in happened.windows if one.overlaps(since, failure.at)]
     if TURNED_AWAY in failure.text:
         return UNEXPLAINED
     for one in at_work:
@@ -81,7 +83,7 @@ def _explain(failure: Failure, happened: Round) -> Explained:
         return _explain_connecting(failure, happened, at_work)
     if failure.doing is Doing.IDLE and failure.idle + LATE >= happened.idle_timeout:
         for stop in happened.stops:
-            if failure.began - failure.idle - SLACK <= stop <= failure.at + SLACK:
+            if since <= stop <= failure.at + SLACK:
                 return Ruling.SLEPT, stop
     return next(((Ruling.BY_FAULT, one.began) for one in at_work if _may_cut(failure, one)), UNEXPLAINED)
 
