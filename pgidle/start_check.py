@@ -139,7 +139,7 @@ def make_scratch(data_dir: str, scratch: str) -> None:
         if entry.name.startswith("pg_") and entry.is_dir():
             if entry.name != "pg_wal":
                 os.mkdir(f"{scratch}/{entry.name}", 0o700)
-        elif entry.name not in LEFT_OUT:
+        elif entry.name not in LEFT_OUT and not entry.name.startswith(".s.PGSQL."):
             os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
 
 

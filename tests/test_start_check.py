@@ -13,6 +13,7 @@ from installations import debian, run_as_server, server_user
 from postgres_fixture import Cluster
 
 import pgidle
+from pgidle.start_check import make_scratch
 from pgidle.start_trial import PROGRAM
 from pgidle.startable import Startable, StartResult
 
@@ -211,3 +212,12 @@ def test_what_another_trial_left(newest: Installation, place: Place) -> None:
     scratch.symlink_to(other)
     assert check(newest, data_dir).startable is YES
     assert (other / "kept").exists()
+
+
+def test_the_socket_of_the_server_that_runs_is_in_nobodys_way(newest: Installation, place: Place) -> None:
+    data_dir, scratch = place.data_dir(newest), place.folder() / "scratch"
+    for name in (".s.PGSQL.5432", ".s.PGSQL.5432.lock"):
+        (data_dir / name).touch()
+    make_scratch(str(data_dir), str(scratch))
+    assert (scratch / "postgresql.conf").exists()
+    assert not list(scratch.glob(".s.PGSQL.*"))
