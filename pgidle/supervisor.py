@@ -353,9 +353,12 @@ class Supervisor:
 
     def _stop_drained(self) -> None:
         self._stop_since = time.monotonic()
-        if self.server.is_ready and self._gate.is_open:
+        if self.server.is_ready and not self._gate.is_ending:
+            if not self._gate.is_open:
+                self._gatekeeper.open()  # Whoever has come while it was shut is served.
             self._drain_and_stop()
         else:
+            self._gatekeeper.drain()  # Whoever comes from now on gets no answer.
             self._stop_fast()
 
     def _drain_and_stop(self) -> None:

@@ -512,6 +512,21 @@ def test_a_supervisor_that_is_killed_takes_postgres_with_it_and_no_lock_is_left(
     assert not Path(f"{sharer.socket_path}.lock").exists()
 
 
+def test_a_supervisor_of_several_threads_that_is_killed_leaves_no_lock(
+    installation, launch, place: Place
+) -> None:
+    """Postgres hears of the end of the first of them, while the others still hold the channel open."""
+    folder = place.folder("s")
+    for _ in range(8):
+        one = launch(installation, socket_dir=str(folder), when_idle="stay", idle_timeout="off")
+        one.wait_for_state("awake")
+        wait_until(lambda one=one: one.pgidle("health").returncode == 0)  # the second thread answers
+        postmaster = one.postmaster_pid
+        one.kill()
+        wait_until(lambda one=one, pid=postmaster: pid not in [each.pid for each in one.processes()])
+        assert list(folder.glob("*.lock")) == []
+
+
 def test_what_is_preloaded_besides_stays_so(installation, share, stack) -> None:
     other = next(Path("/").glob("lib/x86_64-linux-gnu/libpthread.so.0"), None)
     if other is None:

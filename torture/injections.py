@@ -129,10 +129,11 @@ async def _storm(numbers: tuple[signal.Signals, ...], scene: Scene, fault: Fault
             await asyncio.sleep(scene.chance.choice((0, 0, 0.001, 0.02)))
         if stops and not await until(lambda: scene.machine.pid != pid or not scene.machine.running, 20.0):
             scene.happened.violations.append("it did not end within 20 s of a stop signal")
-    # Whom Postgres had taken by then may be ended before it is authenticated; who comes later may not.
-    window.felt = next(
-        (at for at, what in scene.machine.changes() if what in ENDING and at >= window.began), None
-    )
+    # Whom Postgres had taken by then may be ended before it is authenticated; who comes later may not. An immediate
+    # shutdown waits for nobody.
+    ends = [at for at, what in scene.machine.changes() if what in ENDING and at >= window.began]
+    kills = [at for at in scene.machine.immediate_stops() if at >= window.began]
+    window.felt = max((*kills[:1], *ends[:1]), default=None)
 
 
 async def _sleep(scene: Scene, fault: Fault) -> None:

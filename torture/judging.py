@@ -71,7 +71,9 @@ def rule(failure: Failure, happened: Round) -> Ruling:
 
 
 def _explain(failure: Failure, happened: Round) -> Explained:
-    at_work = [one for one in happened.windows if one.overlaps(failure.began - SLACK, failure.at)]
+    # An idle session may have been cut long before anybody noticed.
+    since = failure.began - failure.idle - SLACK
+    at_work = [one for one in happened.windows if one.overlaps(since, failure.at)]
     if TURNED_AWAY in failure.text:
         return UNEXPLAINED
     for one in at_work:
@@ -81,7 +83,7 @@ def _explain(failure: Failure, happened: Round) -> Explained:
         return _explain_connecting(failure, happened, at_work)
     if failure.doing is Doing.IDLE and failure.idle + LATE >= happened.idle_timeout:
         for stop in happened.stops:
-            if failure.began - failure.idle - SLACK <= stop <= failure.at + SLACK:
+            if since <= stop <= failure.at + SLACK:
                 return Ruling.SLEPT, stop
     return next(((Ruling.BY_FAULT, one.began) for one in at_work if _may_cut(failure, one)), UNEXPLAINED)
 
@@ -204,20 +206,21 @@ def _too_many(explained: list[tuple[Failure, Ruling, float]], happened: Round) -
         most = max(one.allowance.late for one in happened.windows if one.began == cause)
         if count > most:
             yield f"{count} connections begun after {cause:.3f} failed before that was noticed: {most} may"
-    each = Counter((ruling, cause, one.who, one.doing) for one, ruling, cause in explained)
-    for (ruling, cause, who, doing), count in each.items():
-        sessions = SESSIONS.get(who.partition(" ")[0], 1)
-        if ruling is Ruling.BY_FAULT:
-            most = sessions * max(_ends(one, happened) for one in happened.windows if one.began == cause)
-        elif ruling in (Ruling.SLEPT, Ruling.IN_FLIGHT):
-            most = sessions if ruling is Ruling.SLEPT else 1
-        else:
-            continue
-        if count > most:
-            yield f"{who} failed {count} times, {doing.value}, for one cause ({ruling.value}): {most} may"
+    ends = {
+        Ruling.SLEPT: len(happened.stops),
+        Ruling.BY_FAULT: sum(_ends(one, happened) for one in happened.windows),
+        Ruling.IN_FLIGHT: len({cause for _, ruling, cause in explained if ruling is Ruling.IN_FLIGHT}),
+    }
+    each = Counter((ruling, one.who, one.doing) for one, ruling, _ in explained if ruling in ends)
+    for (ruling, who, doing), count in each.items():
+        sessions = 1 if ruling is Ruling.IN_FLIGHT else SESSIONS.get(who.partition(" ")[0], 1)
+        if count > (most := sessions * ends[ruling]):
+            yield f"{who} failed {count} times, {doing.value} ({ruling.value}): {most} may"
 
 
 def _ends(window: Window, happened: Round) -> int:
-    """How often all sessions can have ended during a fault, whatever it excuses."""
+    """How often all sessions can have ended during a fault."""
+    if window.allowance.cuts is Cuts.NONE:
+        return int(window.allowance.deaf)
     times = [*happened.stops, *(at for at, _ in happened.crashes), *(gone.at for gone in happened.exits)]
     return max(1, sum(window.overlaps(at - SLACK, at) for at in times))

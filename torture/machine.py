@@ -83,6 +83,12 @@ class Machine(Supervised):
             pairs = list(zip(self.times, self.lines, strict=True))
         return [(at, str(line.data["state"])) for at, line in pairs if "state" in line.data]
 
+    def immediate_stops(self) -> list[float]:
+        """When Postgres was told to stop at once."""
+        with self._news:
+            pairs = list(zip(self.times, self.lines, strict=True))
+        return [at for at, line in pairs if line.data.get("reason") == "immediate shutdown"]
+
     def gates(self) -> frozenset[Mode]:
         """Gate modes that it said to have."""
         with self._news:

@@ -112,7 +112,7 @@ class Crowd:
             for _ in range(40):
                 if self.holding:
                     await self._unless_over(0.05)
-            await self._unless_over(self.lull * self.chance.uniform(1.2, 2.5) + self.chance.uniform(0.4, 1.2))
+            await self._unless_over(self.lull * self.chance.uniform(1.2, 2.5) + self.chance.uniform(0.6, 2.0))
         self.high.set()
 
     async def live(self, actor: Callable[[Crowd, str, random.Random], Awaitable[None]], name: str) -> None:

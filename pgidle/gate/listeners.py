@@ -183,6 +183,10 @@ def listen_on(addresses: Sequence[Address]) -> tuple[list[Listener], list[str]]:
                         f"port {port} on {host} is taken", "stop what listens there, or set --port"
                     ) from error
                 why = f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
+                if error.errno == errno.EINVAL and host.startswith("fe80:"):
+                    raise PgidleError(
+                        why, f"a link-local address needs its interface: {host}%eth0"
+                    ) from error
                 if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     raise PgidleError(why, "set --listen-addresses and --port") from error
                 missing.append(why)
