@@ -109,6 +109,11 @@ class Watcher:
         self._watching = None
         await self._connection.close()
 
+    async def end(self) -> None:
+        """Disconnect for good."""
+        self._watching = None
+        await self._connection.end()
+
     async def _within(self, seconds: float, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the work, in time and by itself. Raises WatchError."""
         async with self._lock:

@@ -32,7 +32,11 @@ class Watching(Protocol):
 
     async def checkpoint(self, deadline: float, /) -> Checkpointed: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Disconnect until the next look."""
+
+    async def end(self) -> None:
+        """Disconnect for good."""
 
 
 class Looks:
@@ -103,7 +107,7 @@ class Looks:
         async with self._turn:
             watching, self._watching = self._watching, None
             if watching:
-                await watching.close()
+                await watching.end()
                 # When all of this has been let go of; and nobody waits while Postgres stops.
                 asyncio.get_running_loop().call_soon(collect_garbage)
 

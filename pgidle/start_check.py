@@ -339,7 +339,10 @@ def main() -> None:
     _yield_memory()
     version, prepared, data_dir, folder, *command = sys.argv[1:]
     result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ, int(prepared)))
-    os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
+    try:
+        os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
+    except BrokenPipeError:
+        return  # Who asked is no more.
 
 
 def _yield_memory() -> None:

@@ -138,6 +138,13 @@ class WatchConnection:
         if connection is not None:
             await connection.close()
 
+    async def end(self) -> None:
+        """Disconnect, and let go of all that is kept for the next connection."""
+        await self.close()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            os.close(backend)
+
     def abandon(self) -> bool:
         """End what is under way on it, without a word to a server that may not answer; False where nothing is open."""
         if self._open is None or self._open.closed:

@@ -41,7 +41,9 @@ class Watcher:
         await self._take_time()
         return Checkpointed(None)
 
-    async def close(self) -> None:
+    async def close(self) -> None: ...
+
+    async def end(self) -> None:
         self.closed.set()
 
     async def _take_time(self) -> None:

@@ -388,6 +388,17 @@ def test_a_checkpoint_is_no_backup(cluster: Cluster) -> None:
             assert not watch.find(Signal.BASE_BACKUP, ReasonKind.BLOCKER)
 
 
+def test_no_descriptor_is_left_of_what_watched(cluster: Cluster) -> None:
+    cluster.start()
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for how in ("connected", "between two looks"):
+        with watching(cluster) as watch:
+            watch.see()
+            if how != "connected":
+                watch.disconnect()
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
 def test_a_server_without_a_way_in_says_what_to_do(cluster: Cluster) -> None:
     cluster.start()
     with watching(cluster, "nobody at all") as watch:
