@@ -160,7 +160,11 @@ class Watcher:
         if not seen["sees_all"]:
             role = seen["role"]
             raise WatchError(f'role "{role}" may not see other sessions: GRANT pg_monitor TO "{role}"')
-        self._connection.learn(has_postgres=seen["has_postgres"], has_role=seen["has_role"])
+        self._connection.learn(
+            has_postgres=seen["has_postgres"],
+            has_role=seen["has_role"],
+            free_walsenders=seen["free_walsenders"],
+        )
         if self._connection.has_role is not self._knows_role:
             self._knows_role = self._connection.has_role
             self._on_role(self._knows_role)
