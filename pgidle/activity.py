@@ -36,8 +36,8 @@ SECOND = 1_000_000
 """Microseconds."""
 
 CHECKPOINT_TURN, CHECKPOINT_PAUSE = 3.0, 0.5
-"""Seconds for which a checkpoint is waited for at a time, and between two times. It goes on meanwhile, and whoever
-wants the database that we are in for themselves waits for 5 s."""
+"""Seconds for which a checkpoint is waited for at a time, and between two times. It goes on meanwhile, and who wants
+the database that we are in without us waits for 5 s."""
 
 FAILED = psycopg.errors.InternalError_
 """What a checkpoint that was begun, and failed, is told as (RequestCheckpoint in checkpointer.c), in any language."""
@@ -93,9 +93,8 @@ class Watcher:
         until = time.monotonic() + timeout
         turn = min(timeout, CHECKPOINT_TURN)
         try:
-            while not await self._within(until - time.monotonic(), partial(self._checkpoint, turn)):
-                turn = min(until - time.monotonic() - CHECKPOINT_PAUSE, CHECKPOINT_TURN)
-                if turn <= 0:
+            while not await self._within(turn + GRACE, partial(self._checkpoint, turn)):
+                if time.monotonic() + CHECKPOINT_PAUSE + turn > until:
                     return Checkpointed(f"it takes longer than {timeout:g} s")
                 await asyncio.sleep(CHECKPOINT_PAUSE)
         except WatchError as error:
@@ -159,7 +158,11 @@ class Watcher:
         if not seen["sees_all"]:
             role = seen["role"]
             raise WatchError(f'role "{role}" may not see other sessions: GRANT pg_monitor TO "{role}"')
-        self._connection.learn(has_postgres=seen["has_postgres"], has_role=seen["has_role"])
+        self._connection.learn(
+            has_postgres=seen["has_postgres"],
+            has_role=seen["has_role"],
+            free_walsenders=seen["free_walsenders"],
+        )
         if self._connection.has_role is not self._knows_role:
             self._knows_role = self._connection.has_role
             self._on_role(self._knows_role)

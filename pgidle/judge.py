@@ -259,7 +259,9 @@ class Judge:
         is_due = verdict.idle or is_near(verdict, now) or self._is_unstartable
         if is_due and not is_tried and not self._is_trying:
             self.try_start()
-        if not verdict.idle:
+        if verdict.idle:
+            self._backstage.disconnect()  # In nobody's way while that is tried.
+        else:
             if self._requests and not self._is_forced and not self._is_trying:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind not in idle)

@@ -108,6 +108,9 @@ SELECT pg_catalog.json_build_object(
     'has_postgres', EXISTS (
         SELECT FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) 'postgres' AND d.datallowconn
     ),
+    'free_walsenders', pg_catalog.current_setting('max_wal_senders')::pg_catalog.int4 OPERATOR(pg_catalog.-)
+        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication w
+            WHERE w.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()),
     'has_role', EXISTS (
         SELECT FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) '{watch_role}' AND r.rolcanlogin
             AND pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE')

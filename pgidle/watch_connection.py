@@ -39,6 +39,9 @@ GRACE = 1.0
 STATISTICS_AGE = 1.0
 """Seconds after which PostgreSQL 14's collector has told what it counted: twice PGSTAT_STAT_INTERVAL."""
 
+WALSENDERS_LEFT = 3
+"""So many of max_wal_senders must be free, ours among them, for it to take one: pg_basebackup needs two at once."""
+
 DATABASES = ("postgres", "template1")
 """The second only for as long as the first is not there, or lets nobody in."""
 
@@ -109,6 +112,7 @@ class WatchConnection:
         self._postmaster = postmaster
         self._is_ours = is_ours
         self._way: Way | None = None
+        self._has_walsenders = True
         self._backend: int | None = None
         """A pidfd of our last backend."""
         self._open: psycopg.AsyncConnection[TupleRow] | None = None
@@ -154,14 +158,17 @@ class WatchConnection:
             connection.shutdown(socket.SHUT_RDWR)
         return True
 
-    def learn(self, *, has_postgres: bool, has_role: bool) -> None:
-        """What a look saw of better ways for the next connection."""
+    def learn(self, *, has_postgres: bool, has_role: bool, free_walsenders: int) -> None:
+        """What a look saw of better ways for the next connection. `free_walsenders`: of max_wal_senders, ours too."""
+        had, self._has_walsenders = self._has_walsenders, free_walsenders >= WALSENDERS_LEFT
         if self._way is None:
             return
+        if self._has_walsenders is not had:
+            self._way = None
         if has_role and not self.has_role and self.refusal is None:
             self.has_role = True
             self._way = None
-        elif has_postgres and self._way.database != DATABASES[0]:
+        elif self._way is not None and has_postgres and self._way.database != DATABASES[0]:
             self._way = None
 
     def _refused(self, way: Way | None, why: str) -> None:
@@ -181,8 +188,8 @@ class WatchConnection:
             if self.has_role:
                 yield Way(database, query.WATCH_ROLE, is_walsender=False)
             for user in self._users:
-                yield Way(database, user, is_walsender=True)
-                yield Way(database, user, is_walsender=False)
+                yield Way(database, user, is_walsender=self._has_walsenders)
+                yield Way(database, user, is_walsender=not self._has_walsenders)
 
     def _conninfo_of(self, way: Way | None) -> str:
         if way is None:

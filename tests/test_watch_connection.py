@@ -182,6 +182,19 @@ def test_it_takes_no_place_from_anybody(cluster: Cluster) -> None:
         assert places() == alone
 
 
+def test_the_last_places_of_walsenders_are_left_to_those_who_need_them(cluster: Cluster) -> None:
+    cluster.start({"max_wal_senders": "2"})
+    with cluster.connect() as admin, watching(cluster) as watch:
+        watch.see()
+        for _ in range(3):
+            watch.disconnect()
+            assert not active(watch.judge())
+            found = admin.execute(
+                "SELECT backend_type FROM pg_stat_activity WHERE application_name = 'pgidle'"
+            ).fetchall()
+            assert found == [("client backend",)]
+
+
 @pytest.mark.parametrize("who", ["a walsender", "an ordinary session"])
 def test_its_own_sessions_are_never_counted_and_everybody_elses_always(
     installation: Installation, cluster: Cluster, who: str
@@ -386,6 +399,17 @@ def test_a_checkpoint_is_no_backup(cluster: Cluster) -> None:
         client.execute("SELECT 1")
         for _ in range(3):
             assert not watch.find(Signal.BASE_BACKUP, ReasonKind.BLOCKER)
+
+
+def test_no_descriptor_is_left_of_what_watched(cluster: Cluster) -> None:
+    cluster.start()
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for how in ("connected", "between two looks"):
+        with watching(cluster) as watch:
+            watch.see()
+            if how != "connected":
+                watch.disconnect()
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 def test_a_server_without_a_way_in_says_what_to_do(cluster: Cluster) -> None:

@@ -43,7 +43,7 @@ class Watch:
         self.lag = 0.0
 
     def close(self) -> None:
-        self.disconnect()
+        self._runner.run(self.watcher.end())
         self._runner.close()
 
     def disconnect(self) -> None:
