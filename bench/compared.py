@@ -89,7 +89,7 @@ class Comparison:
             self._footprint("asleep", kind, peer)
 
     def _footprint(self, when: str, kind: type[Peer], peer: Peer) -> None:
-        """Of the processes that are there besides Postgres;"""
+        """Of the processes that are there besides Postgres."""
         # What it does because of the change, the start of a process even, is not what it takes at rest.
         time.sleep(self._effort.awake_seconds)
         own = peer.pids()
