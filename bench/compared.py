@@ -89,14 +89,14 @@ class Comparison:
             self._footprint("asleep", kind, peer)
 
     def _footprint(self, when: str, kind: type[Peer], peer: Peer) -> None:
-        """Of the processes that are there besides Postgres; PSS and CPU with their backends in Postgres."""
+        """Of the processes that are there besides Postgres."""
         # What it does because of the change, the start of a process even, is not what it takes at rest.
         time.sleep(self._effort.awake_seconds)
-        own, all_of_it = peer.pids(), (*peer.pids(), *peer.watching())
-        rss, pss = sum(memory(pid).rss for pid in own), sum(memory(pid).pss for pid in all_of_it)
+        own = peer.pids()
+        rss, pss = sum(memory(pid).rss for pid in own), sum(memory(pid).pss for pid in own)
         self._put(f"memory {when}: RSS", "MB", kind, Cell([rss]))
-        self._put(f"memory {when}: PSS, backends too", "MB", kind, Cell([pss]))
-        busy = cpu_percent(all_of_it, self._effort.idle_seconds) if all_of_it else ()
+        self._put(f"memory {when}: PSS", "MB", kind, Cell([pss]))
+        busy = cpu_percent(own, self._effort.idle_seconds) if own else ()
         self._put(f"CPU {when} and idle", "%", kind, Cell([sum(busy)]))
 
     def _cycles(self, kind: type[Peer], *, told: bool) -> None:

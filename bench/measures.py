@@ -173,10 +173,10 @@ class Bench:
         effort = self.effort
         yield Row("wake of one that stays, connect to first row", "ms", *self.wakes(Pgidle), 1.2)
         with self.staying() as pgidle:
-            watching = pgidle.settle()
+            pgidle.settle()
             started = cpu_seconds(pgidle.pid)
             time.sleep(effort.awake_seconds)
-            awake = cpu_percent((pgidle.pid, watching), effort.idle_seconds)
+            awake = cpu_percent((pgidle.pid,), effort.idle_seconds)
             young = memory(pgidle.pid)
             pgidle.sleep()
             asleep = cpu_percent((pgidle.pid,), effort.idle_seconds)
@@ -195,7 +195,6 @@ class Bench:
             yield Row("  of it anonymous", "MB", [taken.anonymous])
         yield Row("CPU from exec until it watches", "ms", [started * MS])
         yield Row("CPU awake and idle: supervisor", "%", [awake[0]], (), 0.2)
-        yield Row("  its backend in Postgres", "%", [awake[1]])
         yield Row("CPU asleep: supervisor", "%", [asleep[0]])
 
     def crowds(self) -> Iterator[Row]:

@@ -17,6 +17,9 @@ import wire
 from installations import free_port, server_user
 from supervised import PATIENCE, Supervised
 
+from pgidle.client import request
+from pgidle.errors import PgidleError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
 
 SETTINGS = ("fsync=on", "shared_buffers=128MB", "max_connections=100")
 """What initdb writes, instead of the tests' own."""
-
-WATCHING = (
-    "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE application_name = 'pgidle' AND state = 'idle'"
-)
 
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pgidle")
@@ -192,14 +191,21 @@ class Installed(Supervised):
             status = "runs" if self.running else f"exit status {self._process and self._process.returncode}"
             raise SystemExit(f"bench: {self._program}: {status}: {said}; a client: {error}") from error
 
-    def settle(self) -> int:
-        """Wait until it does nothing but serve and watch; the pid of the backend through which it watches."""
+    def settle(self) -> None:
+        """Wait until it does nothing but serve, and has looked at Postgres."""
         self.first_row()
         deadline = time.monotonic() + PATIENCE
-        while not (watching := int(wire.ask(self.port, WATCHING))):
-            assert time.monotonic() < deadline, "it does not watch"
+        while not self._has_looked():
+            assert time.monotonic() < deadline, "it does not look"
             time.sleep(0.02)
-        return watching
+
+    def _has_looked(self) -> bool:
+        try:
+            # It is answered after another look.
+            status, said = request(str(self.data_dir / "pgidle"), "GET", "/status")
+        except (PgidleError, OSError):
+            return False
+        return status == 200 and said["looks"] > said["looks_failed"]
 
     def sleep(self) -> tuple[float, float]:
         """Put it to sleep; milliseconds from drowsy to asleep, by its own clock, and from the order, by ours."""

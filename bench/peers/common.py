@@ -93,10 +93,6 @@ class Peer:
         """The processes that are there besides Postgres."""
         return ()
 
-    def watching(self) -> tuple[int, ...]:
-        """Backends in Postgres that do a peer's work."""
-        return ()
-
     def is_running(self) -> bool:
         return True
 

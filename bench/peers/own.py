@@ -20,7 +20,6 @@ class Pgidle(Peer):
             **({"when_idle": "stay"} | options),
         )  # fmt: skip
         self.port = self.server.port
-        self._watching: tuple[int, ...] = ()
 
     @classmethod
     def cold(cls, setting: Setting) -> Peer:
@@ -33,20 +32,16 @@ class Pgidle(Peer):
         self.server.clean()
 
     def sleep(self) -> None:
-        self._watching = ()
         self.server.sleep()
 
     def pids(self) -> tuple[int, ...]:
         return (self.server.pid,)
 
-    def watching(self) -> tuple[int, ...]:
-        return self._watching
-
     def first_row(self) -> int:
         return self.server.first_row()
 
     def settle(self) -> None:
-        self._watching = (self.server.settle(),)
+        self.server.settle()
 
     def is_running(self) -> bool:
         return self.server.running
