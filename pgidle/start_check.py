@@ -238,7 +238,7 @@ class Trial:
             status = self._await(pid)
             out.seek(0)
             err.seek(0)
-            printed, complaints = (file.read().decode(errors="replace") for file in (out, err))
+            printed, complaints = (file.read().decode(errors="surrogateescape") for file in (out, err))
         return status, printed, complaints.splitlines()
 
     def _await(self, pid: int) -> int:
