@@ -8,7 +8,6 @@ import os
 import pwd
 import random
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -129,7 +128,8 @@ class Place:
         return path
 
     def clean(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        # By a process that nobody waits for: some hundred data directories can take longer than a test may.
+        os.posix_spawnp("rm", ["rm", "-rf", str(self.path)], os.environ, setsid=True)
 
     def _initialise(self, installation: Installation) -> Path:
         path = self.folder("template")
