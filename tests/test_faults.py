@@ -367,8 +367,8 @@ def test_stopped_while_it_initialises(installation: Installation, place: Place, 
 
 
 @contextmanager
-def recovering(one: Supervised) -> Iterator[None]:
-    """In crash recovery, until the end of the block."""
+def recovering(one: Supervised) -> Iterator[psutil.Process]:
+    """In crash recovery, until the end of the block: the startup process, which is stopped."""
     mark = one.mark()
     startup: list[psutil.Process] = []
 
@@ -391,7 +391,17 @@ def recovering(one: Supervised) -> Iterator[None]:
         assert time.monotonic() < deadline
     with stopped(startup[0]):
         assert "awake" not in [line.data.get("state") for line in one.lines[mark:]]
-        yield
+        yield startup[0]
+
+
+def is_pending(number: signal.Signals, process: psutil.Process) -> bool:
+    """Whether a signal waits for a process, as proc_pid_status(5) tells of one that is stopped."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return any(
+        int(line.split()[1], 16) >> (number - 1) & 1
+        for line in status.splitlines()
+        if line.startswith(("SigPnd:", "ShdPnd:"))
+    )
 
 
 @pytest.mark.parametrize("hears", [True, False], ids=["in good order", "at once"])
@@ -399,11 +409,12 @@ def test_stopped_while_it_recovers(installation: Installation, launch, hears: bo
     one = launch(installation, stop_timeout="10s" if hears else "100ms")
     one.wait_for_state("awake")
     ledger = ledger_of(one)
-    with recovering(one):
+    with recovering(one) as startup:
         one.signal(signal.SIGTERM)
         one.wait_for_state("terminating")
         if not hears:
             one.wait_log("immediate shutdown")
+            wait_until(lambda: is_pending(signal.SIGQUIT, startup))
     assert one.wait() == (0 if hears else 1)
     assert one.processes() == []
     start_again(one)
