@@ -11,7 +11,7 @@ from statistics import median
 
 import wire
 from containers import Container, Image, built, report
-from namespaces import own_network, set_migration
+from namespaces import own_network
 
 RUNS = 7
 MS = 1000.0
@@ -53,7 +53,6 @@ def main() -> None:
         print("\n".join(report(base, image)))  # noqa: T201
         os.chmod(folder, 0o755)  # noqa: PTH101
         work = Path(folder)
-        set_migration(True)
         theirs, ours, checks, nothing = [], [], [], []
         with Container(image, work, env=TRUST) as one:
             one.wait_log("awake:")

@@ -168,10 +168,29 @@ class Bench:
         del mine[0], theirs[0]
         return found
 
+    def _wakes_by_socket(self) -> Pairs:
+        """The same of a client of this machine's; bare Postgres has no socket before it starts."""
+        mine, theirs = [], []
+        with self.staying() as pgidle:
+            pgidle.settle()
+            for _ in range(self.effort.wakes + 1):
+                pgidle.sleep()
+                began = time.perf_counter()
+                with Bare(self.setting()).postgres as bare:
+                    bare.first_row(bare.socket)
+                    theirs.append((time.perf_counter() - began) * MS)
+                began = time.perf_counter()
+                failed = pgidle.first_row(pgidle.socket)
+                mine.append((time.perf_counter() - began) * MS)
+                if failed:
+                    raise SystemExit(f"bench: a sleeping pgidle refused {failed} clients of its Unix socket")
+        return mine[1:], theirs[1:]
+
     def stay(self) -> Iterator[Row]:
         """One supervisor that stays: what it takes awake and asleep, how it wakes and sleeps, what it grows to."""
         effort = self.effort
         yield Row("wake of one that stays, connect to first row", "ms", *self.wakes(Pgidle), 1.2)
+        yield Row("  over the Unix socket", "ms", *self._wakes_by_socket(), 1.2)
         with self.staying() as pgidle:
             pgidle.settle()
             started = cpu_seconds(pgidle.pid)

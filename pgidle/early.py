@@ -21,7 +21,7 @@ def postgres_command(house: House) -> list[str]:
         *("-D", settings.data_dir),
         *("-p", str(settings.port)),
         # As numbers, so that Postgres binds what the gate has bound.
-        *("-c", f"listen_addresses={','.join(house.gate.hosts())}"),
+        *("-c", f"listen_addresses={','.join(house.gate.hosts)}"),
         # A backend's crash ends the postmaster, so that the gate and not Postgres meets clients in recovery.
         *("-c", "restart_after_crash=off"),
     ]
@@ -35,12 +35,10 @@ def postgres_command(house: House) -> list[str]:
 
 
 def spawn_postmaster(house: House) -> Postmaster:
-    """A new postmaster, of which a successor of ours can know. Raises OSError where it cannot be executed.
-
-    None runs. One of an earlier supervisor's may have had its number in the gate's group when the gate was made.
-    """
-    house.gate.postgres_gone()
-    made = spawn(postgres_command(house), house.settings.data_dir, house.environ, house.shim)
+    """A new postmaster, of which a successor of ours can know. Raises OSError where it cannot be executed."""
+    # Of two at one address the later one is on its way out.
+    listeners = [one.fileno() for one in sorted(house.gate.listeners, key=lambda one: one.is_ended)]
+    made = spawn(postgres_command(house), house.settings.data_dir, house.environ, house.library, listeners)
     house.state_dir.remember_postmaster(made.pid)
     return made
 

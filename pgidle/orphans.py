@@ -26,8 +26,8 @@ KILL_AFTER = 10.0
 def is_abandoned(pid: int) -> bool:
     """Whether a process is the postmaster of a supervisor of ours that has died. False where that cannot be read.
 
-    The shim names the supervisor in what the postmaster was executed with, and a child whose parent dies gets
-    another one (proc_pid_environ(5), proc_pid_stat(5)).
+    The supervisor is named in what the postmaster was executed with, and a child whose parent dies gets another one
+    (proc_pid_environ(5), proc_pid_stat(5)).
     """
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/stat", "rb") as stat:

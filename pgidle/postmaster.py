@@ -6,17 +6,18 @@ import os
 import struct
 import time
 
-from pgidle.light import signal, socket
+from pgidle.gate import preloaded
+from pgidle.light import signal
 from pgidle.privileges import for_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pgidle.light import socket
+
 _STATE_OFFSET = 16
 """Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
-_DESCRIPTOR = struct.Struct("=i")
-_ONCE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SHUT_DOWN = (1, 2)
 """DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby's, or a crash recovery's that was stopped in good order."""
 
@@ -62,25 +63,12 @@ class Postmaster:
     """One running postmaster. `pidfd` becomes readable when it has exited (pidfd_open(2))."""
 
     def __init__(self, pid: int, data_dir: str, channel: socket.socket | None = None) -> None:
+        """`channel`: our end of what the library in it speaks, if it has one; whoever takes it closes it."""
         self.pid = pid
         self.since = time.monotonic()
         self.data_dir = data_dir
         self.pidfd = os.pidfd_open(pid)
-        self._channel = channel
-
-    def take_listeners(self) -> list[socket.socket]:
-        """Copies of the sockets that it has bound since the last time, as the shim gives them."""
-        taken = []
-        while self._channel is not None:
-            try:
-                # socket.recv_fds() drops its flags: it would wait for as long as anybody has the other end.
-                _, rights, _, _ = self._channel.recvmsg(1, socket.CMSG_SPACE(_DESCRIPTOR.size), _ONCE)
-            except OSError:
-                break  # There is no more, or no shim that gives any.
-            if not rights:
-                break
-            taken.append(socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
-        return taken
+        self.channel = channel
 
     def fast_shutdown(self) -> None:
         """Disconnect everybody, checkpoint, exit 0."""
@@ -130,9 +118,6 @@ class Postmaster:
         if pid == 0:
             return None
         os.close(self.pidfd)
-        if self._channel is not None:
-            # And with it copies that nobody has taken.
-            self._channel.close()
         return os.waitstatus_to_exitcode(status)
 
     def _send(self, number: int) -> None:
@@ -147,39 +132,33 @@ def _title(pid: str) -> bytes:
         return b""
 
 
-def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: int | None) -> Postmaster:
+def spawn(
+    command: list[str],
+    data_dir: str,
+    environ: Mapping[str, str],
+    library: int | None,
+    listeners: Sequence[int],
+) -> Postmaster:
     """Start a postmaster in a session of its own: a terminal's Ctrl-C reaches us alone, and nothing of Postgres's can
     type into that terminal (TIOCSTI, ioctl_tty(2)), which may be root's.
 
-    It gets SIGINT, a fast shutdown, when this process dies (PR_SET_PDEATHSIG, set by the shim where there is one).
-    Raises OSError where the program cannot be executed.
+    `library` is the open file that it preloads, through which it shares the `listeners`. It gets SIGINT, a fast
+    shutdown, when this process dies (PR_SET_PDEATHSIG, set by the library where there is one). Raises OSError where the
+    program cannot be executed.
     """
     environment = for_children(environ)
     quiet_stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     # Python ignores these, and a child inherits what is ignored.
     defaults = (signal.SIGPIPE, signal.SIGXFSZ)
-    if shim is None:
+    if library is None:
         return Postmaster(_fork(command, environment, defaults), data_dir)
-    # Last in the environment, as they leave it: Postgres shows its title where arguments and environment were.
-    if inherited := environment.pop("LD_PRELOAD", ""):
-        environment["PGIDLE_LD_PRELOAD"] = inherited
-    preloaded = f"/proc/self/fd/{shim}"
-    environment["LD_PRELOAD"] = f"{preloaded}:{inherited}" if inherited else preloaded
-    environment["PGIDLE_SUPERVISOR"] = str(os.getpid())
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment["PGIDLE_CHANNEL"] = str(theirs.fileno())
-    environment["PGIDLE_SHIM"] = str(shim)
+    ours, theirs = preloaded.make_channel()
     with theirs:
         pid = os.posix_spawn(
             command[0],
             command,
-            environment,
-            # Onto itself, which leaves it open at exec (posix_spawn_file_actions_adddup2(3)).
-            file_actions=[
-                quiet_stdin,
-                (os.POSIX_SPAWN_DUP2, shim, shim),
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
-            ],
+            preloaded.environment(environment, library, theirs.fileno(), listeners),
+            file_actions=[quiet_stdin, *preloaded.kept_open(library, theirs.fileno(), *listeners)],
             setsid=True,
             setsigdef=defaults,
             setsigmask=(),
@@ -188,7 +167,7 @@ def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: i
 
 
 def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence[int]) -> int:
-    """Without the shim the child asks for its signal itself, which takes ctypes and a fork."""
+    """Without the library the child asks for its signal itself, which takes ctypes and a fork."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -13,7 +13,7 @@ MOST_CRASHES = 5
 MOST_FAILED_STARTS = 3
 """So many starts in a row that never got ready: trying again will not help."""
 
-DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0)
+DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds before the first, second, ... restart in the window."""
 
 

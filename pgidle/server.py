@@ -19,11 +19,11 @@ from pgidle.statedir import WATCH_ROLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from pgidle.activity import Watcher
     from pgidle.first_start import FirstStart
+    from pgidle.gate.gatekeeper import Gatekeeper
     from pgidle.house import House
     from pgidle.initialise import Initialisation
     from pgidle.postmaster import Postmaster
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
 """While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
 
-SENTINEL_POLL = 0.2
+WRITER_POLL = 0.2
 """Seconds between two looks for the background writer, which old versions start after they are ready."""
+
+WAITS_LIMIT = 1.0
+"""Seconds after Postgres is ready by which the library in it has said that it waits for clients as it is told to."""
 
 REAP_POLL = 0.01
 """Seconds between two attempts to reap a postmaster that has exited."""
@@ -49,7 +52,13 @@ class Server:
     """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_FAILING,
     POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
 
-    def __init__(self, house: House, early: Postmaster | None, happen: Callable[[Event, str], None]) -> None:
+    def __init__(
+        self,
+        house: House,
+        early: Postmaster | None,
+        gatekeeper: Gatekeeper,
+        happen: Callable[[Event, str], None],
+    ) -> None:
         """`early` was spawned already."""
         settings = house.settings
         self._house = house
@@ -57,9 +66,10 @@ class Server:
         self.stop_timeout = settings.stop_timeout
         self._first = house.first
         self._binaries = house.binaries
-        self._addresses = house.gate.hosts()
+        self._addresses = house.gate.hosts
         self._environ = house.environ
         self._gate = house.gate
+        self._gatekeeper = gatekeeper
         self._loop = house.loop
         self._log = house.log
         self._happen = happen
@@ -67,7 +77,7 @@ class Server:
         self._known = {house.state_dir.earlier_postmaster}
         """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
         than to the lock that the one we spawn then finds taken."""
-        self._sentinel: int | None = None
+        self._ready_since: float | None = None
         self._socket_folder: int | None = None
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
@@ -127,8 +137,7 @@ class Server:
                 pid,
                 wanted,
                 settings.watch,
-                gate.plugs(),
-                gate.hosts(),
+                gate.hosts,
                 knows_role=state_dir.find(WATCH_ROLE) is not None,
                 on_role=remember_role,
             )
@@ -152,18 +161,6 @@ class Server:
         house = self._house
         command, version = tuple(postgres_command(house)), house.binaries.version_major
         return StartQuestion(command, version, house.settings.data_dir, house.state_dir.path, house.environ)
-
-    def listens(self) -> bool:
-        """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""
-        from pgidle.sockets import scan
-
-        ours = self._gate.inodes()
-        listeners = scan(self._settings.port, self._addresses).listeners
-        return any(queue.inode not in ours for queue in listeners)
-
-    def take_listeners(self) -> list[socket.socket]:
-        """Copies of the sockets that Postgres has bound since this was last asked."""
-        return self._postmaster.take_listeners() if self._postmaster else []
 
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""
@@ -210,38 +207,14 @@ class Server:
             # Before it has a handler, SIGHUP would end it.
             self._is_reload_due = True
 
-    def mind(self) -> None:
-        """From now on tell POSTMASTER_FAILING when Postgres has begun to end, before it has ended."""
-        if self._postmaster is None or self._sentinel is not None:
-            return
-        try:
-            self._sentinel = os.pidfd_open(self._postmaster.find_background_writer() or 0)
-        except OSError:
-            self._loop.after(SENTINEL_POLL, "sentinel", self.mind)
-        else:
-            self._loop.watch(self._sentinel, self._on_sentinel)
-
-    def _on_sentinel(self) -> None:
-        self._forget_sentinel()
-        if self._postmaster is not None:
-            self._happen(Event.POSTMASTER_FAILING, "Postgres's background writer has ended, so all of it may")
-            self._loop.after(SENTINEL_POLL, "sentinel", self._on_revival_poll)
-
-    def _on_revival_poll(self) -> None:
-        """A background writer that was told to exit is started again, and nothing else has happened (postmaster.c)."""
+    def _know_background_writer(self) -> None:
+        """The gate tells its end from another worker's."""
         if self._postmaster is None:
             return
-        if self._postmaster.find_background_writer() is not None and self._postmaster.accepts():
-            self._happen(Event.POSTMASTER_READY, "Postgres has another background writer and goes on")
+        if (pid := self._postmaster.find_background_writer()) is not None:
+            self._house.gate.knows(pid)
         else:
-            self._loop.after(SENTINEL_POLL, "sentinel", self._on_revival_poll)
-
-    def _forget_sentinel(self) -> None:
-        self._loop.cancel("sentinel")
-        if self._sentinel is not None:
-            self._loop.forget(self._sentinel)
-            os.close(self._sentinel)
-            self._sentinel = None
+            self._loop.after(WRITER_POLL, "writer", self._know_background_writer)
 
     def _initialise(self, first: FirstStart) -> None:
         from pgidle.initdb import Order
@@ -310,7 +283,7 @@ class Server:
             postmaster = spawn_postmaster(self._house)
         except OSError as error:
             reason = f"cannot execute {self._binaries.path('postgres')}: {error.strerror}"
-            self._happen(Event.RESTARTS_EXHAUSTED, f"{reason}: check --bin-dir and who may execute it")
+            self._happen(Event.POSTMASTER_CRASHED, f"{reason}: check --bin-dir and who may execute it")
         else:
             self._adopt(postmaster)
 
@@ -323,14 +296,18 @@ class Server:
         self._is_stopping_immediately = False
         self._known.add(postmaster.pid)
         self._step_since = postmaster.since
+        self._ready_since = None
+        if postmaster.channel is not None:
+            self._gatekeeper.began(postmaster.channel, self._settings.data_dir)
         self._loop.watch(postmaster.pidfd, self._on_exit)
         self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)
 
     def _on_ready_poll(self) -> None:
         if self._postmaster is None:
             return
-        if self._postmaster.accepts():
+        if self._postmaster.accepts() and self._is_told():
             self.is_ready = True
+            self._know_background_writer()
             self._known = {self._postmaster.pid}
             if self._is_reload_due:
                 self._postmaster.reload()
@@ -341,11 +318,29 @@ class Server:
         interval = next(interval for until, interval in READY_POLLS if waited < until)
         self._loop.after(interval, "ready", self._on_ready_poll)
 
+    def _is_told(self) -> bool:
+        """Whether what postmaster.pid says is this postmaster's word: an earlier one may have had the same pid, in
+        another container. When it waits for clients it has written its own. Without the library nobody knows."""
+        if self._gate.is_shared or self._house.library is None:
+            return True
+        now = time.monotonic()
+        if self._ready_since is None:
+            self._ready_since = now
+        if now - self._ready_since < WAITS_LIMIT:
+            return False
+        self._log.once(
+            "gate",
+            "Postgres waits for clients in a way that the preloaded library does not know: nobody can be kept waiting, "
+            "so it is not put to sleep",
+        )
+        return True
+
     def _on_exit(self) -> None:
         postmaster = self._postmaster
         if postmaster is None:
             return
         self._loop.forget(postmaster.pidfd)
+        self._gatekeeper.ending(self._settings.data_dir, self._settings.port)
         status = postmaster.reap()
         if status is None:
             # Somebody traces it, whose it is to reap first (wait_consider_task in kernel/exit.c).
@@ -353,7 +348,7 @@ class Server:
             return
         self._postmaster = None
         self._loop.cancel("ready")
-        self._forget_sentinel()
+        self._loop.cancel("writer")
         # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
         never_began = self._asked_to_stop and status == -signal.SIGINT and not self.is_ready
         is_clean = (status == 0 or never_began) and is_shut_down(self._settings.data_dir)

@@ -14,7 +14,7 @@ import signal
 import time
 from collections import deque
 
-from pgidle.gate import Mode
+from pgidle.gate.gatekeeper import Gatekeeper
 from pgidle.inbox import (
     BackstageFailed,
     Checkpointed,
@@ -26,11 +26,10 @@ from pgidle.inbox import (
     SettingsChanged,
     StartTried,
 )
-from pgidle.lifecycle import URGENT, Effect, Event, State, advance
+from pgidle.lifecycle import Effect, Event, State, advance
 from pgidle.notify import Notifier
 from pgidle.options import WhenIdle
 from pgidle.ordering import SERVING, Ordering
-from pgidle.porter import Porter
 from pgidle.record import record
 from pgidle.restarts import Restarts
 from pgidle.server import Server
@@ -91,7 +90,7 @@ class Supervisor:
         self.crashes = 0
         self._gate = house.gate
         self._loop = house.loop
-        self._porter = Porter(house.gate, house.loop, self._happen, house.settings.no_wake)
+        self._gatekeeper = Gatekeeper(house.gate, house.loop, house.log, self._happen, house.settings.no_wake)
         self._log = house.log
         self._notifier = Notifier(house.manager, house.loop, house.log)
         self._inbox = Inbox()
@@ -99,14 +98,13 @@ class Supervisor:
         self._ordering = Ordering(self._happen)
         self._backstage: Backstage | None = None
         self._exit_status: int | None = None
-        self._opened: int | None = None
         self._attended: int | None = None
         self._delay = 0.0
         self._stop_since = 0.0
         self._is_wanted = False
         """Somebody asked for a wake while Postgres was going to sleep."""
         self._slept_because, self._sleep_since = "", 0.0
-        self.server = Server(house, early, self._happen)
+        self.server = Server(house, early, self._gatekeeper, self._happen)
 
     @property
     def state(self) -> State:
@@ -116,7 +114,6 @@ class Supervisor:
         """Live until there is nothing left to do; the exit status."""
         self._loop.on_signal(self._on_signal)
         self._loop.watch(self._inbox.fileno(), self._on_inbox)
-        self._porter.attend()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
         self._notifier.entered(State.STARTING, self.moment.why, self.settings.stop_timeout)
         self._start_postmaster()
@@ -126,9 +123,9 @@ class Supervisor:
                 self._loop.turn()
         self._ordering.leaving(self.state, self._exit_status, self.moment.why)
         self._notifier.leaving(self.state, self._slept_because)
-        # The gate stays as it is, plugged, until this process is no more.
         if self._backstage is not None:
             self._backstage.stop(EXIT_PATIENCE)
+        self._gatekeeper.close()
         self._log.note("exit", f"status {self._exit_status}: {self.moment.why}")
         return self._exit_status
 
@@ -149,14 +146,10 @@ class Supervisor:
                 event, why = self._on_postmaster_gone(event, why)
             before = self.moment
             after, effects = advance(before.state, event)
-            for effect in effects:
-                if effect in URGENT:
-                    _EFFECTS[effect](self)
             if after is not before.state:
                 self._enter(after, why)
             for effect in effects:
-                if effect not in URGENT:
-                    _EFFECTS[effect](self)
+                _EFFECTS[effect](self)
             self._ordering.entered(before.state, after, why, self.settings.when_idle)
 
     def _enter(self, after: State, why: str) -> None:
@@ -175,8 +168,8 @@ class Supervisor:
             self.judge.answer(False, f"not put to sleep: {why}")
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
-        """Postgres has left the reuseport group. Whether it is started again depends on how often it has crashed."""
-        self._gate.postgres_gone()
+        """Nobody accepts any more. Whether it is started again depends on how often it has crashed."""
+        self._gatekeeper.gone()
         self.house.state_dir.remember_postmaster(None)
         if self._backstage is not None:
             self._backstage.unwatch()
@@ -187,12 +180,14 @@ class Supervisor:
             self._log.note("start", why)
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
-        if self.restarts.exhausted:
+        if self.restarts.exhausted and self.settings.when_idle is WhenIdle.EXIT:
             return (
                 Event.RESTARTS_EXHAUSTED,
                 f"{why} once too often: put it right (pgidle doctor may know), then start pgidle again",
             )
         self._delay = self.restarts.delay
+        if self.state is State.STARTING:
+            self.moment = Moment(State.STARTING, self.moment.since, f"{why}; it is tried again")
         return event, why
 
     # What is noticed
@@ -281,14 +276,14 @@ class Supervisor:
         self._log.forget("settings")
         before = dict(describe(self.settings, harmless))
         self.settings, waiting = live_changes(self.settings, message.settings)
-        self._porter.spare(self.settings.no_wake)
+        self._gatekeeper.spare(self.settings.no_wake)
         self.server.stop_timeout = self.settings.stop_timeout
         now = describe(self.settings, harmless)
         changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
         changed += [f"{name} changes only with a restart" for name in waiting]
         self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
         if self.state is State.ASLEEP and self.settings.when_idle is WhenIdle.EXIT:
-            self._porter.look_at_queue(self.settings.when_idle)
+            self._gatekeeper.look_at_queue(self.settings.when_idle)
         if self.judge is not None:
             self.judge.adopt(self.settings)
             if self.state is State.AWAKE:
@@ -300,20 +295,14 @@ class Supervisor:
         self._loop.cancel("stop")
         self._loop.cancel("kill")
         self._is_wanted = False
-        self._porter.before_start()
+        self._gatekeeper.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
         if self._backstage is None:
             self._loop.after(BACKSTAGE_AFTER, "backstage", self._open_backstage)
 
     def _open_gate(self) -> None:
-        # A dying Postgres's clients park here before its end is told: with nobody to hand them to they would be cut.
-        if self.server.pid in (None, self._opened) and not self.server.listens():
-            return
-        self._gate.keep_copies(self.server.take_listeners())
-        self._gate.open()
-        self._opened = self.server.pid
-        self._loop.after(0.0, "mind", self.server.mind)
+        self._gatekeeper.open()
         # What a wake needs besides comes after the clients have been served: on one core they would wait for imports.
         self._loop.after(0.0 if self._backstage is not None else ATTEND_AFTER, "attend", self._attend)
 
@@ -359,26 +348,26 @@ class Supervisor:
     def _stop_fast(self) -> None:
         # At once: every moment after the last look is one in which an idle session may stop being idle.
         self.server.stop_fast()
-        self._porter.before_stop()
         if self._backstage is not None:
             self._backstage.unwatch()
 
     def _stop_drained(self) -> None:
         self._stop_since = time.monotonic()
-        if self.server.is_ready and self._gate.mode is not Mode.NONE:
+        if self.server.is_ready and not self._gate.is_ending:
+            if not self._gate.is_open:
+                self._gatekeeper.open()  # Whoever has come while it was shut is served.
             self._drain_and_stop()
         else:
+            self._gatekeeper.drain()  # Whoever comes from now on gets no answer.
             self._stop_fast()
 
     def _drain_and_stop(self) -> None:
-        """Let Postgres take whom it has not accepted yet: after the signal it would not end them, and wait for them."""
-        from pgidle.drain import on_their_way
-
+        """Let Postgres take whoever has come, and then nobody any more: who waits when we end is cut."""
         limit = STOP_DRAIN * self.settings.stop_timeout
-        if on_their_way(self._gate) and time.monotonic() - self._stop_since < limit:
+        if not self._gatekeeper.drain() and time.monotonic() - self._stop_since < limit:
             self._loop.after(STOP_DRAIN_POLL, "drain", self._drain_and_stop)
         else:
-            self._stop_fast()
+            self._gatekeeper.shut()
 
     def _limit_stop(self) -> None:
         if not self._loop.is_set("stop"):
@@ -407,7 +396,7 @@ class Supervisor:
         if self._is_wanted:
             self._happen(Event.WAKE_REQUESTED, "asked to wake while it was going to sleep")
         else:
-            self._porter.look_at_queue(self.settings.when_idle)
+            self._gatekeeper.look_at_queue(self.settings.when_idle)
 
     def _exit_clean(self) -> None:
         # An order that has come is as good as a client.
@@ -416,16 +405,13 @@ class Supervisor:
             self._exit_status = 0
 
     def _exit_failed(self) -> None:
-        self._gate.shut()
         self._exit_status = 1
 
 
 _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.START_POSTMASTER: Supervisor._start_postmaster,
     Effect.OPEN_GATE: Supervisor._open_gate,
-    Effect.CLOSE_GATE: lambda supervisor: supervisor.house.gate.close(),
-    Effect.PLUG_GATE: lambda supervisor: supervisor.house.gate.plug(),
-    Effect.UNPLUG_GATE: lambda supervisor: supervisor.house.gate.unplug(),
+    Effect.SHUT_GATE: lambda supervisor: supervisor._gatekeeper.shut(),
     Effect.CONFIRM_IDLE: Supervisor._confirm_idle,
     Effect.STOP_FAST: Supervisor._stop_fast,
     Effect.STOP_DRAINED: Supervisor._stop_drained,
@@ -434,7 +420,9 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
     Effect.RECORD_SLEEP: Supervisor._record_sleep,
     Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,
-    Effect.LAST_LOOK: lambda supervisor: supervisor._porter.look_for_the_last_time(),
+    Effect.BEGIN_LEAVING: lambda supervisor: supervisor._gatekeeper.begin_leaving(),
+    Effect.CALL_OFF_LEAVING: lambda supervisor: supervisor._gatekeeper.call_off(),
+    Effect.LEAVE_AGAIN_LATER: lambda supervisor: supervisor._gatekeeper.leave_again_later(),
     Effect.EXIT_CLEAN: Supervisor._exit_clean,
     Effect.EXIT_FAILED: Supervisor._exit_failed,
 }

@@ -209,7 +209,6 @@ class Container:
         volumes: Mapping[str, Path] | None = None,
         tmpfs: Sequence[str] = (),
         read_only: bool = False,
-        may_write_sysctls: bool = False,
         entrypoint: Sequence[str] | None = None,
     ) -> None:
         self.image, self.env, self.user = image, image.env | dict(env), user
@@ -235,7 +234,6 @@ class Container:
             "volumes": {name: str(folder) for name, folder in volumes.items()},
             "tmpfs": list(tmpfs),
             "read_only": read_only,
-            "may_write_sysctls": may_write_sysctls,
             "env": self.env,
             "user": user,
             "command": [*command, *(words or image.config["Cmd"])],

@@ -13,7 +13,6 @@ from postgres_fixture import wait_until
 from pgidle import sockets
 from pgidle.snapshot import Peer
 from pgidle.sockets import Connection, Queue, scan
-from pgidle.steering import dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,18 +110,6 @@ def test_a_handshake_under_way_is_no_connection_yet(stack: ExitStack) -> None:
     client.sendall(b"x")
     wait_until(lambda: scan(port).handshakes == 0)
     assert len(scan(port).connections) == 1
-
-
-def test_a_dropped_attempt_is_counted(stack: ExitStack) -> None:
-    port = free_port()
-    server = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=0))
-    connect(stack, "127.0.0.1", port)
-    assert dropped(server) == 0
-    late = stack.enter_context(socket.socket())
-    late.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        late.connect(("127.0.0.1", port))
-    wait_until(lambda: dropped(server) == 1)
 
 
 def test_addresses_are_compared_in_their_plain_form() -> None:
