@@ -78,6 +78,7 @@ class Effect(enum.Enum):
     CONFIRM_IDLE = enum.auto()
     STOP_FAST = enum.auto()
     STOP_DRAINED = enum.auto()
+    STOP_SETTLED = enum.auto()
     LIMIT_STOP = enum.auto()
     KEEP_WISH = enum.auto()
     STOP_IMMEDIATE = enum.auto()
@@ -138,7 +139,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.LEAVING, E.STOP_REQUESTED): (S.TERMINATING, (F.EXIT_CLEAN,)),
     # It became ready in the same instant in which it was told to stop.
     (S.TERMINATING, E.POSTMASTER_READY): (S.TERMINATING, ()),
-    (S.TERMINATING, E.GATE_SHUT): (S.TERMINATING, (F.STOP_FAST,)),
+    (S.TERMINATING, E.GATE_SHUT): (S.TERMINATING, (F.STOP_SETTLED,)),
     (S.TERMINATING, E.GATE_SILENT): (S.TERMINATING, (F.STOP_FAST,)),
     (S.TERMINATING, E.POSTMASTER_EXITED_CLEANLY): (S.TERMINATING, (F.EXIT_CLEAN,)),
     (S.TERMINATING, E.POSTMASTER_CRASHED): (S.FAILED, (F.EXIT_FAILED,)),

@@ -95,6 +95,15 @@ class Postmaster:
         """Its pid. It runs as long as Postgres serves: its end is the first sign of any other end (postmaster.c)."""
         return next((int(child) for child in self._children() if b"background writer" in _title(child)), None)
 
+    def connecting(self) -> int:
+        """How many of its processes have a client that has no session yet, as far as their titles tell. With
+        update_process_title off they tell nothing after the fork."""
+        import re
+
+        # Before a process knows its client it still has the postmaster's own title.
+        early = re.compile(rb"(?!postgres: ).|postgres: .*(\[local\]|\(\d+\)) (startup|initializing|authentication)$")
+        return sum(early.match(_title(child).rstrip(b"\0 ")) is not None for child in self._children())
+
     def _children(self) -> list[str]:
         """Pids of its processes; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
         try:

@@ -105,6 +105,11 @@ class Server:
         """Whether the data directory is being made."""
         return self._initialisation is not None
 
+    @property
+    def connecting(self) -> int:
+        """How many clients have a process of Postgres's and no session yet."""
+        return self._postmaster.connecting() if self._postmaster is not None else 0
+
     def would_lose_unlogged(self) -> bool:
         """Whether an immediate shutdown would empty unlogged tables: once its checkpoint is written it does not."""
         data_dir = self._settings.data_dir

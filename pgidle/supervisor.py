@@ -55,8 +55,8 @@ EXIT_PATIENCE = 0.5
 """Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
 
 STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
-"""Of the stop timeout, what Postgres gets at most to accept whom it has before it is told to stop; and seconds between
-two looks at that."""
+"""Of the stop timeout, the part that Postgres gets at most to serve whoever has come before it is told to stop; and
+seconds between two looks at that."""
 
 SHUTDOWN_PATIENCE, SHUTDOWN_POLL = 60.0, 0.1
 """Seconds that clients wait at most, rather than have unlogged tables emptied; and between two looks at that."""
@@ -369,6 +369,15 @@ class Supervisor:
         else:
             self._gatekeeper.shut()
 
+    def _stop_settled(self) -> None:
+        """Nobody is accepted any more. A client who is just being authenticated gets a session first: it would be cut
+        in the middle of connecting, which no client tells from a server that is broken."""
+        limit = STOP_DRAIN * self.settings.stop_timeout
+        if self.server.connecting and time.monotonic() - self._stop_since < limit:
+            self._loop.after(STOP_DRAIN_POLL, "drain", self._stop_settled)
+        else:
+            self._stop_fast()
+
     def _limit_stop(self) -> None:
         if not self._loop.is_set("stop"):
             self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
@@ -376,6 +385,7 @@ class Supervisor:
     def _stop_immediate(self) -> None:
         if self._loop.is_set("kill"):
             return  # Asked again, by another SIGQUIT: it has its time all the same.
+        self._loop.cancel("drain")
         # What that means is known, and said, when Postgres has ended.
         self._log.note("stop", "immediate shutdown")
         self.server.stop_immediate()
@@ -415,6 +425,7 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.CONFIRM_IDLE: Supervisor._confirm_idle,
     Effect.STOP_FAST: Supervisor._stop_fast,
     Effect.STOP_DRAINED: Supervisor._stop_drained,
+    Effect.STOP_SETTLED: Supervisor._stop_settled,
     Effect.LIMIT_STOP: Supervisor._limit_stop,
     Effect.KEEP_WISH: Supervisor._keep_wish,
     Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
