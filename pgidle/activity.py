@@ -81,9 +81,12 @@ class Watcher:
             knows_role=knows_role,
         )
 
-    async def look(self, deadline: float) -> Snapshot | LookFailed:
-        """One look, within `deadline` seconds. A failure costs the connection; the next look starts anew."""
+    async def look(self, deadline: float, *, may_connect: bool = True) -> Snapshot | LookFailed:
+        """One look, within `deadline` seconds. A failure costs the connection; the next look starts anew. While the
+        gate is shut a new connection would wait there like any client's: then it may not be made."""
         try:
+            if self._watching is None and not may_connect:
+                return LookFailed("its connection was lost")
             return await self._within(deadline, self._look)
         except WatchError as error:
             return LookFailed(str(error))

@@ -260,7 +260,7 @@ class Judge:
         if is_due and not is_tried and not self._is_trying:
             self.try_start()
         if verdict.idle:
-            self._backstage.disconnect()  # In nobody's way while that is tried.
+            self._disconnect()  # In nobody's way while that is tried.
         else:
             if self._requests and not self._is_forced and not self._is_trying:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
@@ -268,7 +268,7 @@ class Judge:
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
             self._loop.after(verdict.next_look, "look", self.look_now)
             if not is_near(verdict, now):
-                self._backstage.disconnect()
+                self._disconnect()
 
     def try_start(self) -> None:
         """A file has changed: find out whether Postgres would start with it. What was found before no longer counts."""
@@ -390,8 +390,13 @@ class Judge:
         else:
             self._confirm()
 
+    def _disconnect(self) -> None:
+        # The last look, after a checkpoint, cannot connect again.
+        if not self._is_checkpointing:
+            self._backstage.disconnect()
+
     def _look_for_the_last_time(self) -> None:
-        self._backstage.look(self._ticket, LOOK_DEADLINE)
+        self._backstage.look(self._ticket, LOOK_DEADLINE, may_connect=False)
 
     def _confirm(self) -> None:
         """Nobody uses Postgres; and nobody has come meanwhile?"""
