@@ -101,7 +101,9 @@ class Postmaster:
         import re
 
         # Before a process knows its client it still has the postmaster's own title.
-        early = re.compile(rb"(?!postgres: ).|postgres: .*(\[local\]|\(\d+\)) (startup|initializing|authentication)$")
+        early = re.compile(
+            rb"(?!postgres: ).|postgres: .*(\[local\]|\(\d+\)) (startup|initializing|authentication)$"
+        )
         return sum(early.match(_title(child).rstrip(b"\0 ")) is not None for child in self._children())
 
     def _children(self) -> list[str]:

@@ -188,6 +188,7 @@ class Supervisor:
         self._delay = self.restarts.delay
         if self.state is State.STARTING:
             self.moment = Moment(State.STARTING, self.moment.since, f"{why}; it is tried again")
+            self._ordering.start_failed(self.moment.why)
         return event, why
 
     # What is noticed

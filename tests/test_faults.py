@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -23,11 +21,10 @@ from typing import TYPE_CHECKING
 import psutil
 import psycopg
 import pytest
-from clients import Habits, Ledger, run_clients
+from clients import Ledger
 from faults import carry_out, child, connect, last_reason, notes, query, start_again, without_shim
-from flycast import Flycast
-from installations import conninfo, server_user
-from namespaces import UNPRIVILEGED, own_network, set_migration
+from installations import server_user
+from namespaces import UNPRIVILEGED
 from postgres_fixture import wait_until
 from stopped import Stopped
 
@@ -35,7 +32,7 @@ from pgidle.client import request
 from pgidle.sockets import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from installations import Installation, Place
     from supervised import Supervised
@@ -194,7 +191,7 @@ def test_a_postmaster_that_is_killed_again_and_again(newest: Installation, launc
     assert one.processes() == []
 
 
-@pytest.mark.parametrize("shim", [True, False], ids=["handoff", "none"])
+@pytest.mark.parametrize("shim", [True, False], ids=["shared", "none"])
 def test_a_killed_supervisor_takes_postgres_with_it(
     installation: Installation, place: Place, launch, shim: bool
 ):
@@ -215,7 +212,7 @@ def test_a_killed_supervisor_takes_postgres_with_it(
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("shim", [True, False], ids=["handoff", "none"])
+@pytest.mark.parametrize("shim", [True, False], ids=["shared", "none"])
 def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
     installation: Installation, place: Place, launch, shim: bool
 ):
@@ -809,97 +806,13 @@ def test_who_can_watch_no_files_looks_and_sleeps_all_the_same(newest: Installati
     assert "asleep" in one.states
 
 
-# The other gate modes
-
-
-@pytest.fixture
-def no_migration() -> Iterator[Mapping[str, object]]:
-    """A network whose kernel does not move parked connections, and options by which pgidle cannot change that."""
-    with own_network():
-        set_migration(False)
-        yield {"prefix": UNPRIVILEGED.format(server_user()).split()}
-
-
-def test_synhold_staying(newest: Installation, launch, no_migration):
-    one = launch(newest, when_idle="stay", idle_timeout="250ms", **no_migration)
-    assert one.wait_for_state("starting").data["gate"] == "synhold"
-    assert any("mode synhold: " in note and "tcp_migrate_req" in note for note in notes(one, "gate"))
-    with arriving(one, 4) as first:
-        ledger_of(one)
-    mark = 0
-    for instant in ("drowsy", "asleep"):
-        one.wait_for_state(instant, since=mark)
-        with arriving(one, 4) as clients:
-            mark = one.mark()
-        assert clients == [20] * 4
-    assert len(first) == 4
-    assert one.stop() == 0
-
-
-def test_synhold_behind_a_proxy(newest: Installation, launch, no_migration):
-    one = launch(newest, start=False, when_idle="exit", idle_timeout="250ms", **no_migration)
-    ledger = Ledger()
-
-    async def scenario():
-        async with Flycast(one, one.port) as fly:
-            await asyncio.to_thread(ledger.create, conninfo(fly.port))
-            habits = Habits(short=0.5, long=5.0, dozes=0.5, statements=2, cut_after=0.25)
-            load = await run_clients(conninfo(fly.port), ledger, workers=2, sessions=6, seed=2, habits=habits)
-            return load, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly.counts
-
-    load, missing, counts = asyncio.run(scenario())
-    assert load.failures == []
-    assert missing == []
-    assert counts.exits[0] >= 1
-    assert set(counts.exits) == {0}
-    assert counts.give_ups == 0
-
-
-def test_a_killed_postmaster_in_synhold(newest: Installation, launch, no_migration):
-    one = launch(newest, **no_migration)
-    one.wait_for_state("awake")
-    ledger = ledger_of(one)
-    mark = one.mark()
-    os.kill(one.postmaster_pid, signal.SIGKILL)
-    one.wait_for_state("starting", since=mark)
-    with arriving(one, 4) as clients:
-        one.wait_for_state("awake", since=mark)
-    assert clients == [20] * 4
-    assert ledger.missing(one.conninfo()) == []
-    assert one.stop() == 0
-
-
-@pytest.mark.parametrize("hangs", [False, True])
-def test_in_synhold_who_comes_while_it_goes_to_sleep_is_served(
-    newest: Installation, launch, no_migration, hangs
-):
-    one = launch(
-        newest,
-        idle_timeout="off",
-        when_idle="exit",
-        stop_timeout="100ms" if hangs else "1min",
-        **no_migration,
-    )
-    one.wait_for_state("awake")
-    with socket.socket() as early:
-        with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
-            mark = one.mark()
-            assert one.pgidle("sleep", "--force").returncode == 0
-            one.wait_for_state("stopping", since=mark)
-            early.setblocking(False)
-            early.connect_ex(("127.0.0.1", one.port))
-            if hangs:
-                one.wait_for_state("starting", since=mark)
-        one.wait_for_state("awake", since=mark)
-        assert select.select([], [early], [], 30)[1]
-        assert early.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-    assert one.stop() == 0
+# Without the library
 
 
 def test_none_says_so_and_works_as_bare_postgres_does(installation: Installation, place: Place, launch):
     one = launch(installation, when_idle="stay", idle_timeout="300ms", env=without_shim(place))
     assert one.wait_for_state("starting").data["gate"] == "none"
-    assert any("mode none: the preload shim was not compiled" in note for note in notes(one, "gate"))
+    assert any("mode none: the preloaded library was not compiled" in note for note in notes(one, "gate"))
     for _ in range(2):
         mark = one.mark()
         one.wait_for_state("asleep", since=mark)

@@ -479,7 +479,7 @@ def test_a_python_that_only_root_can_read(newest: Installation, place: Place, la
     one = launch(newest, python=str(closed / "venv/bin/python"), when_idle="stay", idle_timeout="300ms")
     one.wait_for_state("asleep")
     assert any(str(closed) in note for note in notes(one, "boot"))
-    assert one.wait_for_state("starting", since=0).data["gate"] == "handoff"
+    assert one.wait_for_state("starting", since=0).data["gate"] == "shared"
     assert query(one, "SELECT 1") == 1
     assert one.stop() == 0
     assert not any("Traceback" in line.text for line in one.lines)

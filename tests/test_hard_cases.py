@@ -21,7 +21,6 @@ from installations import conninfo, free_port, server_user
 from postgres_fixture import wait_until
 
 import pgidle
-from pgidle.gate import open_shim
 from pgidle.sockets import scan
 from pgidle.statedir import StateDir
 
@@ -194,36 +193,6 @@ def test_another_process_of_postgres_that_keeps_the_channel_of_the_shim(
             connection.execute("SELECT 1")
         one.wait_for_state("asleep", since=mark)
     assert one.stop() == 0
-
-
-BINDS_IN_A_CHILD = """
-import os, socket, sys
-if os.fork() == 0:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        print(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT), flush=True)
-    os._exit(0)
-os.wait()
-"""
-
-
-def test_the_port_of_a_background_worker_is_shared_with_nobody() -> None:
-    shim = open_shim()
-    if shim is None:
-        pytest.skip("the shim was not compiled")
-    supervisor, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with supervisor, theirs, os.fdopen(shim):
-        env = {
-            "LD_PRELOAD": f"/proc/self/fd/{shim}",
-            "PGIDLE_SUPERVISOR": str(os.getpid()),
-            "PGIDLE_CHANNEL": str(theirs.fileno()),
-        }
-        command = [sys.executable, "-I", "-c", BINDS_IN_A_CHILD]
-        ran = subprocess.run(
-            command, env=env, pass_fds=(shim, theirs.fileno()), capture_output=True, text=True, check=True
-        )
-        assert ran.stdout == "0\n"
-        with pytest.raises(BlockingIOError):
-            supervisor.recv(1, socket.MSG_DONTWAIT)
 
 
 def test_a_postmaster_that_a_signal_without_a_name_ends(newest: Installation, launch: Launch) -> None:

@@ -21,7 +21,6 @@ from pgidle.errors import PgidleError, SettingsError
 from pgidle.privileges import (
     Identity,
     acting_as,
-    enable_migration,
     plan,
     prepare_directories,
     python_unreadable,
@@ -176,11 +175,6 @@ def test_root_that_may_not_change_its_user_says_so() -> None:
     lines = said.stdout.splitlines()
     assert len(lines) == 2
     assert all("cannot become user nobody: Operation not permitted" in line for line in lines)
-
-
-def test_a_kernel_that_cannot_migrate_or_does_not_let_us(tmp_path: Path) -> None:
-    assert "5.14" in (enable_migration(str(tmp_path / "missing")) or "")
-    assert "Is a directory" in (enable_migration(str(tmp_path)) or "")
 
 
 def test_directories_are_made_for_whom_they_are(place: Place) -> None:
