@@ -295,7 +295,7 @@ def _make_gate(
             inherited = [other for other in inherited if other is not one]
             one.close()
     taken = {one.name for one in inherited}
-    made, missing = _listen([one for one in addresses if one[1][0] not in taken], settings, state_dir)
+    made, missing = _listen([one for one in addresses if one[1][0] not in taken], settings, state_dir, log)
     for why in missing if settings.listen_addresses.strip() != "*" else ():
         log.note("gate", why)
     served = {*taken, *(one.name for one in made)}
@@ -309,7 +309,7 @@ def _make_gate(
 
 
 def _listen(
-    addresses: Sequence[Address], settings: Settings, state_dir: StateDir
+    addresses: Sequence[Address], settings: Settings, state_dir: StateDir, log: Log
 ) -> tuple[list[Listener], list[str]]:
     """Listen, once an earlier supervisor's postmaster has ended, which may still have the port. Raises PgidleError."""
     from pgidle.cluster import living_postmaster, read_pidfile
@@ -328,11 +328,15 @@ def _listen(
         try:
             return listen_on(addresses)
         except PgidleError:
+            from pgidle.orphans import hasten_postmaster, is_abandoned
+
+            # It may not have come as far as to its lock yet.
+            earlier = state_dir.earlier_postmaster
+            if living is None and earlier is not None and is_abandoned(earlier):
+                living = earlier
             if living is None:
                 raise
-        from pgidle.orphans import hasten_postmaster
-
-        hasten_postmaster(living, time.monotonic() - began, settings.stop_timeout)
+        hasten_postmaster(living, time.monotonic() - began, settings.stop_timeout, log)
         time.sleep(EARLIER_POLL)
 
 

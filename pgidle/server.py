@@ -267,8 +267,7 @@ class Server:
             return
         if living is not None:
             # Ours, whose supervisor died.
-            self._log.once("start", f"waiting for postmaster {living} of an earlier supervisor to end")
-            orphans.hasten_postmaster(living, waited, self.stop_timeout)
+            orphans.hasten_postmaster(living, waited, self.stop_timeout, self._log)
         elif left := orphans.find_orphans(data_dir):
             pids = ", ".join(map(str, left))
             self._log.once("start", f"waiting for processes {pids} of an earlier postmaster to end")

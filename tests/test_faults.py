@@ -226,17 +226,9 @@ def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
         one.start()
         one.wait_log(f"waiting for postmaster {old.pid} of an earlier supervisor to end", since=mark)
         assert one.postmaster_pid == old.pid
-        with ExitStack() as waiting:
-            clients = waiting.enter_context(arriving(one, 8)) if shim else []
-            if shim:
-                wait_until(lambda: queued(one) == 8)
-            answers = waiting.enter_context(knocking(one)) if shim else []
-            backend.resume()
-            one.wait_for_state("awake", since=mark)
+        backend.resume()
+        one.wait_for_state("awake", since=mark)
     assert not lives(old)
-    assert clients == [20] * (8 if shim else 0)
-    assert set(answers) <= {b"R"}
-    assert len(answers) >= 5 * shim
     assert ledger.missing(one.conninfo()) == []
     assert one.stop() == 0
 
@@ -294,28 +286,24 @@ def test_a_postmaster_whose_supervisor_was_killed_before_it_had_written_it_down(
 def test_a_postmaster_of_a_killed_supervisor_that_has_not_locked_its_directory_yet(
     newest: Installation, launch
 ):
-    """As from a slow disk: told to stop it reads its configuration first, and then takes the lock before ours does."""
+    """As from a slow disk: told to stop it reads its configuration first, and has the port all the time."""
     one = launch(newest, start=False, idle_timeout="off")
     slow = one.data_dir / "slow.conf"
     os.mkfifo(slow)
     slow.chmod(0o644)
     with (one.data_dir / "postgresql.conf").open("a") as conf:
         conf.write("include = 'slow.conf'\n")
-    masters = []
-    for _ in range(2):
-        if masters:
-            one.kill()
-        mark = one.mark()
-        one.start()
-        one.wait_for_state("starting", since=mark)
-        masters += psutil.Process(one.pid).children()
-        wait_until(partial(reads_configuration, masters[-1]))
-    old, new = masters
+    one.start()
+    one.wait_for_state("starting")
+    (old,) = psutil.Process(one.pid).children()
+    wait_until(partial(reads_configuration, old))
+    one.kill()
+    mark = one.mark()
+    one.start()
+    one.wait_log(f"waiting for postmaster {old.pid} of an earlier supervisor to end", since=mark)
     pipe = slow.rename(one.data_dir / "pipe")
     slow.touch(mode=0o644)
-    with stopped(new):
-        pipe.open("w").close()
-        wait_until(lambda: one.postmaster_pid == old.pid)
+    pipe.open("w").close()
     one.wait_for_state("awake", since=mark)
     assert not lives(old)
     assert one.stop() == 0
@@ -331,10 +319,10 @@ def test_a_successor_that_is_stopped_waits_as_well(newest: Installation, launch)
         one.start()
         one.wait_log("waiting for postmaster", since=mark)
         one.signal(signal.SIGTERM)
-        one.wait_for_state("terminating", since=mark)
         assert one.running
         assert lives(old)
     assert one.wait() == 0
+    assert not lives(old)
     assert one.processes() == []
 
 
