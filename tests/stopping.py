@@ -16,6 +16,7 @@ STEPS = {
     "Gatekeeper.began": ("pgidle.gate.gatekeeper", "Gatekeeper", "began"),
     "Gatekeeper.ending": ("pgidle.gate.gatekeeper", "Gatekeeper", "ending"),
     "Gatekeeper.gone": ("pgidle.gate.gatekeeper", "Gatekeeper", "gone"),
+    "Gatekeeper.answer": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_answer"),
     "Gatekeeper.told": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_told"),
     "Judge.looked": ("pgidle.judge", "Judge", "looked"),
     "Judge.conclude": ("pgidle.judge", "Judge", "_conclude"),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
 SLEEPING = (
-    *("before SHUT_GATE", "after SHUT_GATE", "before Gatekeeper.told", "after Gatekeeper.told"),
+    *("before SHUT_GATE", "after SHUT_GATE", "before Gatekeeper.answer", "after Gatekeeper.answer"),
     *("before CONFIRM_IDLE", "after CONFIRM_IDLE"),
     *("before Judge.looked", "before Judge.checkpointed", "before STOP_FAST", "after STOP_FAST"),
     *("before Server.on_exit", "after Gatekeeper.ending", "before Gatekeeper.gone", "after Gatekeeper.gone"),

@@ -112,17 +112,20 @@ class Gatekeeper:
     def _on_told(self, told: Told) -> None:
         match told:
             case Answer() if self._gate.is_answered:
-                if self._is_to_open and not self._gate.is_open and not self._gate.is_ending:
-                    self._gate.open()  # A worker's end was on its way, and no other.
-                elif not self._is_to_open and not self._gate.is_open:
-                    self._loop.cancel("gate")
-                    self._happen(Event.GATE_SHUT, "Postgres lets nobody in")
+                self._on_answer()
             case StopSignalled() if told.sender != os.getpid():
                 self._happen(Event.POSTMASTER_FAILING, f"Postgres is stopped by {_process(told.sender)}")
             case ChildSignalled() if self._gate.is_ending:
                 self._happen(Event.POSTMASTER_FAILING, "Postgres ends its processes, so all of it may end")
             case ChildSignalled() if self._is_to_open:
                 self._gate.open()
+
+    def _on_answer(self) -> None:
+        if self._is_to_open and not self._gate.is_open and not self._gate.is_ending:
+            self._gate.open()  # A worker's end was on its way, and no other.
+        elif not self._is_to_open and not self._gate.is_open:
+            self._loop.cancel("gate")
+            self._happen(Event.GATE_SHUT, "Postgres lets nobody in")
 
     def _forget_channel(self) -> None:
         if self._channel is not None:
