@@ -142,10 +142,10 @@ def _context() -> str:
     top = HERE.parent
     files = [top / name for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")]
     files += [
-        file for name in ("docker", "pgidle") for file in sorted((top / name).iterdir()) if file.is_file()
+        file for name in ("docker", "pgidle") for file in sorted((top / name).rglob("*")) if file.is_file()
     ]
     return hashlib.sha256(b"".join(b"%s %o\n%s" % (bytes(file), file.stat().st_mode, file.read_bytes())
-                                   for file in files if file.suffix != ".so")).hexdigest()  # fmt: skip
+                                   for file in files if file.suffix not in (".so", ".pyc"))).hexdigest()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

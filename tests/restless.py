@@ -50,11 +50,13 @@ class Met:
 class Restless:
     """`each` clients for each address, in two processes of their own."""
 
-    def __init__(self, addresses: Sequence[object], each: int = 3, *, rest: float = 0.0) -> None:
-        """`rest`: seconds at most between two visits."""
+    def __init__(
+        self, addresses: Sequence[object], each: int = 3, *, rest: float = 0.0, prefix: Sequence[str] = ()
+    ) -> None:
+        """`rest`: seconds at most between two visits. `prefix`: a command that runs another, before Python."""
         self.met = Met()
         plan = {"addresses": addresses, "each": each, "rest": rest}
-        self._command = [sys.executable, __file__, json.dumps(plan)]
+        self._command = [*prefix, sys.executable, __file__, json.dumps(plan)]
 
     def __enter__(self) -> Self:
         self._processes = [
