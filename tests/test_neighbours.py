@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
+import socket
+import struct
 import subprocess
 import time
 import urllib.request
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from installations import debian, free_port
+from namespaces import own_network
 from postgres_fixture import wait_until
 from supervised import PATIENCE
 
@@ -128,3 +132,26 @@ def test_the_launcher_of_pg_cron_does_not_keep_awake(launch: Launch) -> None:
         launchers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'"
         wait_until(lambda: connection.execute(launchers).fetchone() == (1,))
     one.wait_for_state("asleep")
+
+
+@pytest.mark.parametrize("ends", ["hung up", "reset"])
+def test_connections_that_gave_up_never_keep_a_client_out(newest: Installation, launch: Launch, ends: str) -> None:
+    """They stay in the queue that all share, until Postgres takes them from it."""
+    with own_network():
+        Path("/proc/sys/net/core/somaxconn").write_text("8")
+        one = launch(newest, idle_timeout="200ms", when_idle="stay", no_wake="127.0.0.9")
+        one.wait_for_state("asleep")
+        mark = one.mark()
+        for _ in range(20):
+            try:
+                visitor = socket.create_connection(("127.0.0.1", one.port), 2, ("127.0.0.9", 0))
+            except TimeoutError:
+                break
+            if ends == "reset":
+                visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            visitor.close()
+        with psycopg.connect(one.conninfo(connect_timeout=10)) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        said = one.wait_for_state("starting", since=mark).data["reason"]
+    text = r"(\d) of 8 places in the queue at 127\.0\.0\.1 are taken by connections that wake nobody, \1 of them given up"
+    assert re.fullmatch(text, said), said

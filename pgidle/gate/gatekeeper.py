@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgidle.gate.channel import Told
     from pgidle.gate.gate import Gate
     from pgidle.gate.leaving import Leaving
+    from pgidle.gate.listeners import Listener
     from pgidle.light import socket
     from pgidle.log import Log
     from pgidle.loop import Loop
@@ -161,8 +162,8 @@ class Gatekeeper:
 
     def look_at_queue(self, when_idle: WhenIdle) -> None:
         """Postgres sleeps: is somebody waiting already? Else stay and listen, or leave."""
-        if parked := self._callers():
-            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        if why := self._why_wake():
+            self._happen(Event.CLIENT_PARKED, why)
         elif when_idle is WhenIdle.EXIT:
             self._happen(Event.EXIT_CHOSEN, "nobody is parked, and --when-idle is exit")
         else:
@@ -183,27 +184,32 @@ class Gatekeeper:
         self._loop.after(TOUCH_EVERY, "touch", self._touch)
 
     def _on_gate(self) -> None:
-        if parked := self._callers():
-            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        if why := self._why_wake():
+            self._happen(Event.CLIENT_PARKED, why)
 
-    def _callers(self) -> int:
-        """How many are parked and may wake Postgres."""
+    def _why_wake(self) -> str:
+        """Why Postgres is not to go on sleeping: who is parked and may wake it, or that there is no room for more of
+        those who may not; empty if it is."""
         parked = self._gate.parked()
         if not (parked and self.no_wake):
-            return parked
+            return parked_text(parked) if parked else ""
         from ipaddress import ip_address, ip_network
 
         networks = [ip_network(network) for network in self.no_wake]
         try:
             waiting = self._gate.who()
+            # One that has given up keeps its place, and only Postgres, which accepts in order, can take it from there
+            # without cutting another. Whoever finds no place would wake nobody.
+            crowds = [_crowd_text(one) for one in self._gate.listeners if one.is_crowded()]
         except OSError:
-            return parked
-        return sum(
+            return parked_text(parked)
+        callers = sum(
             one.uid is not None
             or one.port == 0
             or not any(ip_address(one.address) in network for network in networks)
             for one in waiting
         )
+        return parked_text(callers) if callers else "; ".join(crowds)
 
     # The way out
 
@@ -213,8 +219,8 @@ class Gatekeeper:
 
         self._rest()
         if all(one.is_inherited for one in self._gate.listeners):
-            if parked := self._callers():
-                self._happen(Event.CLIENT_PARKED, parked_text(parked))
+            if why := self._why_wake():
+                self._happen(Event.CLIENT_PARKED, why)
             else:
                 reason = "nobody is parked; the socket stays open with the service manager"
                 self._happen(Event.NOBODY_PARKED, reason)
@@ -300,6 +306,15 @@ class Gatekeeper:
 def parked_text(count: int) -> str:
     """How many, for a person."""
     return f"{count} client{'s' * (count > 1)} parked at the gate"
+
+
+def _crowd_text(one: Listener) -> str:
+    """A queue with little room left. Raises OSError where the kernel does not tell."""
+    parked = one.parked()
+    return (
+        f"{parked} of {one.places()} places in the queue at {one.name} are taken by connections that wake nobody, "
+        f"{max(0, parked - len(one.who()))} of them given up"
+    )
 
 
 def _process(pid: int) -> str:

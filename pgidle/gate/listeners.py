@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 WIDE = 65535
 """A backlog that leaves the limit to net.core.somaxconn."""
 _TCPI_UNACKED = 24
-"""Offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, how many wait to be accepted."""
+"""Offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, how many wait to be accepted. Behind it is
+tcpi_sacked: how many may (tcp_get_info() in net/ipv4/tcp.c)."""
+_CROWDED = 0.5
+"""The share of a queue's places from which on it has little room left."""
 _FARTHEST = 255
 _LEAST_HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 21), socket.AF_INET6: (socket.IPPROTO_IPV6, 73)}
 """IP_MINTTL (linux/in.h) and IPV6_MINHOPCOUNT (linux/in6.h): how many hops a packet must have left to be heard. Most
@@ -69,12 +72,19 @@ class Listener:
     def parked(self) -> int:
         """How many wait to be accepted. Where the kernel does not count them, 1 for any."""
         if not self.is_unix:
-            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 4)
-            return int(struct.unpack_from("@I", info, _TCPI_UNACKED)[0])
+            return self._queue()[0]
         try:
             return port_table.unix_queue(self.inode)
         except OSError:
             return _is_readable(self.socket)
+
+    def places(self) -> int:
+        """How many may wait to be accepted: the backlog of listen(2), and net.core.somaxconn at most. TCP only."""
+        return self._queue()[1]
+
+    def is_crowded(self) -> bool:
+        """Whether little room is left for others. At a Unix socket nobody waits for long."""
+        return not self.is_unix and self.parked() >= _CROWDED * self.places()
 
     def who(self) -> list[Waiting]:
         """Who waits to be accepted, as far as the kernel tells. Raises OSError where it tells nothing."""
@@ -115,6 +125,11 @@ class Listener:
 
     def close(self) -> None:
         self.socket.close()
+
+    def _queue(self) -> tuple[int, int]:
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 8)
+        parked, places = struct.unpack_from("@II", info, _TCPI_UNACKED)
+        return int(parked), int(places)
 
     def _hear(self, least_hops: int) -> None:
         level, option = _LEAST_HOPS[self.socket.family]
