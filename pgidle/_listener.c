@@ -11,6 +11,7 @@
  *                given it.
  * unlink         The file of a held Unix socket stays. So does the lock file beside it, once both are Postgres's: the
  *                supervisor writes its own name into it. A lock that is there at a start Postgres removes itself.
+ * chmod, chown   Of the file of a held Unix socket that is another user's do nothing, and succeed.
  * select         Up to 15 the postmaster waits with this. Listeners are taken out of the set while the gate is shut,
  *                and the supervisor's orders are waited for, too.
  * epoll_ctl,     From 16 on. A listener's registration is remembered, and made only while the gate is open. A wait
@@ -79,7 +80,7 @@ enum kind {
 	SHUT = 'C',  /* Number of the order. */
 	HELLO = 'H', /* Ours, first of all: version, listeners that were inherited. */
 	UNIX = 'U',  /* With the descriptor of a Unix socket that Postgres has made. */
-	WAITS = 'W', /* Once, before the first wait: for so many listeners. */
+	WAITS = 'W', /* Once, before the first wait: for so many listeners; bits of those inherited that are not among them. */
 	STATE = 'S', /* The order that this answers, 1 if the gate is open now, alarms. */
 	CHILD = 'K', /* An alarm: signal, the child that it is for, alarms. */
 	STOP = 'T',  /* An alarm: signal, who sent it to the postmaster, alarms. */
@@ -100,7 +101,7 @@ static struct listener {
 		struct sockaddr_storage room;
 	} at;
 } listeners[MOST];
-static int count;
+static int count, inherited;
 static int channel = -1;
 static pid_t postmaster;  /* 0 in what it forks */
 static atomic_bool is_open;
@@ -274,14 +275,20 @@ static void watch(void)
 	is_registered = is_wished;
 }
 
-static void begin_to_wait(void)
+/* For these, or those that are in the epoll. */
+static void begin_to_wait(const fd_set *reading, int most)
 {
 	int waited_for = 0;
+	uint32_t left_out[MOST / 32] = {0, 0};
 
+	if (has_waited)
+		return;
 	for EACH (one)
-		waited_for += one->fd >= 0;
-	if (!has_waited)
-		has_waited = tell(WAITS, waited_for, 0, 0, -1);
+		if (reading == NULL ? one->is_watched : one->fd >= 0 && one->fd < most && FD_ISSET(one->fd, reading))
+			waited_for++;
+		else if (one < listeners + inherited)
+			left_out[(one - listeners) / 32] |= 1U << ((one - listeners) % 32);
+	has_waited = tell(WAITS, waited_for, (int)left_out[0], (int)left_out[1], -1);
 }
 
 /* Carry out what the supervisor has ordered, between two waits. */
@@ -333,7 +340,7 @@ EXPORT int select(int most, fd_set *reading, fd_set *writing, fd_set *excepted, 
 			is_for_clients = is_postmaster();
 	if (!is_for_clients)
 		return NEXT(select)(most, reading, writing, excepted, timeout);
-	begin_to_wait();
+	begin_to_wait(reading, most);
 	(void)drop(most, reading);
 	if (channel >= 0)
 		FD_SET(channel, reading);
@@ -373,7 +380,7 @@ EXPORT int epoll_wait(int set, struct epoll_event *events, int most, int timeout
 
 	if (set != epoll || !is_postmaster())
 		return NEXT(epoll_wait)(set, events, most, timeout);
-	begin_to_wait();
+	begin_to_wait(NULL, 0);
 	watch();
 	found = NEXT(epoll_wait)(set, events, most, timeout);
 	for (int i = 0; i < found; i++)
@@ -425,6 +432,29 @@ EXPORT int accept4(int fd, struct sockaddr *restrict address, socklen_t *restric
 EXPORT int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict length)
 {
 	return accept4(fd, address, length, 0);
+}
+
+/* Postgres goes without a Unix socket whose rights it cannot set. Where another user has made the file, they are for
+ * that user to set, who had reasons: a service manager's SocketMode= and SocketGroup=. */
+static int leave_to_owner(const char *path, int result)
+{
+	int why = errno;
+
+	for EACH (one)
+		if (result != 0 && why == EPERM && is_postmaster() && names(path, one, ""))
+			return 0;
+	errno = why;
+	return result;
+}
+
+EXPORT int chmod(const char *path, mode_t mode)
+{
+	return leave_to_owner(path, NEXT(chmod)(path, mode));
+}
+
+EXPORT int chown(const char *path, uid_t user, gid_t group)
+{
+	return leave_to_owner(path, NEXT(chown)(path, user, group));
 }
 
 static void raise_alarm(enum kind kind, int number, pid_t pid)
@@ -510,6 +540,7 @@ __attribute__((constructor)) static void begin(void)
 			(void)getsockname(one->given, &one->at.any, &one->length);
 			given += *given == ',';
 		}
+		inherited = count;
 		postmaster = getpid();
 		(void)tell(HELLO, VERSION, count, 0, -1);
 	}

@@ -287,6 +287,7 @@ def _make_gate(
     for one in [one for one in inherited if one.is_unix]:
         if is_reachable(one, settings.port):
             one.listen_as_ourselves()
+            one.note_file()
         else:
             log.note(
                 "gate",

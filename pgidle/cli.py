@@ -40,7 +40,7 @@ SLEEP_TIMEOUT = 90.0
 """Seconds: more than the supervisor takes to decide, which is a checkpoint (a minute at most) and looks."""
 LAST_STATES = ("leaving", "terminating")
 """A supervisor that has kept an order to sleep and says this is about to end."""
-METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE", Kind.NETWORKS: "NETWORK"}
+METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE", Kind.NO_WAKE: "NETWORK|FOLDER"}
 
 
 class _Command(click.Command):

@@ -36,9 +36,13 @@ def postgres_command(house: House) -> list[str]:
 
 def spawn_postmaster(house: House) -> Postmaster:
     """A new postmaster, of which a successor of ours can know. Raises OSError where it cannot be executed."""
-    # Of two at one address the later one is on its way out.
-    listeners = [one.fileno() for one in sorted(house.gate.listeners, key=lambda one: one.is_ended)]
-    made = spawn(postgres_command(house), house.settings.data_dir, house.environ, house.library, listeners)
+    made = spawn(
+        postgres_command(house),
+        house.settings.data_dir,
+        house.environ,
+        house.library,
+        house.gate.to_share(),
+    )
     house.state_dir.remember_postmaster(made.pid)
     return made
 

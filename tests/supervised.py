@@ -248,9 +248,9 @@ class Supervised:
         """How many wait at the TCP port to be accepted."""
         return sum(queue.length for queue in scan(self.port).listeners)
 
-    def parked_at_unix_socket(self) -> int:
+    def parked_at_unix_socket(self, folder: Path | None = None) -> int:
         """How many wait there to be accepted: its sockets that are nobody's yet (unix_seq_show in af_unix.c)."""
-        name = str(self.socket_dir / f".s.PGSQL.{self.port}")
+        name = str((folder or self.socket_dir) / f".s.PGSQL.{self.port}")
         lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
         return sum(words[5] == "02" and words[-1] == name for words in lines)
 

@@ -41,9 +41,11 @@ class SocketMade:
 @record
 class Waits:
     """The postmaster is about to wait for clients of so many listeners for the first time, in a way that the library
-    knows. Its own postmaster.pid is written by then, and no earlier one's is there any more."""
+    knows. Its own postmaster.pid is written by then, and no earlier one's is there any more. `left_out` counts from 0
+    which of those that it was given are not among them."""
 
     listeners: int
+    left_out: tuple[int, ...] = ()
 
 
 @record
@@ -107,7 +109,8 @@ def decode(data: bytes, descriptor: int | None) -> Told:
         case "U" if descriptor is not None:
             return SocketMade(descriptor)
         case "W":
-            return Waits(a)
+            bits = (b & 0xFFFFFFFF) | (c & 0xFFFFFFFF) << 32
+            return Waits(a, tuple(at for at in range(64) if bits >> at & 1))
         case "S":
             return Answer(a, bool(b), c)
         case "K":

@@ -53,10 +53,13 @@ class Gate:
         """Whether the running postmaster waits for clients as it is told to."""
         self.is_ending = False
         """Whether the running postmaster has begun to end."""
+        self.left_out: list[Listener] = []
+        """What it was given and does not listen on."""
         self._channel: Channel | None = None
         self._data_dir = ""
         self._awaited: int | None = None
         self._background_writer: int | None = None
+        self._given: tuple[Listener, ...] = ()
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -73,6 +76,7 @@ class Gate:
     def gone(self) -> None:
         """The postmaster has ended; who waits, waits on."""
         self.is_open = self.is_shared = self.is_ending = False
+        self.left_out = []
         self._awaited = self._background_writer = None
         if self._channel is not None:
             self._channel.close()
@@ -81,6 +85,11 @@ class Gate:
         for one in [one for one in self.listeners if one.is_ended and one.name in names and not one.parked()]:
             self.listeners.remove(one)
             one.close()
+
+    def to_share(self) -> list[int]:
+        """What the next postmaster inherits. Of two at one address the later one is on its way out."""
+        self._given = tuple(sorted(self.listeners, key=lambda one: one.is_ended))
+        return [one.fileno() for one in self._given]
 
     def make_way(self) -> None:
         """Before Postgres binds: in mode `none` stop listening. Who knocked is refused."""
@@ -124,6 +133,8 @@ class Gate:
                 self._keep(told.descriptor)
             case Waits():
                 self.is_shared = True
+                left = [self._given[at] for at in told.left_out if at < len(self._given)]
+                self.left_out = [one for one in left if not one.is_ended]
             case Answer() if told.order == self._awaited:
                 self.is_open = told.is_open
                 self._awaited = None
@@ -153,6 +164,10 @@ class Gate:
         made = Listener(socket.socket(fileno=descriptor), is_inherited=False)
         if made.path is not None:
             made.name = os.path.join(self._data_dir, made.path)
+            try:
+                made.note_file()
+            except OSError:
+                pass  # Noted when it can be seen; until then nobody knows whether it is lost.
         # What stood at the address before is another file's, or nobody's.
         for one in [one for one in self.listeners if one.name == made.name and not one.is_inherited]:
             self.listeners.remove(one)

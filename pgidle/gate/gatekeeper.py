@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 
-from pgidle.gate.channel import Answer, ChannelError, ChildSignalled, StopSignalled
+from pgidle.gate.channel import Answer, ChannelError, ChildSignalled, StopSignalled, Waits
 from pgidle.gate.gate import Mode
+from pgidle.gate.unix_sockets import UnixSockets
 from pgidle.lifecycle import Event
-from pgidle.options import WhenIdle
+from pgidle.options import WhenIdle, is_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Gatekeeper:
         no_wake: tuple[str, ...],
     ) -> None:
         self.no_wake = no_wake
-        """Networks whose clients wait until somebody else wakes Postgres."""
+        """Networks whose clients wait until somebody else wakes Postgres, and folders of Unix sockets that are not
+        there until then."""
         self._gate = gate
         self._loop = loop
         self._log = log
@@ -52,6 +54,8 @@ class Gatekeeper:
         self._channel: int | None = None
         self._watched: list[int] = []
         self._leaving: Leaving | None = None
+        self._unix = UnixSockets(gate, log)
+        self._is_asleep = False
         self._is_to_open = False
         """Postgres is to accept clients, as soon as it is not about to end."""
 
@@ -64,14 +68,8 @@ class Gatekeeper:
 
     def ending(self, data_dir: str, port: int) -> None:
         """It has exited, and is not reaped yet: what it told last, and its Unix sockets' lock files, are ours now."""
-        from pgidle.gate.unix_path import hold_lock
-
         self._on_channel()
-        for path in self._gate.paths():
-            try:
-                hold_lock(path, data_dir, port)
-            except OSError as error:
-                self._log.once("gate", f"the lock of {path} cannot be kept: {error.strerror}")
+        self._unix.hold(data_dir, port)
 
     def gone(self) -> None:
         """It is no more."""
@@ -112,6 +110,8 @@ class Gatekeeper:
 
     def _on_told(self, told: Told) -> None:
         match told:
+            case Waits():
+                self._unix.check(self.no_wake)
             case Answer() if self._gate.is_answered:
                 self._on_answer()
             case StopSignalled() if told.sender != os.getpid():
@@ -122,6 +122,8 @@ class Gatekeeper:
                 self._gate.open()
 
     def _on_answer(self) -> None:
+        if self._gate.is_open:
+            self._unix.empty_ended()
         if self._is_to_open and not self._gate.is_open and not self._gate.is_ending:
             self._gate.open()  # A worker's end was on its way, and no other.
         elif not self._is_to_open and not self._gate.is_open:
@@ -148,20 +150,32 @@ class Gatekeeper:
             self._loop.forget(fd)
         self._watched = []
 
-    def spare(self, networks: tuple[str, ...]) -> None:
-        """From now on it is these networks whose clients wake nobody; who is parked and not theirs any more does."""
-        self.no_wake = networks
+    def spare(self, no_wake: tuple[str, ...]) -> None:
+        """From now on it is these networks and folders whose clients wake nobody; who is parked and not theirs any more
+        does."""
+        self.no_wake = no_wake
+        if self._watched and self._is_asleep:
+            self._rest()
+            self._unix.refuse(no_wake)
+            self.attend()
         if self._watched:
             self._on_gate()
 
     def before_start(self) -> None:
         """Postgres is about to start: nobody has to be waited for, and in mode `none` the port is Postgres's."""
         self._rest()
+        self._is_asleep = False
         self._loop.cancel("leave")
+        self._loop.cancel("touch")
+        self._unix.wake()
         self._gate.make_way()
 
     def look_at_queue(self, when_idle: WhenIdle) -> None:
         """Postgres sleeps: is somebody waiting already? Else stay and listen, or leave."""
+        self._is_asleep = True
+        self._rest()
+        self._unix.restore()
+        self._unix.refuse(self.no_wake)
         if why := self._why_wake():
             self._happen(Event.CLIENT_PARKED, why)
         elif when_idle is WhenIdle.EXIT:
@@ -172,9 +186,12 @@ class Gatekeeper:
             self._touch()
 
     def _touch(self) -> None:
-        """Cleaners of /tmp take what nobody has touched for days."""
+        """Cleaners of /tmp take what nobody has touched for days. Others take all: what is gone is made again."""
         from pgidle.gate.unix_path import TOUCH_EVERY, find
 
+        self._rest()
+        self._unix.restore()
+        self.attend()
         for path in self._gate.paths():
             try:
                 if (file := find(path)) is not None:
@@ -195,7 +212,7 @@ class Gatekeeper:
             return parked_text(parked) if parked else ""
         from ipaddress import ip_address, ip_network
 
-        networks = [ip_network(network) for network in self.no_wake]
+        networks = [ip_network(one) for one in self.no_wake if not is_folder(one)]
         try:
             waiting = self._gate.who()
             # One that has given up keeps its place, and only Postgres, which accepts in order, can take it from there

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TypeAlias
 
+    from pgidle.gate.unix_path import SocketFile
+
     Address: TypeAlias = tuple[int, tuple[str, int]]
 
 WIDE = 65535
@@ -60,6 +62,8 @@ class Listener:
         """An address as a number, a path, or an abstract name with a NUL in front."""
         self.port = 0 if self.is_unix else int(name[1])
         self.inode = os.fstat(made.fileno()).st_ino
+        self.file: SocketFile | None = None
+        """Of a Unix socket: what clients come to it by, once that is known. Its inode is its own while it listens."""
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -123,6 +127,17 @@ class Listener:
         libpq's requirepeer goes, is of whoever called listen() last (net/unix/af_unix.c). Raises OSError."""
         self.socket.listen(WIDE)
 
+    def note_file(self) -> None:
+        """Remember the file that clients come to a Unix socket by, and whose it is now. Raises OSError."""
+        from pgidle.gate.unix_path import find
+
+        if self.path is not None and (self.file is None or self.file.is_in_place()):
+            self.file = find(self.path)
+
+    def is_lost(self) -> bool:
+        """Whether the file of a Unix socket was removed, or another stands in its place. Raises OSError."""
+        return self.file is not None and not self.file.is_in_place()
+
     def close(self) -> None:
         self.socket.close()
 
@@ -145,22 +160,34 @@ def replace_ended(ended: Listener) -> Listener:
     """Another listener at the path of a Unix socket that has ended, for the same clients. Raises OSError."""
     if ended.path is None:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    found = os.stat(ended.path)
-    os.unlink(ended.path)
+    ended.note_file()
+    if ended.file is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return listen_at(ended.file)
+
+
+def listen_at(file: SocketFile) -> Listener:
+    """A listener at the path of a file of ours, for the same clients, whatever stands there now. Raises OSError."""
+    try:
+        os.unlink(file.path)
+    except FileNotFoundError:
+        pass
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     mask = os.umask(0o177)
     try:
-        made.bind(ended.path)
+        made.bind(file.path)
         # The group first: it takes rights away with it.
-        os.chown(ended.path, -1, found.st_gid)
-        os.chmod(ended.path, found.st_mode & 0o777)
+        os.chown(file.path, -1, file.group)
+        os.chmod(file.path, file.mode)
         made.listen(WIDE)
     except OSError:
         made.close()
         raise
     finally:
         os.umask(mask)
-    return Listener(made, is_inherited=False)
+    listener = Listener(made, is_inherited=False)
+    listener.note_file()
+    return listener
 
 
 def resolve(listen_addresses: str, port: int) -> list[Address]:

@@ -24,6 +24,8 @@ class SocketFile:
     path: str
     device: int
     inode: int
+    mode: int
+    group: int
 
     @property
     def lock(self) -> str:
@@ -31,12 +33,13 @@ class SocketFile:
 
     def is_in_place(self) -> bool:
         """Whether clients still come to us by it."""
-        return find(self.path) == self
+        found = find(self.path)
+        return found is not None and (found.device, found.inode) == (self.device, self.inode)
 
     def touch(self) -> None:
         """Keep both from being taken for old. Raises OSError where that is not allowed."""
-        os.utime(self.path)
         os.utime(self.lock)
+        os.utime(self.path)
 
     def remove(self) -> None:
         """Take both away, each if it is ours. Raises OSError."""
@@ -51,7 +54,7 @@ def find(path: str) -> SocketFile | None:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return SocketFile(path, found.st_dev, found.st_ino)
+    return SocketFile(path, found.st_dev, found.st_ino, found.st_mode & 0o777, found.st_gid)
 
 
 def owner(path: str) -> int | None:
