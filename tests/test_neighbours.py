@@ -281,6 +281,7 @@ def test_an_exporter_at_a_folder_that_wakes_nobody(
         mark = 0
         for _ in range(2):
             scrape_until_asleep(one, scraped, mark)
+            wait_until(lambda: not door.exists())
             mark = one.mark()
             for _ in range(3):
                 assert not scraped.scrape()
