@@ -439,9 +439,12 @@ EXPORT int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict
 static int leave_to_owner(const char *path, int result)
 {
 	int why = errno;
+	struct stat file;
 
+	if (result == 0 || why != EPERM || !is_postmaster())
+		return result;
 	for EACH (one)
-		if (result != 0 && why == EPERM && is_postmaster() && names(path, one, ""))
+		if (names(path, one, "") && lstat(path, &file) == 0 && file.st_uid != geteuid())
 			return 0;
 	errno = why;
 	return result;

@@ -36,7 +36,7 @@ ListenStream=0.0.0.0:5432
 ListenStream=[::]:5432
 ListenStream=/run/postgresql/.s.PGSQL.5432
 BindIPv6Only=ipv6-only
-SocketUser=postgres
+SocketMode=0777
 [Install]
 WantedBy=sockets.target
 """
@@ -71,8 +71,7 @@ OF_SOCKET = [
     Mistake("/run/postgresql/.s.PGSQL.5432", "/run/pg.sock", WRONG, "is no Unix socket of", "/run/pg"),
     Mistake("/run/postgresql/.s.PGSQL.5432", "@pg", WRONG, "=@pg is no Unix socket of", "@pg"),
     Mistake("PGSQL.5432", "PGSQL.5433", WRONG, "is for port 5433, and TCP has 5432", "PGSQL.5433"),
-    Mistake("SocketUser=postgres\n", "", WRONG, "PGSQL.5432 is root's", "/run/postgresql"),
-    Mistake("SocketUser=postgres", "SocketUser=root", WRONG, "PGSQL.5432 is root's", "SocketUser"),
+    Mistake("SocketMode=0777", "SocketUser=postgres", NOTE, "SocketUser=postgres", "SocketUser"),
     Mistake("BindIPv6Only=ipv6-only\n", "", WRONG, "takes IPv4 and IPv6", "[::]"),
     Mistake("0.0.0.0:5432", "10.0.0.7:5432", NOTE, "without FreeBind", "10.0.0.7"),
     Mistake("5432\nBind", "5432\nListenStream=\nBind", WRONG, "no ListenStream=", "[Socket]"),
@@ -106,11 +105,12 @@ def test_a_service_s_mistake_is_named_in_its_place(mistake: Mistake) -> None:
         ),
         ("/run/postgresql/.s.PGSQL.5432", "/run/postgresql/.s.PGSQL.%i"),
         (
-            "/run/postgresql/.s.PGSQL.5432\nBindIPv6Only=ipv6-only\nSocketUser=postgres\n",
+            "/run/postgresql/.s.PGSQL.5432\nBindIPv6Only=ipv6-only\nSocketMode=0777\n",
             "@pg/.s.PGSQL.5432\nBindIPv6Only=ipv6-only\n",
         ),
-        ("SocketUser=postgres", "SocketUser=999"),
-        ("SocketUser=postgres", "SocketUser=postgres\nReusePort=yes"),
+        ("SocketMode=0777\n", ""),
+        ("SocketMode=0777", "SocketUser=root"),
+        ("SocketMode=0777", "SocketMode=0777\nReusePort=yes"),
     ],
 )
 def test_what_is_near_a_socket_s_mistake_is_none(old: str, new: str) -> None:

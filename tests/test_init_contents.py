@@ -386,7 +386,7 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
 @pytest.mark.parametrize(
     ("configured", "told"),
     [
-        ("", ["ListenStream=/run/postgresql/.s.PGSQL.5432", "SocketUser=daemon", "SocketMode=0777"]),
+        ("", ["ListenStream=/run/postgresql/.s.PGSQL.5432", "SocketMode=0777"]),
         (
             "unix_socket_directories = '/tmp, /var/run/postgresql,@db'\nunix_socket_permissions = 0770\n"
             "unix_socket_group = 'web'\n",
@@ -395,13 +395,15 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
                 "ListenStream=/run/postgresql/.s.PGSQL.5432",
                 "ListenStream=@db/.s.PGSQL.5432",
                 "SocketGroup=web",
-                "SocketUser=daemon",
                 "SocketMode=0770",
             ],
         ),
         ("unix_socket_permissions = 448\n", ["SocketMode=0700"]),
         ("unix_socket_permissions = wide\n", ["SocketMode=0777"]),
-        ("unix_socket_group = 'web]\\nAccept=yes'\n", ["SocketUser=daemon"]),
+        (
+            "unix_socket_group = 'web]\\nAccept=yes'\n",
+            ["ListenStream=/run/postgresql/.s.PGSQL.5432", "SocketMode=0777"],
+        ),
         # Of what Postgres's user may write nothing but a path gets into a unit of root's.
         ("unix_socket_directories = '/tmp\\nAccept=yes, %h, tmp, /a b'\n", []),
         ("unix_socket_directories = ''\n", []),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
 import time
@@ -13,7 +12,6 @@ from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from flycast import Flycast, exited
-from installations import server_user
 from supervised import PATIENCE, Supervised, parse_line
 
 from pgidle.gate.gate import Mode
@@ -199,15 +197,13 @@ class ServiceManager(Keeper):
 
 
 def listening(port: int, path: Path) -> tuple[socket.socket, socket.socket]:
-    """Sockets as a service manager makes them: on loopback, and at a path, as SocketUser= and SocketMode= say."""
+    """Sockets as a service manager makes them: on loopback, and at a path, as SocketMode= says."""
     tcp, unix = socket.socket(), socket.socket(socket.AF_UNIX)
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     tcp.bind(("127.0.0.1", port))
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     unix.bind(str(path))
-    if os.geteuid() == 0:
-        os.chown(path, server_user().pw_uid, server_user().pw_gid)
     path.chmod(0o777)
     for one in (tcp, unix):
         one.listen(4096)

@@ -182,7 +182,7 @@ def _examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
 
 
 def _check_unix(chart: Chart, unit: Unit, stream: Setting, streams: list[Setting]) -> None:
-    """A Unix socket is one of Postgres's by its name, and by whose its file is."""
+    """A Unix socket is one of Postgres's by its name."""
     named = re.search(r"/\.s\.PGSQL\.(\d+)$", stream.value)
     ports = [found[1] for one in streams if (found := re.search(r"(?:^|:)(\d+)$", one.value))]
     port = ports[0] if ports else "5432"
@@ -201,12 +201,13 @@ def _check_unix(chart: Chart, unit: Unit, stream: Setting, streams: list[Setting
             "one Postgres has one port, by which its Unix socket is named, too",
             f"ListenStream={stream.value[: named.start(1)]}{port}",
         )
-    elif stream.value.startswith("/") and (said is None or said.value in ("root", "0")):
-        chart.wrong(
-            f"ListenStream={stream.value} is root's",
-            said.where if said is not None else stream.where,
-            "Postgres sets the permissions of its Unix socket at each start, and may not where it is another user's",
-            "SocketUser=postgres, or whoever the data directory belongs to",
+    elif stream.value.startswith("/") and said is not None and said.value not in ("root", "0"):
+        chart.note(
+            f"SocketUser={said.value}",
+            said.where,
+            f"systemd gives {said.value} whatever a link at {stream.value} leads to: a file of root's, where "
+            "that user may write the folder",
+            "leave it out: root's socket serves Postgres as well, and SocketMode= says who may connect",
         )
     else:
         chart.fine(f"the Unix socket {stream.value} wakes it, too")
