@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from installations import free_port
 from postgres_fixture import wait_until
+from supervised import PATIENCE
 
 from pgidle.gate.gate import Gate
 from pgidle.gate.listeners import Listener
@@ -62,20 +63,29 @@ def test_a_file_that_was_lost_while_it_slept_is_made_again(
 
 
 def test_who_waits_at_a_socket_whose_file_was_lost_is_served_as_is_who_comes_after(
-    installation: Installation, launch: Launch
+    installation: Installation, launch: Launch, place: Place
 ) -> None:
-    one = launch(installation, **STAY)
+    """Also where nobody comes after, not even a look: those are at the first folder's."""
+    one, folder = launch(installation, start=False, **STAY), place.folder("other")
+    folder.chmod(0o755)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"unix_socket_directories = '{one.socket_dir}, {folder}'\n")
+    one.start()
     one.wait_for_state("asleep")
-    path = path_of(one)
+
+    def visit() -> None:
+        with psycopg.connect(one.conninfo(host=str(folder))) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
     with ThreadPoolExecutor() as clients:
         one.signal(signal.SIGSTOP)
-        visits = [clients.submit(ask, one) for _ in range(3)]
-        wait_until(lambda: one.parked_at_unix_socket() == 3)
-        path.unlink()
+        visits = [clients.submit(visit) for _ in range(3)]
+        wait_until(lambda: one.parked_at_unix_socket(folder) == 3)
+        (folder / f".s.PGSQL.{one.port}").unlink()
         one.signal(signal.SIGCONT)
-        for visit in visits:
-            visit.result()
-        ask(one)
+        for each in visits:
+            each.result(PATIENCE)
+        visit()
 
 
 def test_the_path_of_another_server_s_socket_is_left_to_it(
