@@ -406,6 +406,22 @@ def test_stopped_while_it_recovers(installation: Installation, launch, hears: bo
     assert ledger.missing(one.conninfo()) == []
 
 
+def test_a_postmaster_that_does_not_say_that_it_lets_nobody_in_is_not_stopped(
+    installation: Installation, launch
+):
+    one = launch(installation, idle_timeout="1s", when_idle="stay")
+    one.wait_for_state("awake")
+    wait_until(lambda: json.loads(one.pgidle("status", "--json").stdout)["looks"] > 0)
+    with stopped(psutil.Process(one.postmaster_pid)):
+        mark = one.mark()
+        one.wait_for_state("drowsy")
+        said = one.wait_for_state("awake", since=mark)
+        assert said.data["reason"] == "Postgres does not say that it lets nobody in"
+    assert "stopping" not in one.states
+    assert query(one, "SELECT 1") == 1
+    assert one.stop() == 0
+
+
 def test_stopped_while_drowsy(newest: Installation, launch):
     one = launch(newest, idle_timeout="500ms")
     one.wait_for_state("awake")
