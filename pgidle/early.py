@@ -34,14 +34,16 @@ def postgres_command(house: House) -> list[str]:
     return command
 
 
-def spawn_postmaster(house: House) -> Postmaster:
-    """A new postmaster, of which a successor of ours can know. Raises OSError where it cannot be executed."""
+def spawn_postmaster(house: House, errors: int | None = None) -> Postmaster:
+    """A new postmaster, of which a successor of ours can know; `errors` is its standard error, or ours. Raises OSError
+    where it cannot be executed."""
     made = spawn(
         postgres_command(house),
         house.settings.data_dir,
         house.environ,
         house.library,
         house.gate.to_share(),
+        errors,
     )
     house.state_dir.remember_postmaster(made.pid)
     return made

@@ -128,8 +128,16 @@ class Postmaster:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid == 0:
             return None
-        os.close(self.pidfd)
+        try:
+            os.close(self.pidfd)
+        except OSError:
+            pass  # It is closed all the same (close(2)), and its status must not be lost.
         return os.waitstatus_to_exitcode(status)
+
+    def wait(self) -> None:
+        """Until it has exited, and is reaped."""
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
 
     def _send(self, number: int) -> None:
         signal.pidfd_send_signal(self.pidfd, number)
@@ -149,35 +157,55 @@ def spawn(
     environ: Mapping[str, str],
     library: int | None,
     listeners: Sequence[int],
+    errors: int | None = None,
 ) -> Postmaster:
     """Start a postmaster in a session of its own: a terminal's Ctrl-C reaches us alone, and nothing of Postgres's can
     type into that terminal (TIOCSTI, ioctl_tty(2)), which may be root's.
 
     `library` is the open file that it preloads, through which it shares the `listeners`. It gets SIGINT, a fast
-    shutdown, when this process dies (PR_SET_PDEATHSIG, set by the library where there is one). Raises OSError where the
-    program cannot be executed.
+    shutdown, when this process dies (PR_SET_PDEATHSIG, set by the library where there is one). `errors` is its standard
+    error; ours, if None. Raises OSError where the program cannot be executed or looked after; none is left then.
     """
     environment = for_children(environ)
     quiet_stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     # Python ignores these, and a child inherits what is ignored.
     defaults = (signal.SIGPIPE, signal.SIGXFSZ)
     if library is None:
-        return Postmaster(_fork(command, environment, defaults), data_dir)
+        return _looked_after(_fork(command, environment, defaults, errors), data_dir, None)
     ours, theirs = preloaded.make_channel()
-    with theirs:
-        pid = os.posix_spawn(
-            command[0],
-            command,
-            preloaded.environment(environment, library, theirs.fileno(), listeners),
-            file_actions=[quiet_stdin, *preloaded.kept_open(library, theirs.fileno(), *listeners)],
-            setsid=True,
-            setsigdef=defaults,
-            setsigmask=(),
-        )
-    return Postmaster(pid, data_dir, ours)
+    actions = [quiet_stdin, *preloaded.kept_open(library, theirs.fileno(), *listeners)]
+    if errors is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
+    try:
+        with theirs:
+            pid = os.posix_spawn(
+                command[0],
+                command,
+                preloaded.environment(environment, library, theirs.fileno(), listeners),
+                file_actions=actions,
+                setsid=True,
+                setsigdef=defaults,
+                setsigmask=(),
+            )
+        return _looked_after(pid, data_dir, ours)
+    except OSError:
+        ours.close()
+        raise
 
 
-def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence[int]) -> int:
+def _looked_after(pid: int, data_dir: str, channel: socket.socket | None) -> Postmaster:
+    """Where its end could not be noticed it is ended: it has done nothing yet that the next would not recover."""
+    try:
+        return Postmaster(pid, data_dir, channel)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _fork(
+    command: list[str], environment: Mapping[str, str], defaults: Sequence[int], errors: int | None
+) -> int:
     """Without the library the child asks for its signal itself, which takes ctypes and a fork."""
     import ctypes
 
@@ -195,6 +223,8 @@ def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence
             if os.getppid() != supervisor:
                 os._exit(1)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if errors is not None:
+                os.dup2(errors, 2)
             os.execve(command[0], command, environment)
         except OSError as error:
             os.write(writer, str(error.errno).encode())

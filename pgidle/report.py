@@ -44,6 +44,7 @@ def make_report(supervisor: Supervisor) -> Report:
         looks=judge.looks if judge is not None else 0,
         looks_failed=judge.looks_failed if judge is not None else 0,
         last_sleep=judge.last_sleep if judge is not None else None,
+        failed_start=supervisor.failed_start,
         settings=tuple(describe(supervisor.settings, harmless)),
     )
 

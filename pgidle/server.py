@@ -11,6 +11,8 @@ import signal
 import time
 
 from pgidle.cluster import living_postmaster, read_pidfile
+from pgidle.collected_log import end_of_log
+from pgidle.complaints import last_complaint
 from pgidle.early import postgres_command, spawn_postmaster
 from pgidle.lifecycle import Event
 from pgidle.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.activity import Watcher
+    from pgidle.error_copy import ErrorCopy
     from pgidle.first_start import FirstStart
     from pgidle.gate.gatekeeper import Gatekeeper
     from pgidle.house import House
@@ -50,7 +53,8 @@ NOT_RECOVERED = "Postgres had not recovered yet: the next start does"
 
 class Server:
     """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_FAILING,
-    POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
+    POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED (a start that failed, too) and, where no data directory could be made,
+    RESTARTS_EXHAUSTED."""
 
     def __init__(
         self,
@@ -74,6 +78,12 @@ class Server:
         self._log = house.log
         self._happen = happen
         self._postmaster: Postmaster | None = None
+        self._errors: ErrorCopy | None = None
+        """Of a postmaster that was started after another start had failed."""
+        self._spawned_at = 0.0
+        """Unix time: log files that are older are about another start."""
+        self._has_failed = False
+        """Whether the last start failed."""
         self._known = {house.state_dir.earlier_postmaster}
         """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
         than to the lock that the one we spawn then finds taken."""
@@ -172,6 +182,7 @@ class Server:
         self._asked_to_stop = False
         if self._postmaster is not None:
             return  # It was spawned early.
+        self.is_ready = False
         if self._first is not None:
             self._initialise(self._first)
         elif delay or not self.is_clean:
@@ -260,10 +271,8 @@ class Server:
         if living is not None and living not in self._known and not orphans.is_abandoned(living):
             # Somebody started it while Postgres slept. It is theirs, whatever waits at the gate.
             self._loop.cancel("start")
-            reason = (
-                f"another server, with pid {living}, runs on {data_dir}: stop it, then start pgidle again"
-            )
-            self._happen(Event.RESTARTS_EXHAUSTED, reason)
+            reason = f"another server, with pid {living}, runs on {data_dir}: stop it"
+            self._tell_failure(reason)
             return
         if living is not None:
             # Ours, whose supervisor died.
@@ -283,16 +292,36 @@ class Server:
         self._loop.after(ORPHANS_POLL, "start", self._await_orphans)
 
     def _spawn(self) -> None:
+        from pgidle.error_copy import ErrorCopy
+
+        program = self._binaries.path("postgres")
+        self._spawned_at = time.time()
         try:
-            postmaster = spawn_postmaster(self._house)
+            # What the first of several starts says goes the short way: most of them succeed.
+            self._errors = ErrorCopy(self._loop) if self._has_failed else None
+            try:
+                errors = self._errors.writing if self._errors is not None else None
+                postmaster = spawn_postmaster(self._house, errors)
+            finally:
+                if self._errors is not None:
+                    self._errors.spawned()
         except OSError as error:
-            reason = f"cannot execute {self._binaries.path('postgres')}: {error.strerror}"
-            self._happen(Event.POSTMASTER_CRASHED, f"{reason}: check --bin-dir and who may execute it")
-        else:
+            self._tell_failure(
+                f"cannot start {program}: {error.strerror}: check --bin-dir and who may execute it"
+            )
+            return
+        try:
             self._adopt(postmaster)
+        except OSError as error:
+            # Nobody would notice its end. It has done nothing yet that the next would not recover.
+            self._loop.forget(postmaster.pidfd)
+            postmaster.kill()
+            postmaster.wait()
+            self._forget()
+            self._tell_failure(f"cannot look after {program}: {error.strerror}")
 
     def _adopt(self, postmaster: Postmaster) -> None:
-        """Look after it from now on."""
+        """Look after it from now on. Raises OSError."""
         self._postmaster = postmaster
         self.is_clean = False
         self.is_ready = False
@@ -301,16 +330,23 @@ class Server:
         self._known.add(postmaster.pid)
         self._step_since = postmaster.since
         self._ready_since = None
+        self._loop.watch(postmaster.pidfd, self._on_exit)
         if postmaster.channel is not None:
             self._gatekeeper.began(postmaster.channel, self._settings.data_dir)
-        self._loop.watch(postmaster.pidfd, self._on_exit)
         self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)
+
+    def _forget(self) -> None:
+        """It has been reaped."""
+        self._postmaster = None
+        self._loop.cancel("ready")
+        self._loop.cancel("writer")
 
     def _on_ready_poll(self) -> None:
         if self._postmaster is None:
             return
         if self._postmaster.accepts() and self._is_told():
             self.is_ready = True
+            self._has_failed = False
             self._know_background_writer()
             self._known = {self._postmaster.pid}
             if self._is_reload_due:
@@ -350,13 +386,23 @@ class Server:
             # Somebody traces it, whose it is to reap first (wait_consider_task in kernel/exit.c).
             self._loop.after(REAP_POLL, "reap", self._on_exit)
             return
-        self._postmaster = None
-        self._loop.cancel("ready")
-        self._loop.cancel("writer")
+        was_ready = self.is_ready
+        self._forget()
         # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
-        never_began = self._asked_to_stop and status == -signal.SIGINT and not self.is_ready
+        never_began = self._asked_to_stop and status == -signal.SIGINT and not was_ready
         is_clean = (status == 0 or never_began) and is_shut_down(self._settings.data_dir)
-        self._tell_end(NOT_RECOVERED if never_began and not is_clean else describe(status), is_clean)
+        if never_began and not is_clean:
+            self._tell_end(NOT_RECOVERED, is_clean)
+        else:
+            self._tell_end(describe(status, "" if was_ready or is_clean else self._complaint()), is_clean)
+
+    def _complaint(self) -> str:
+        """What the start that has failed has said last, in Postgres's words; empty where nobody heard it."""
+        said = b""
+        if self._errors is not None:
+            self._errors.drain()
+            said = self._errors.said
+        return last_complaint(said) or last_complaint(end_of_log(self._settings.data_dir, self._spawned_at))
 
     def _tell_end(self, how: str, is_clean: bool) -> None:
         self.is_clean = is_clean
@@ -366,15 +412,21 @@ class Server:
                 self._log.note("archive", text)
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
         else:
-            self._happen(Event.POSTMASTER_CRASHED, how)
+            self._tell_failure(how)
+
+    def _tell_failure(self, how: str) -> None:
+        self._has_failed = not self.is_ready
+        self._happen(Event.POSTMASTER_CRASHED, how)
 
 
-def describe(status: int) -> str:
-    """An exit status as a person would say it."""
+def describe(status: int, complaint: str = "") -> str:
+    """An exit status as a person would say it, with what Postgres itself has said of it."""
+    if complaint:
+        complaint = f": {complaint}"
     if status == 0:
         return "the postmaster ended without a clean shutdown: the next start recovers, and empties unlogged tables"
     if status > 0:
-        return f"the postmaster exited with status {status} (its own message is above)"
+        return f"the postmaster exited with status {status}{complaint or ' (its own message is above)'}"
     # Of the real-time signals only the first and the last have names.
     named = next((one.name for one in signal.Signals if one == -status), f"signal {-status}")
-    return f"the postmaster was ended by {named}"
+    return f"the postmaster was ended by {named}{complaint}"

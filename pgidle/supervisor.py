@@ -31,7 +31,7 @@ from pgidle.notify import Notifier
 from pgidle.options import WhenIdle
 from pgidle.ordering import SERVING, Ordering
 from pgidle.record import record
-from pgidle.restarts import Restarts
+from pgidle.restarts import FailedStart, Restarts
 from pgidle.server import Server
 
 TYPE_CHECKING = False
@@ -84,6 +84,7 @@ class Supervisor:
         self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
         self.started = self.moment.since
         self.restarts = Restarts()
+        self.failed_start: FailedStart | None = None
         self.judge: Judge | None = None
         self.wakes = 0
         self.sleeps = 0
@@ -121,6 +122,8 @@ class Supervisor:
             self._carry_out()
             if self._exit_status is None:
                 self._loop.turn()
+        if self._exit_status:
+            self.house.state_dir.keep_failure(self.moment.why)
         self._ordering.leaving(self.state, self._exit_status, self.moment.why)
         self._notifier.leaving(self.state, self._slept_because)
         if self._backstage is not None:
@@ -144,6 +147,8 @@ class Supervisor:
             event, why = self._events.popleft()
             if event in (Event.POSTMASTER_CRASHED, Event.POSTMASTER_EXITED_CLEANLY, Event.RESTARTS_EXHAUSTED):
                 event, why = self._on_postmaster_gone(event, why)
+            elif event is Event.POSTMASTER_READY:
+                self._on_started()
             before = self.moment
             after, effects = advance(before.state, event)
             if after is not before.state:
@@ -176,8 +181,6 @@ class Supervisor:
         is_sleep = event is Event.POSTMASTER_EXITED_CLEANLY and self.state is State.STOPPING
         if event is Event.RESTARTS_EXHAUSTED or self.state is State.TERMINATING or is_sleep:
             return event, why
-        if self.state is State.STARTING:
-            self._log.note("start", why)
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
         if self.restarts.exhausted and self.settings.when_idle is WhenIdle.EXIT:
@@ -186,10 +189,24 @@ class Supervisor:
                 f"{why} once too often: put it right (pgidle doctor may know), then start pgidle again",
             )
         self._delay = self.restarts.delay
+        if self.restarts.failed_starts:
+            self._on_start_failed(why)
         if self.state is State.STARTING:
             self.moment = Moment(State.STARTING, self.moment.since, f"{why}; it is tried again")
             self._ordering.start_failed(self.moment.why)
         return event, why
+
+    def _on_start_failed(self, why: str) -> None:
+        """Who waits goes on waiting."""
+        now = time.monotonic()
+        since = self.failed_start.since if self.failed_start is not None else now
+        self.failed_start = FailedStart(why, self.restarts.failed_starts, since, now + self._delay)
+        self._log.once("start", f"Postgres does not start, and is tried again: {why}")
+
+    def _on_started(self) -> None:
+        self.failed_start = None
+        self._log.forget("start")
+        self.house.state_dir.keep_failure(None)
 
     # What is noticed
 

@@ -19,6 +19,7 @@ from faults import (
     carry_out,
     complaint,
     contents,
+    fill,
     last_reason,
     notes,
     query,
@@ -385,28 +386,6 @@ def test_a_configuration_that_postgres_rejects(installation: Installation, launc
     start_again(one)
     assert query(one, "SELECT 1") == 1
     assert one.stop() == 0
-
-
-@pytest.fixture
-def small_disk(place: Place) -> Iterator[Path]:
-    """A file system of 200 MB, of the user that runs Postgres. Ask for it before `launch`, which must end first."""
-    if os.getuid() != 0:
-        pytest.skip("needs root, to mount a small file system")
-    folder, user = place.folder("disk"), server_user()
-    options = f"size=200m,mode=0700,uid={user.pw_uid},gid={user.pw_gid}"
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
-        pytest.skip("needs the right to mount")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def fill(disk: Path, leave: int = 0) -> Path:
-    """Fill a disk to the last byte but `leave`; the file that fills it."""
-    hog = disk / "hog"
-    with hog.open("wb", buffering=0) as file:
-        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-        os.posix_fallocate(file.fileno(), 0, free - leave)
-    return hog
 
 
 @pytest.mark.parametrize("leave", [0, 8192])
