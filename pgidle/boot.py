@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from pgidle.errors import PgidleError
+from pgidle.errors import FAULTS, PgidleError
 from pgidle.light import signal, socket
 from pgidle.record import replace
 
@@ -41,31 +41,35 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.S
 
 def run(options: Options, postgres_args: Sequence[str]) -> int:
     """`pgidle run`: the exit status. Faults are said in one line on stderr."""
-    from pgidle.loop import Loop
-
-    # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
-    loop = Loop()
-    loop.catch(CAUGHT)
     try:
+        from pgidle.loop import Loop
+
+        # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
+        loop = Loop()
+        loop.catch(CAUGHT)
         house = _prepare(options, tuple(postgres_args), loop)
     except PgidleError as error:
         _complain(error)
         return error.status
-    except OSError as error:
+    except FAULTS as error:
         _complain(PgidleError(f"cannot start: {error}"))
         return 1
-    from pgidle.early import spawn_early
-
+    early = None
     try:
+        from pgidle.early import spawn_early
+
         early = spawn_early(house)
         # What Postgres does not need to start is imported while it starts.
         from pgidle.supervisor import Supervisor
 
         gc.enable()
-        try:
-            supervisor = Supervisor(house, early)
-        except OSError as error:
-            raise PgidleError(f"cannot look after Postgres, which ends now: {error}") from None
+        supervisor = Supervisor(house, early)
+    except FAULTS as error:
+        _complain(PgidleError(f"cannot look after Postgres, which ends now: {error}"))
+        if early is not None:
+            early.end(house.settings.stop_timeout)
+        os._exit(1)
+    try:
         status = supervisor.run()
     except PgidleError as error:
         _complain(error)

@@ -21,3 +21,15 @@ class SettingsError(PgidleError):
     """Wrong usage or settings, found before anything was touched."""
 
     status = 2
+
+
+FAULTS = (OSError, ImportError, MemoryError)
+"""What a machine that lacks something makes of any call or import: descriptors, memory, room, a permission. It may pass, so
+that none ends anything by itself."""
+
+
+def fault_text(error: BaseException) -> str:
+    """What is lacking, in a line: without the number that only programmers know."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from pgidle.light import socket
 
+END_PATIENCE, END_POLL = 10.0, 0.02
+"""Seconds for what an immediate shutdown, and a SIGKILL, take at most; and between two looks at that."""
+
 _STATE_OFFSET = 16
 """Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
 _SHUT_DOWN = (1, 2)
@@ -134,10 +137,26 @@ class Postmaster:
             pass  # It is closed all the same (close(2)), and its status must not be lost.
         return os.waitstatus_to_exitcode(status)
 
-    def wait(self) -> None:
-        """Until it has exited, and is reaped."""
-        os.waitpid(self.pid, 0)
-        os.close(self.pidfd)
+    def end(self, stop_timeout: float) -> bool:
+        """Stop it in good order, by force after `stop_timeout` seconds, and wait for that: for who can look after it no
+        longer. Whether it exited with status 0."""
+        for number, seconds in (
+            (signal.SIGINT, stop_timeout),
+            (signal.SIGQUIT, END_PATIENCE),
+            (signal.SIGKILL, END_PATIENCE),
+        ):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                try:
+                    os.kill(self.pid, number)
+                    if (status := self.reap()) is not None:
+                        return status == 0
+                except ProcessLookupError:
+                    return False  # Somebody else has reaped it.
+                except OSError:
+                    pass  # Once more.
+                time.sleep(END_POLL)
+        return False
 
     def _send(self, number: int) -> None:
         signal.pidfd_send_signal(self.pidfd, number)

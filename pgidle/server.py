@@ -14,6 +14,7 @@ from pgidle.cluster import living_postmaster, read_pidfile
 from pgidle.collected_log import end_of_log
 from pgidle.complaints import last_complaint
 from pgidle.early import postgres_command, spawn_postmaster
+from pgidle.errors import FAULTS, fault_text
 from pgidle.lifecycle import Event
 from pgidle.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
 from pgidle.privileges import user_name
@@ -184,7 +185,11 @@ class Server:
             return  # It was spawned early.
         self.is_ready = False
         if self._first is not None:
-            self._initialise(self._first)
+            try:
+                self._initialise(self._first)
+            except FAULTS as error:
+                # Not tried again: it forks, which takes a process without threads.
+                self._happen(Event.RESTARTS_EXHAUSTED, f"cannot make a data directory: {fault_text(error)}")
         elif delay or not self.is_clean:
             self._loop.after(delay, "start", self._await_orphans)
             self._step_since = time.monotonic() + delay
@@ -204,6 +209,11 @@ class Server:
         else:
             # What is left of an earlier postmaster ends before we do.
             self._await_orphans()
+
+    def end(self) -> None:
+        """Stop Postgres, and wait for that: nobody looks after it any more."""
+        if self._postmaster is not None:
+            self._postmaster.end(self.stop_timeout)
 
     def stop_immediate(self) -> None:
         """Immediate shutdown: crash-safe, not clean. Asked again, SIGKILL for all that is left."""
@@ -292,11 +302,12 @@ class Server:
         self._loop.after(ORPHANS_POLL, "start", self._await_orphans)
 
     def _spawn(self) -> None:
-        from pgidle.error_copy import ErrorCopy
-
         program = self._binaries.path("postgres")
         self._spawned_at = time.time()
+        self._errors = None
         try:
+            from pgidle.error_copy import ErrorCopy
+
             # What the first of several starts says goes the short way: most of them succeed.
             self._errors = ErrorCopy(self._loop) if self._has_failed else None
             try:
@@ -310,18 +321,10 @@ class Server:
                 f"cannot start {program}: {error.strerror}: check --bin-dir and who may execute it"
             )
             return
-        try:
-            self._adopt(postmaster)
-        except OSError as error:
-            # Nobody would notice its end. It has done nothing yet that the next would not recover.
-            self._loop.forget(postmaster.pidfd)
-            postmaster.kill()
-            postmaster.wait()
-            self._forget()
-            self._tell_failure(f"cannot look after {program}: {error.strerror}")
+        self._adopt(postmaster)
 
     def _adopt(self, postmaster: Postmaster) -> None:
-        """Look after it from now on. Raises OSError."""
+        """Look after it from now on."""
         self._postmaster = postmaster
         self.is_clean = False
         self.is_ready = False
@@ -399,10 +402,15 @@ class Server:
     def _complaint(self) -> str:
         """What the start that has failed has said last, in Postgres's words; empty where nobody heard it."""
         said = b""
-        if self._errors is not None:
-            self._errors.drain()
-            said = self._errors.said
-        return last_complaint(said) or last_complaint(end_of_log(self._settings.data_dir, self._spawned_at))
+        try:
+            if self._errors is not None:
+                self._errors.drain()
+                said = self._errors.said
+            return last_complaint(said) or last_complaint(
+                end_of_log(self._settings.data_dir, self._spawned_at)
+            )
+        except FAULTS:
+            return ""
 
     def _tell_end(self, how: str, is_clean: bool) -> None:
         self.is_clean = is_clean

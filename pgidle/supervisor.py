@@ -9,11 +9,13 @@ served, because every import before that is time that somebody waits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
 from collections import deque
 
+from pgidle.errors import FAULTS, fault_text
 from pgidle.gate.gatekeeper import Gatekeeper
 from pgidle.inbox import (
     BackstageFailed,
@@ -113,24 +115,41 @@ class Supervisor:
 
     def run(self) -> int:
         """Live until there is nothing left to do; the exit status."""
+        try:
+            status = self._live()
+        except FAULTS as error:
+            status = 1
+            self._enter(State.FAILED, f"cannot go on: {fault_text(error)}")
+            self.server.end()
+        if status:
+            self.house.state_dir.keep_failure(self.moment.why)
+        try:
+            self._leave(status)
+        except FAULTS as error:
+            # What was to be kept is kept, and Postgres has ended.
+            self._log.note("exit", f"something is left behind: {fault_text(error)}")
+        self._log.note("exit", f"status {status}: {self.moment.why}")
+        return status
+
+    def _live(self) -> int:
+        self._loop.on_fault(self._on_fault)
         self._loop.on_signal(self._on_signal)
         self._loop.watch(self._inbox.fileno(), self._on_inbox)
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
         self._notifier.entered(State.STARTING, self.moment.why, self.settings.stop_timeout)
-        self._start_postmaster()
+        self._do(Effect.START_POSTMASTER)
         while self._exit_status is None:
             self._carry_out()
             if self._exit_status is None:
                 self._loop.turn()
-        if self._exit_status:
-            self.house.state_dir.keep_failure(self.moment.why)
-        self._ordering.leaving(self.state, self._exit_status, self.moment.why)
+        return self._exit_status
+
+    def _leave(self, status: int) -> None:
+        self._ordering.leaving(self.state, status, self.moment.why)
         self._notifier.leaving(self.state, self._slept_because)
         if self._backstage is not None:
             self._backstage.stop(EXIT_PATIENCE)
         self._gatekeeper.close()
-        self._log.note("exit", f"status {self._exit_status}: {self.moment.why}")
-        return self._exit_status
 
     def report(self) -> Report:
         """Everything there is to say, from memory. Any thread may ask."""
@@ -154,8 +173,33 @@ class Supervisor:
             if after is not before.state:
                 self._enter(after, why)
             for effect in effects:
-                _EFFECTS[effect](self)
+                self._do(effect)
             self._ordering.entered(before.state, after, why, self.settings.when_idle)
+
+    def _do(self, effect: Effect) -> None:
+        """Carry out an effect. One that fails (FAULTS) never ends us: where there is an event for it, that is what has
+        happened; one that can be left out is; any other is tried again after a pause, while it is asked for."""
+        moment = self.moment
+
+        def carry_out() -> None:
+            if self.moment is moment or effect in _ALWAYS_DUE:
+                _EFFECTS[effect](self)
+
+        if effect not in _IF_IT_FAILS:
+            self._loop.attempt(effect, carry_out)
+            return
+        try:
+            carry_out()
+        except FAULTS as error:
+            self._on_fault(error)
+            if (event := _IF_IT_FAILS[effect]) is not None:
+                self._happen(event, f"not done: {fault_text(error)}")
+
+    def _on_fault(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._log.once("fault", f"{fault_text(error)}: it is tried again")
+        else:
+            self._log.forget("fault")
 
     def _enter(self, after: State, why: str) -> None:
         """Change the state, and tell whoever goes by it."""
@@ -248,7 +292,10 @@ class Supervisor:
 
     def _on_inbox(self) -> None:
         for message in self._inbox.drain():
-            self._on_message(message)
+            self._hear(message)
+
+    def _hear(self, message: Message) -> None:
+        self._loop.attempt(object(), lambda: self._on_message(message))
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -316,7 +363,7 @@ class Supervisor:
         self._gatekeeper.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
-        if self._backstage is None:
+        if self.judge is None:
             self._loop.after(BACKSTAGE_AFTER, "backstage", self._open_backstage)
 
     def _open_gate(self) -> None:
@@ -341,13 +388,18 @@ class Supervisor:
 
     def _open_backstage(self) -> None:
         self._loop.cancel("backstage")
-        if self._backstage is not None:
+        if self.judge is not None:
             return
         from pgidle.backstage import Backstage
         from pgidle.judge import Judge
 
-        self._backstage = Backstage(self._inbox, self.report, self.house.doors, self.house.files)
-        self._backstage.start()
+        if self._backstage is None:
+            backstage = Backstage(self._inbox, self.report, self.house.doors, self.house.files)
+            try:
+                backstage.start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, str(error)) from None
+            self._backstage = backstage
         self.judge = Judge(
             self.settings,
             self._backstage,
@@ -455,3 +507,16 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.EXIT_CLEAN: Supervisor._exit_clean,
     Effect.EXIT_FAILED: Supervisor._exit_failed,
 }
+
+_IF_IT_FAILS: dict[Effect, Event | None] = {
+    # Doubt means busy, and a start that cannot be begun is one that has failed.
+    Effect.START_POSTMASTER: Event.POSTMASTER_CRASHED,
+    Effect.SHUT_GATE: Event.GATE_SILENT,
+    Effect.CONFIRM_IDLE: Event.GATE_SILENT,
+    Effect.BEGIN_LEAVING: Event.LEAVING_PUT_OFF,
+    Effect.RECORD_SLEEP: None,
+}
+"""What has happened if an effect fails."""
+
+_ALWAYS_DUE = frozenset({Effect.CALL_OFF_LEAVING})
+"""Clients are kept away until it is done, whatever comes."""

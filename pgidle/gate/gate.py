@@ -82,7 +82,11 @@ class Gate:
             self._channel.close()
             self._channel = None
         names = [one.name for one in self.listeners if not one.is_ended]
-        for one in [one for one in self.listeners if one.is_ended and one.name in names and not one.parked()]:
+        try:
+            done = [one for one in self.listeners if one.is_ended and one.name in names and not one.parked()]
+        except OSError:
+            return  # Another time.
+        for one in done:
             self.listeners.remove(one)
             one.close()
 

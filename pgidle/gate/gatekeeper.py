@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 ANSWER_LIMIT = 5.0
 """Seconds within which a postmaster answers an order, else it is not obeyed for all that is known."""
 
+ORDER_AGAIN = 0.1
+"""Seconds until an order to open that could not be given is given again."""
+
 LEAVE_AGAIN = 5.0
 """Seconds before another attempt to leave, where handshakes that do not end were in the way of the last."""
 
@@ -84,7 +87,12 @@ class Gatekeeper:
         self._rest()
         self._loop.cancel("gate")
         self._is_to_open = True
-        self._gate.open()
+        self._order_open()
+
+    def _order_open(self) -> None:
+        """Until then everybody waits, so it is tried for as long as there is somebody to order."""
+        if not self._gate.open() and self._channel is not None:
+            self._loop.after(ORDER_AGAIN, "gate", self._order_open)
 
     def shut(self) -> None:
         """Have Postgres accept nobody any more, and tell when it is so."""
@@ -119,13 +127,13 @@ class Gatekeeper:
             case ChildSignalled() if self._gate.is_ending:
                 self._happen(Event.POSTMASTER_FAILING, "Postgres ends its processes, so all of it may end")
             case ChildSignalled() if self._is_to_open:
-                self._gate.open()
+                self._order_open()
 
     def _on_answer(self) -> None:
         if self._gate.is_open:
             self._unix.empty_ended()
         if self._is_to_open and not self._gate.is_open and not self._gate.is_ending:
-            self._gate.open()  # A worker's end was on its way, and no other.
+            self._order_open()  # A worker's end was on its way, and no other.
         elif not self._is_to_open and not self._gate.is_open:
             self._loop.cancel("gate")
             self._happen(Event.GATE_SHUT, "Postgres lets nobody in")
@@ -273,10 +281,14 @@ class Gatekeeper:
         from pgidle.gate.listeners import replace_ended
 
         self._loop.cancel("leave")
-        leaving, self._leaving = self._leaving, None
-        if leaving is None:
+        if self._leaving is None:
+            # It did not come to that, as somebody could not be kept away; others may be.
+            for one in self._gate.listeners:
+                if not (one.is_unix or one.is_inherited):
+                    one.unplug()
             return
-        for ended in leaving.call_off():
+        ended_ones, self._leaving = self._leaving.call_off(), None
+        for ended in ended_ones:
             try:
                 self._gate.listeners.append(replace_ended(ended))
             except OSError as error:

@@ -43,16 +43,12 @@ class Leaving:
     """One attempt. After NOBODY the process ends; after anything else but NOT_YET call `call_off`."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        """Plug. Raises OSError where the kernel refuses to, with nothing plugged."""
+        """Plug. Raises OSError where the kernel refuses to: some may be plugged then."""
         self._listeners = [one for one in listeners if not one.is_inherited]
         self._since = time.monotonic()
         self._quiet = 0
-        try:
-            for one in self._tcp():
-                one.plug()
-        except OSError:
-            self.call_off()
-            raise
+        for one in self._tcp():
+            one.plug()
 
     def look(self) -> Outcome:
         """Once. Raises OSError where the kernel does not tell."""

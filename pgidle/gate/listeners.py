@@ -74,7 +74,7 @@ class Listener:
         return self.name if self.is_unix and not self.name.startswith("\0") else None
 
     def parked(self) -> int:
-        """How many wait to be accepted. Where the kernel does not count them, 1 for any."""
+        """How many wait to be accepted. Where the kernel does not count them, 1 for any. Raises OSError."""
         if not self.is_unix:
             return self._queue()[0]
         try:
@@ -139,7 +139,10 @@ class Listener:
         return self.file is not None and not self.file.is_in_place()
 
     def close(self) -> None:
-        self.socket.close()
+        try:
+            self.socket.close()
+        except OSError:
+            return  # Closed all the same (close(2)).
 
     def _queue(self) -> tuple[int, int]:
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 8)
