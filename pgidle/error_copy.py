@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import select
 
+from pgidle.light import close
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgidle.loop import Loop
@@ -40,13 +42,13 @@ class ErrorCopy:
             os.set_blocking(reading, False)
             loop.watch(reading, self._on_said)
         except OSError:
-            os.close(reading)
+            close(reading)
             self.spawned()
             raise
 
     def spawned(self) -> None:
         """The postmaster has it, or there is none."""
-        os.close(self.writing)
+        close(self.writing)
 
     def drain(self) -> None:
         """The postmaster has ended: take all that it has said, a pipe's length at most."""
@@ -68,7 +70,7 @@ class ErrorCopy:
             return False
         if not more:
             self._loop.forget(self._reading)
-            os.close(self._reading)
+            close(self._reading)
             self._reading = None
             return False
         self._unwritten += more

@@ -24,8 +24,7 @@ class SettingsError(PgidleError):
 
 
 FAULTS = (OSError, ImportError, MemoryError)
-"""What a machine that lacks something makes of any call or import: descriptors, memory, room, a permission. It may pass, so
-that none ends anything by itself."""
+"""What a machine that lacks something makes of any call or import: descriptors, memory, room. It may pass."""
 
 
 def fault_text(error: BaseException) -> str:

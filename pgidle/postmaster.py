@@ -7,7 +7,7 @@ import struct
 import time
 
 from pgidle.gate import preloaded
-from pgidle.light import signal
+from pgidle.light import close, signal
 from pgidle.privileges import for_children
 
 TYPE_CHECKING = False
@@ -131,10 +131,7 @@ class Postmaster:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid == 0:
             return None
-        try:
-            os.close(self.pidfd)
-        except OSError:
-            pass  # It is closed all the same (close(2)), and its status must not be lost.
+        close(self.pidfd)
         return os.waitstatus_to_exitcode(status)
 
     def end(self, stop_timeout: float) -> bool:
@@ -196,20 +193,21 @@ def spawn(
     if errors is not None:
         actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
     try:
-        with theirs:
-            pid = os.posix_spawn(
-                command[0],
-                command,
-                preloaded.environment(environment, library, theirs.fileno(), listeners),
-                file_actions=actions,
-                setsid=True,
-                setsigdef=defaults,
-                setsigmask=(),
-            )
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            preloaded.environment(environment, library, theirs.fileno(), listeners),
+            file_actions=actions,
+            setsid=True,
+            setsigdef=defaults,
+            setsigmask=(),
+        )
         return _looked_after(pid, data_dir, ours)
     except OSError:
-        ours.close()
+        close(ours)
         raise
+    finally:
+        close(theirs)
 
 
 def _looked_after(pid: int, data_dir: str, channel: socket.socket | None) -> Postmaster:

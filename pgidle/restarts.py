@@ -31,6 +31,10 @@ class Restarts:
         recent = tuple(at for at in self.crashes if now - at < WINDOW)
         return Restarts((*recent, now), 0 if was_ready else self.failed_starts + 1)
 
+    def started(self) -> Restarts:
+        """Postgres has become ready."""
+        return Restarts(self.crashes)
+
     @property
     def exhausted(self) -> bool:
         return len(self.crashes) >= MOST_CRASHES or self.failed_starts >= MOST_FAILED_STARTS

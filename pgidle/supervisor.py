@@ -248,6 +248,7 @@ class Supervisor:
         self._log.once("start", f"Postgres does not start, and is tried again: {why}")
 
     def _on_started(self) -> None:
+        self.restarts = self.restarts.started()
         self.failed_start = None
         self._log.forget("start")
         self.house.state_dir.keep_failure(None)

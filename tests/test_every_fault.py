@@ -1,4 +1,4 @@
-"""Every system call of the supervisor's that can fail, failing once: in a wake and a sleep, in a start, an exit, a stop.
+"""Every system call of the supervisor's that can fail, failing once: in a wake, a sleep, a start, an exit, a stop.
 
 A sample. All of them, which takes some twenty minutes: `EVERY_FAULT=1 scripts/test tests/test_every_fault.py`.
 """
@@ -19,7 +19,6 @@ import psycopg
 import pytest
 from faults import query
 from postgres_fixture import wait_until
-from supervised import Supervised
 
 from pgidle.postmaster import is_shut_down
 
@@ -27,12 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from installations import Installation, Place
+    from supervised import Supervised
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(7200)]
 
 SOURCE = Path(__file__).with_name("faults_preload.c")
 IS_WHOLE = bool(os.environ.get("EVERY_FAULT"))
-SAMPLE = 12
+SAMPLE = 6
 ERRORS = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EADDRINUSE),
     *(errno.EADDRNOTAVAIL, errno.EACCES, errno.ENOSPC, errno.EINTR),

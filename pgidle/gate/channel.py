@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from pgidle.light import socket
+from pgidle.light import close, socket
 from pgidle.record import record
 
 TYPE_CHECKING = False
@@ -33,9 +33,10 @@ class Loaded:
 
 @record
 class SocketMade:
-    """Postgres listens on a Unix socket of its own making: a descriptor of it, which is the receiver's to close."""
+    """Postgres listens on a Unix socket of its own making: a descriptor of it, which is the receiver's to close; None
+    where the receiver had no room for another (MSG_CTRUNC)."""
 
-    descriptor: int
+    descriptor: int | None
 
 
 @record
@@ -106,7 +107,7 @@ def decode(data: bytes, descriptor: int | None) -> Told:
     match chr(kind & 0xFF):
         case "H" if a == VERSION:
             return Loaded(b)
-        case "U" if descriptor is not None:
+        case "U":
             return SocketMade(descriptor)
         case "W":
             bits = (b & 0xFFFFFFFF) | (c & 0xFFFFFFFF) << 32
@@ -145,12 +146,15 @@ class Channel:
         return self._order(_SHUT, 0)
 
     def receive(self) -> Told | None:
-        """The next record; None if there is none now. Raises ChannelError, and EOFError once nobody can send any."""
+        """The next record; None if there is none now.
+
+        Raises ChannelError, EOFError once nobody can send any, and OSError where it may be had another time.
+        """
         try:
             data, rights, _, _ = self._end.recvmsg(_RECORD.size, socket.CMSG_SPACE(_DESCRIPTOR.size), _ONCE)
         except BlockingIOError:
             return None
-        except OSError as error:
+        except (ConnectionResetError, BrokenPipeError) as error:
             raise EOFError(str(error)) from None
         if not data:
             raise EOFError
@@ -160,10 +164,7 @@ class Channel:
         return told
 
     def close(self) -> None:
-        try:
-            self._end.close()
-        except OSError:
-            return  # Closed all the same (close(2)).
+        close(self._end)
 
     def _order(self, kind: int, known: int) -> int | None:
         self._orders += 1

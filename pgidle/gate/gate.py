@@ -128,12 +128,12 @@ class Gate:
 
     def receive(self) -> Told | None:
         """What the postmaster has told next, already minded; None if nothing more. Raises EOFError when its end is
-        closed, and ChannelError."""
+        closed, ChannelError, and OSError where it may be had another time."""
         if self._channel is None:
             return None
         told = self._channel.receive()
         match told:
-            case SocketMade():
+            case SocketMade() if told.descriptor is not None:
                 self._keep(told.descriptor)
             case Waits():
                 self.is_shared = True

@@ -112,7 +112,7 @@ class Gatekeeper:
         try:
             while (told := self._gate.receive()) is not None:
                 self._on_told(told)
-        except (EOFError, ChannelError, OSError):
+        except (EOFError, ChannelError):
             # Its exit tells its end. A program that took the library off goes on without: nothing is answered then.
             self._forget_channel()
 

@@ -13,7 +13,7 @@ import struct
 
 from pgidle.errors import PgidleError
 from pgidle.gate import port_table
-from pgidle.light import socket
+from pgidle.light import close, socket
 from pgidle.record import record
 
 TYPE_CHECKING = False
@@ -139,10 +139,7 @@ class Listener:
         return self.file is not None and not self.file.is_in_place()
 
     def close(self) -> None:
-        try:
-            self.socket.close()
-        except OSError:
-            return  # Closed all the same (close(2)).
+        close(self.socket)
 
     def _queue(self) -> tuple[int, int]:
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 8)
