@@ -31,4 +31,5 @@ def fault_text(error: BaseException) -> str:
     """What is lacking, in a line: without the number that only programmers know."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split())
+    return said if isinstance(error, OSError) else f"{type(error).__name__}: {said}"

@@ -44,7 +44,7 @@ else:
 
 
 def close(one: socket.socket | int) -> None:
-    """Close a socket or a descriptor. Whatever close(2) says, it is closed (on Linux), and nothing may be lost for it."""
+    """Close a socket or a descriptor. Whatever close(2) says, on Linux it is closed, and nothing may be lost for it."""
     try:
         if isinstance(one, int):
             os.close(one)

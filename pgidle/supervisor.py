@@ -117,9 +117,9 @@ class Supervisor:
         """Live until there is nothing left to do; the exit status."""
         try:
             status = self._live()
-        except FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, say: Postgres ends in good order all the same
             status = 1
-            self._enter(State.FAILED, f"cannot go on: {fault_text(error)}")
+            self._enter(State.FAILED, f"cannot go on: {fault_text(error)} ({_place(error)})")
             self.server.end()
         if status:
             self.house.state_dir.keep_failure(self.moment.why)
@@ -487,6 +487,13 @@ class Supervisor:
 
     def _exit_failed(self) -> None:
         self._exit_status = 1
+
+
+def _place(error: BaseException) -> str:
+    """Where it happened, for who mends it."""
+    import traceback
+
+    return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])
 
 
 _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
