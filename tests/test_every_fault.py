@@ -5,6 +5,7 @@ A sample. All of them, which takes some twenty minutes: `EVERY_FAULT=1 scripts/t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -169,7 +170,10 @@ def life(one: Supervised, how: str) -> None:
     mark = one.mark()
     one.start()
     if how == "at once":
-        one.signal(15)
+        with contextlib.suppress(AssertionError):
+            one.wait_for_state("starting")
+        if one.running:
+            one.signal(15)
         return
     with ThreadPoolExecutor(1) as pool:
         visit = pool.submit(query, one, "SELECT 1")
