@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import signal
 import time
 from collections import Counter
@@ -63,7 +62,7 @@ KINDS = {
 def test_nobody_without_a_session_notices(installation: Installation, launch):
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
     dice = random.Random(seed)
-    one = launch(installation, when_idle="stay", idle_timeout="off", postgres=("-c", "log_connections=on"))
+    one = launch(installation, when_idle="stay", idle_timeout="off")
     one.wait_for_state("awake")
     query(one, "SELECT 1")
     places = [("127.0.0.1", one.port), str(one.socket_dir / f".s.PGSQL.{one.port}")]
@@ -82,21 +81,16 @@ def test_nobody_without_a_session_notices(installation: Installation, launch):
             played[kind] += 1
     took = time.monotonic() - began
     met = clients.met
-    # Who had a process of Postgres's, which died before there was a session: nobody could have served them.
-    known = set(
-        re.findall(r"connection received: host=\S+ port=(\d+)", "\n".join(line.text for line in one.lines))
-    )
-    unknown = [what for what, port in met.failed if port and str(port) not in known]
+    # Nothing closes the listeners, so only a connection that Postgres had accepted can end: with its process.
     told = (
         f"seed {seed}, PostgreSQL {installation.major}: {dict(played)} in {took:.0f} s; {met.served} served "
         f"({met.served / took:.0f} a second), {met.cut} cut, {met.refused} refused, {met.unanswered} unanswered, "
-        f"died with their process before they had a session: {met.kinds}, without a trace in the log: {unknown}"
+        f"accepted and ended with their process before they had a session: {met.kinds}"
     )
     print(told)  # noqa: T201
     assert (met.refused, met.unanswered) == (0, 0), told
     assert met.kinds.keys() <= {"EOFError", "ConnectionResetError", "57P01", "57P02"}, told
     assert len(met.failed) <= 4 * CRASHES, told
-    assert len(unknown) <= 1 + CRASHES // 10, told
     assert met.served > 20 * CRASHES, told
     assert one.running
     assert one.stop() == 0
