@@ -24,7 +24,7 @@ else:
             return self
 
         def __exit__(self, *_):
-            self.close()
+            close(self)
 
         def accept(self):
             fd, address = self._accept()

@@ -123,10 +123,10 @@ def test_in_a_wake_and_a_sleep(installation: Installation, launch, faults: Fault
         if faults.page.fired:
             seen.append(str(faults))
         assert one.running, f"{faults}: {one._tail()}"
+        assert not any("Traceback" in line.text for line in one.lines), f"{faults}: {one._tail()}"
     assert seen
     faults.fail(0, 0)
     assert one.stop() == 0
-    assert not any("Traceback" in line.text for line in one.lines), seen
 
 
 def cycle(one: Supervised) -> None:
