@@ -169,9 +169,9 @@ def life(one: Supervised, how: str) -> None:
     """From the start to the end, with a client meanwhile who is served, if there is anybody to connect to."""
     mark = one.mark()
     one.start()
+    with contextlib.suppress(AssertionError):
+        one.wait_for_state("starting")
     if how == "at once":
-        with contextlib.suppress(AssertionError):
-            one.wait_for_state("starting")
         if one.running:
             one.signal(15)
         return
