@@ -115,10 +115,10 @@ WRAP(int, -1, kill, (pid_t a, int b), (a, b))
 WRAP(pid_t, -1, waitpid, (pid_t a, int *b, int c), (a, b, c))
 WRAP(pid_t, -1, fork, (void), ())
 
-/* A single byte is the interpreter's own, from a signal to its loop. */
+/* A single byte is the interpreter's own, from a signal to its loop; a lost line of the log is what tests wait for. */
 ssize_t write(int fd, const void *data, size_t size)
 {
-	return size > 1 && fails("write") ? -1 : NEXT(write)(fd, data, size);
+	return size > 1 && fd != 2 && fails("write") ? -1 : NEXT(write)(fd, data, size);
 }
 
 /* Closes before it fails, as Linux does. */
