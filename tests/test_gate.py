@@ -527,7 +527,11 @@ def test_a_supervisor_of_several_threads_that_is_killed_leaves_no_lock(
         postmaster = one.postmaster_pid
         one.kill()
         wait_until(lambda one=one, pid=postmaster: pid not in [each.pid for each in one.processes()])
-        assert list(folder.glob("*.lock")) == []
+        left = list(folder.glob("*.lock"))
+        assert left == [], [
+            (each.read_text(), one.pid, postmaster, [str(line.text) for line in one.lines[-12:]])
+            for each in left
+        ]
 
 
 def test_what_is_preloaded_besides_stays_so(installation, share, stack) -> None:
