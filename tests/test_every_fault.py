@@ -1,6 +1,7 @@
 """Every system call of the supervisor's that can fail, failing once: in a wake, a sleep, a start, an exit, a stop.
 
-A sample. All of them, which takes some twenty minutes: `EVERY_FAULT=1 scripts/test tests/test_every_fault.py`.
+A sample. All of them, which takes some twenty minutes: `EVERY_FAULT=1 scripts/test tests/test_every_fault.py`, or with
+2 to 9, by which each call gets another error.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import ctypes
 import errno
 import mmap
 import os
-import random
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(7200)]
 
 SOURCE = Path(__file__).with_name("faults_preload.c")
 IS_WHOLE = bool(os.environ.get("EVERY_FAULT"))
+SHIFT = int(os.environ.get("EVERY_FAULT") or 0)
+"""Another number gives each call another error."""
 SAMPLE = 6
 ERRORS = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EADDRINUSE),
@@ -96,9 +98,8 @@ def faults(place: Place) -> Faults:
 
 def numbers(count: int) -> Iterator[tuple[int, int]]:
     """Which call fails, and how: a sample of so many, or each, with another error each."""
-    first = random.randrange(len(ERRORS))
-    for at in range(1, count + 1) if IS_WHOLE else sorted(random.sample(range(1, count + 1), SAMPLE)):
-        yield at, ERRORS[(first + at) % len(ERRORS)]
+    for at in range(1, count + 1, 1 if IS_WHOLE else count // SAMPLE):
+        yield at, ERRORS[(SHIFT + at) % len(ERRORS)]
 
 
 def test_in_a_wake_and_a_sleep(installation: Installation, launch, faults: Faults):
@@ -144,15 +145,16 @@ def test_in_a_start_and_an_exit(installation: Installation, launch, faults: Faul
     faults.fail(0, 0)
     life(one, how)
     assert one.wait() == 0
-    ended = {0: 0, 1: 0}
+    ended = 0
     for at, number in numbers(faults.page.calls):
         before = len(one.lines)
         faults.fail(at, number)
         life(one, how)
         status = one.wait()
         said = f"{faults}: status {status}; {one._tail()}"
-        assert status in (0, 1), said
-        ended[status] += 1
+        # 2: the settings could not be read, and nothing was begun.
+        assert status in (0, 1, 2), said
+        ended += status == 0
         lines = one.lines[before:]
         assert not any("Traceback" in line.text for line in lines), said
         wait_until(lambda: one.processes() == [], lambda: f"left behind: {one.processes()}; {said}")  # noqa: B023
@@ -162,7 +164,7 @@ def test_in_a_start_and_an_exit(installation: Installation, launch, faults: Faul
             assert any(
                 line.text.startswith("pgidle: ") or line.data.get("state") == "failed" for line in lines
             ), said
-    assert ended[0]
+    assert ended
 
 
 def life(one: Supervised, how: str) -> None:

@@ -150,7 +150,7 @@ class Listener:
         level, option = _LEAST_HOPS[self.socket.family]
         self.socket.setsockopt(level, option, least_hops)
 
-    def _connections(self) -> list[port_table.Connection]:
+    def _connections(self) -> list[port_table.Entry]:
         everywhere = self.name in ("0.0.0.0", "::")
         found = port_table.connections(self.socket.family, self.port)
         return [one for one in found if everywhere or one.local == self.name.partition("%")[0]]

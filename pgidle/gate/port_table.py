@@ -1,4 +1,4 @@
-"""What the kernel has on listening sockets: who waits to be accepted, and who is in a handshake.
+"""What the kernel has on sockets: who waits to be accepted, who is in a handshake, and who has been quiet for how long.
 
 Asked of the kernel by netlink (sock_diag(7), linux/inet_diag.h, linux/unix_diag.h), in this process's network
 namespace. TCP falls back to /proc/net/tcp and tcp6, which walk the same table more slowly, where netlink is not to be
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # enum in include/net/tcp_states.h
-ESTABLISHED, SYN_RECV = 1, 3
+ESTABLISHED, SYN_RECV, LISTEN = 1, 3, 10
 
 # linux/netlink.h, linux/sock_diag.h
 _NETLINK_SOCK_DIAG = 4
@@ -34,6 +34,10 @@ _INET_REQUEST = struct.Struct("=BBBBI")  # family, protocol, extensions, pad, st
 _SOCKID = struct.Struct("!HH16s16s12s")  # ports and addresses of both ends, interface and cookie
 _INET_ANSWER = struct.Struct("=BBBB")  # family, state, timer, retransmissions
 _INET_TAIL = struct.Struct("=IIIII")  # expires, rqueue, wqueue, uid, inode
+_INET_INFO = 2  # INET_DIAG_INFO
+_LAST_DATA_RECV = (
+    52  # offset of tcpi_last_data_recv in struct tcp_info (linux/tcp.h): milliseconds, an uint32
+)
 
 # linux/unix_diag.h: unix_diag_req and unix_diag_msg
 _UNIX_REQUEST = struct.Struct("=BBHIII8s")  # family, protocol, pad, states, inode, show, cookie
@@ -46,14 +50,18 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 @record
-class Connection:
-    """A connection to the port, seen from its side; `inode` is 0 until somebody accepts it."""
+class Entry:
+    """One socket on the port, seen from its side; `inode` is 0 until somebody accepts it. `waiting` are bytes that have
+    come and that nobody has read, or connections that a listener has yet to accept; `heard` is how many seconds ago the
+    last bytes came, where that was asked for and is known."""
 
     address: str
     port: int
     state: int
     inode: int
     local: str
+    waiting: int = 0
+    heard: float | None = None
 
 
 @record
@@ -64,12 +72,17 @@ class UnixPeer:
     uid: int | None
 
 
-def connections(family: int, port: int) -> list[Connection]:
+def connections(family: int, port: int) -> list[Entry]:
     """Every connection to a port of ours that is established or in a handshake. Raises OSError if nobody tells."""
+    return entries(family, port, (ESTABLISHED, SYN_RECV))
+
+
+def entries(family: int, port: int, states: tuple[int, ...], *, is_heard_wanted: bool = False) -> list[Entry]:
+    """Every socket on a port of ours that is in one of these states. Raises OSError if nobody tells."""
     try:
-        return list(_ask(family, port))
+        return list(_ask(family, port, states, is_heard_wanted))
     except OSError:
-        return _read_proc(family, port)
+        return _read_proc(family, port, states)
 
 
 def unix_queue(inode: int) -> int:
@@ -118,43 +131,60 @@ def _messages(request: bytes, flags: int) -> Iterator[bytes]:
                 return
 
 
-def _ask(family: int, port: int) -> Iterator[Connection]:
-    states = 1 << ESTABLISHED | 1 << SYN_RECV
-    request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states)
+def _ask(family: int, port: int, states: tuple[int, ...], is_heard_wanted: bool) -> Iterator[Entry]:
+    wanted = sum(1 << state for state in states)
+    extensions = is_heard_wanted << (_INET_INFO - 1)
+    request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, extensions, 0, wanted)
     for body in _messages(request + _SOCKID.pack(port, 0, b"", b"", b""), _DUMP):
         _, state, *_ = _INET_ANSWER.unpack_from(body)
         _, far_port, near, far, _ = _SOCKID.unpack_from(body, _INET_ANSWER.size)
-        *_, inode = _INET_TAIL.unpack_from(body, _INET_ANSWER.size + _SOCKID.size)
+        at = _INET_ANSWER.size + _SOCKID.size
+        _, waiting, _, _, inode = _INET_TAIL.unpack_from(body, at)
         size = 4 if family == socket.AF_INET else 16
-        yield Connection(_text(far[:size]), far_port, state, inode, _text(near[:size]))
+        heard = _heard(body, at + _INET_TAIL.size) if state == ESTABLISHED else None
+        yield Entry(_text(far[:size]), far_port, state, inode, _text(near[:size]), waiting, heard)
+
+
+def _heard(body: bytes, at: int) -> float | None:
+    """Seconds since the last bytes came."""
+    for kind, value in _attributes(body, at):
+        if kind == _INET_INFO and len(value) >= _LAST_DATA_RECV + 4:
+            return float(struct.unpack_from("=I", value, _LAST_DATA_RECV)[0]) / 1000
+    return None
 
 
 def _ask_unix(inode: int, show: int) -> Iterator[tuple[int, bytes]]:
     request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode & 0xFFFFFFFF, show, _NO_COOKIE)
     for body in _messages(request, 0):
-        at = _UNIX_ANSWER
-        while at + _ATTRIBUTE.size <= len(body):
-            length, kind = _ATTRIBUTE.unpack_from(body, at)
-            yield kind, body[at + _ATTRIBUTE.size : at + length]
-            at += max(_ATTRIBUTE.size, (length + 3) & ~3)
+        yield from _attributes(body, _UNIX_ANSWER)
 
 
-def _read_proc(family: int, port: int) -> list[Connection]:
-    """The same from proc_net_tcp.rst: addresses are hexadecimal words of the machine's byte order."""
+def _attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """What stands behind an answer (rtnetlink(3))."""
+    while at + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        yield kind, body[at + _ATTRIBUTE.size : at + length]
+        at += max(_ATTRIBUTE.size, (length + 3) & ~3)
+
+
+def _read_proc(family: int, port: int, states: tuple[int, ...]) -> list[Entry]:
+    """The same from proc_net_tcp.rst: addresses are hexadecimal words of the machine's byte order, and the queues are
+    tx_queue:rx_queue."""
     found = []
     with open("/proc/net/tcp" if family == socket.AF_INET else "/proc/net/tcp6", encoding="ascii") as file:
         lines = file.read().splitlines()[1:]
     for line in lines:
-        _, local, remote, state, _, _, _, _, _, inode, *_ = line.split()
-        if local.endswith(f":{port:04X}") and int(state, 16) in (ESTABLISHED, SYN_RECV):
+        _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()
+        if local.endswith(f":{port:04X}") and int(state, 16) in states:
             address, _, far_port = remote.partition(":")
             found.append(
-                Connection(
+                Entry(
                     _hex(address),
                     int(far_port, 16),
                     int(state, 16),
                     int(inode),
                     _hex(local.partition(":")[0]),
+                    int(queues.partition(":")[2], 16),
                 )
             )
     return found
