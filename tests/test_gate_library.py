@@ -257,12 +257,15 @@ def _wait_ticks(process: subprocess.Popen[str] | None) -> int | None:
         bytes(17),
         b"X\0\0\0" + bytes(12),
         b"H\0\0\0\x02\0\0\0" + bytes(8),
-        b"U" + bytes(15),
     ],
 )
 def test_a_record_that_does_not_fit_is_an_error(data: bytes) -> None:
     with pytest.raises(ChannelError):
         decode(data, None)
+
+
+def test_a_socket_whose_descriptor_found_no_room_is_told_all_the_same() -> None:
+    assert decode(b"U" + bytes(15), None) == SocketMade(None)
 
 
 def test_an_answer_to_an_order_that_came_before_is_not_taken_for_the_last_one() -> None:
