@@ -70,6 +70,7 @@ def test_a_server_that_somebody_else_started_meanwhile_is_left_alone(
     installation: Installation, launch: Launch
 ) -> None:
     one = launch(installation, when_idle="stay", idle_timeout="500ms")
+    mark = one.mark()
     one.wait_for_state("asleep")
     other = free_port()
     command = [installation.program("postgres"), "-D", str(one.data_dir), "-p", str(other)]
@@ -83,12 +84,14 @@ def test_a_server_that_somebody_else_started_meanwhile_is_left_alone(
                 assert theirs.poll() is None
             with client:
                 one.pgidle("wake")
-                assert one.wait() == 1
-                assert f"pid {theirs.pid}" in one.lines[-1].text
+                one.wait_log(f"another server, with pid {theirs.pid}")
                 assert client.execute("SELECT 1").fetchone() == (1,)
+                mark = one.mark()
             client.close()
         finally:
             theirs.terminate()
+    one.wait_for_state("awake", since=mark)
+    assert serves(one)
 
 
 def test_a_background_writer_that_is_told_to_exit_is_no_end_of_postgres(
