@@ -103,6 +103,7 @@ static struct listener {
 } listeners[MOST];
 static int count, inherited;
 static int channel = -1;
+static pid_t supervisor;
 static pid_t postmaster;  /* 0 in what it forks */
 static atomic_bool is_open;
 static atomic_int alarms;
@@ -237,12 +238,15 @@ EXPORT int listen(int fd, int backlog)
 }
 
 /* Whether the supervisor is dying: its first thread has ended, of which we are told by a signal, while the others still
- * hold our channel open. Behind the name in brackets proc_pid_stat(5) has the state. */
+ * hold our channel open. We are another's child then if those are about to end as well (find_new_reaper in
+ * kernel/exit.c), else behind the name in brackets proc_pid_stat(5) has the state. */
 static bool is_orphan(void)
 {
 	char path[sizeof "/proc//stat" + 10], line[512] = "", *state;
 	int fd;
 
+	if (getppid() != supervisor)
+		return true;
 	(void)snprintf(path, sizeof path, "/proc/%d/stat", (int)getppid());
 	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
 		return false;
@@ -519,14 +523,14 @@ static void retire(void)
 
 __attribute__((constructor)) static void begin(void)
 {
-	const char *supervisor = getenv("PGIDLE_SUPERVISOR");
+	const char *named = getenv("PGIDLE_SUPERVISOR");
 	const char *others = getenv("PGIDLE_LD_PRELOAD");
 	const char *self = getenv("PGIDLE_SHIM");
 	const char *orders = getenv("PGIDLE_CHANNEL");
 	char *given = getenv("PGIDLE_LISTENERS"); /* 5,6,7 */
 
 	/* PDEATHSIG outlives exec but no fork: backends do not get it. SIGINT is Postgres's fast shutdown. */
-	if (supervisor != NULL && (prctl(PR_SET_PDEATHSIG, SIGINT) != 0 || getppid() != atoi(supervisor)))
+	if (named != NULL && (prctl(PR_SET_PDEATHSIG, SIGINT) != 0 || getppid() != atoi(named)))
 		_exit(1); /* the supervisor died before it could be noticed */
 	if (self != NULL)
 		(void)close(atoi(self)); /* this file: it is loaded */
@@ -544,6 +548,7 @@ __attribute__((constructor)) static void begin(void)
 			given += *given == ',';
 		}
 		inherited = count;
+		supervisor = getppid();
 		postmaster = getpid();
 		(void)tell(HELLO, VERSION, count, 0, -1);
 	}
