@@ -91,7 +91,10 @@ def test_who_waits_at_a_socket_whose_file_was_lost_is_served_as_is_who_comes_aft
 def test_a_folder_that_is_named_twice_is_served_as_by_bare_postgres(
     installation: Installation, launch: Launch, place: Place
 ) -> None:
-    one, link = launch(installation, start=False, **STAY), place.path / f"link{len(list(place.path.iterdir()))}"
+    one, link = (
+        launch(installation, start=False, **STAY),
+        place.path / f"link{len(list(place.path.iterdir()))}",
+    )
     link.symlink_to(one.socket_dir)
     with (one.data_dir / "postgresql.conf").open("a") as conf:
         conf.write(f"unix_socket_directories = '{one.socket_dir}, {link}'\n")
