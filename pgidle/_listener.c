@@ -10,7 +10,8 @@
  *                new socket. A Unix socket that it does not hold yet is Postgres's to make, and the supervisor is
  *                given it.
  * unlink         The file of a held Unix socket stays. So does the lock file beside it, once both are Postgres's: the
- *                supervisor writes its own name into it. A lock that is there at a start Postgres removes itself.
+ *                supervisor writes its own name into it. A lock that is there at a start Postgres removes itself, and
+ *                so it does with its own where one folder is named twice.
  * chmod, chown   Of the file of a held Unix socket that is another user's do nothing, and succeed.
  * select         Up to 15 the postmaster waits with this. Listeners are taken out of the set while the gate is shut,
  *                and the supervisor's orders are waited for, too.
@@ -93,6 +94,7 @@ static struct listener {
 	int fd;	   /* Postgres's, from then on */
 	int after; /* of two at one address: Postgres's of the other, which nobody can come to before this is empty */
 	bool is_watched; /* by Postgres's epoll, as far as Postgres knows */
+	bool is_lock_left; /* once: Postgres tries again to remove what it takes for an earlier server's */
 	struct epoll_event event;
 	socklen_t length;
 	union {
@@ -257,10 +259,17 @@ static bool is_orphan(void)
 
 EXPORT int unlink(const char *path)
 {
-	for EACH (one)
-		if (is_postmaster() && (names(path, one, "") || (one->fd >= 0 && names(path, one, ".lock") &&
-								 !is_orphan() && tell(LOCK, 0, 0, 0, -1))))
+	for EACH (one) {
+		if (!is_postmaster())
+			continue;
+		if (names(path, one, ""))
 			return 0;
+		if (one->fd >= 0 && !one->is_lock_left && names(path, one, ".lock") && !is_orphan() &&
+		    tell(LOCK, 0, 0, 0, -1)) {
+			one->is_lock_left = true;
+			return 0;
+		}
+	}
 	return NEXT(unlink)(path);
 }
 

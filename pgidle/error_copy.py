@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 STDERR = 2
 ONCE = 4096
 """Bytes: PIPE_BUF (linux/limits.h). A pipe that polls writable takes as much without waiting."""
+PIPE = 65536
+"""Bytes that a pipe holds (pipe(7)). What a process of the postmaster's goes on saying comes after them."""
 KEPT = 16384
 """Bytes of the end of what was said."""
 AGAIN = 0.05
@@ -52,8 +54,15 @@ class ErrorCopy:
 
     def drain(self) -> None:
         """The postmaster has ended: take all that it has said, a pipe's length at most."""
-        while self._read():
-            pass
+        for _ in range(PIPE // ONCE):
+            if not self._read():
+                break
+        self._write()
+
+    def give_up(self) -> None:
+        """Another start follows: what stderr still has no room for is lost, or each would leave some behind."""
+        self._loop.cancel(self)
+        self._unwritten = b""
         self._write()
 
     def _on_said(self) -> None:

@@ -118,13 +118,20 @@ class Postmaster:
             return []
 
     def accepts(self) -> bool:
-        """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so."""
+        """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so.
+
+        Without hot_standby it says `standby` while Postgres recovers, and clients are refused: from a crash or a backup
+        that ends by itself. Of a standby it is the last word until that is promoted.
+        """
         try:
             with open(f"{self.data_dir}/postmaster.pid", encoding="utf-8", errors="replace") as file:
                 lines = file.read().split("\n")
         except OSError:
             return False
-        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
+        if len(lines) < 8 or lines[0] != str(self.pid):
+            return False
+        says = lines[7].strip()
+        return says == "ready" or (says == "standby" and os.path.lexists(f"{self.data_dir}/standby.signal"))
 
     def reap(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""

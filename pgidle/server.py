@@ -304,6 +304,8 @@ class Server:
     def _spawn(self) -> None:
         program = self._binaries.path("postgres")
         self._spawned_at = time.time()
+        if self._errors is not None and self._has_failed:
+            self._errors.give_up()
         self._errors = None
         try:
             from pgidle.error_copy import ErrorCopy

@@ -250,6 +250,28 @@ def test_the_end_of_a_collected_log(place: Place, format: str):
     assert end_of_log(str(data_dir), 0.0) == b""
 
 
+def test_a_reader_that_stops_costs_no_more_with_each_start():
+    """What a start has said that failed is given up when there is still no room for it at the next."""
+    loop = Loop()
+    reading, writing = os.pipe()
+    os.write(writing, bytes(65536))
+    for number in range(3):
+        copied = ErrorCopy(loop, writing)
+        os.write(copied.writing, b"FATAL:  no %d\n" % number)
+        copied.spawned()
+        copied.drain()
+        assert loop.is_set(copied)
+        if number < 2:
+            copied.give_up()
+            assert not loop.is_set(copied)
+    os.read(reading, 65536)
+    while loop.is_set(copied):
+        loop.turn()
+    assert os.read(reading, 65536) == b"FATAL:  no 2\n"
+    os.close(reading)
+    os.close(writing)
+
+
 def test_a_reader_that_stops_holds_nobody_up_but_postgres():
     """What stderr has no room for is written later; nothing is lost, and no more than a pipe is kept."""
     loop = Loop()

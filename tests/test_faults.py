@@ -142,6 +142,22 @@ def test_clients_wait_while_a_killed_postmaster_recovers(installation: Installat
     assert one.stop() == 0
 
 
+def test_clients_wait_while_one_without_hot_standby_recovers(installation: Installation, launch):
+    """From 15 on postmaster.pid says `standby` as soon as such a one has begun to recover, from a crash too."""
+    one = launch(installation, start=False)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("hot_standby = off\n")
+    one.start()
+    one.wait_for_state("awake")
+    mark = one.mark()
+    with recovering(one) as startup:
+        startup.resume()
+        got = [query(one, "SELECT count(*) FROM much") for _ in range(20)]
+    assert got == [60000] * 20
+    one.wait_for_state("awake", since=mark)
+    assert one.stop() == 0
+
+
 def test_clients_wait_while_a_killed_backend_takes_postgres_down(installation: Installation, launch):
     one = launch(installation)
     one.wait_for_state("awake")

@@ -299,6 +299,16 @@ def test_an_order_says_how_many_alarms_were_heard_of() -> None:
     channel.close()
 
 
+@pytest.mark.parametrize("name", ["lock", "lock.{}"])
+def test_a_pipe_in_place_of_a_lock_holds_nobody_up(tmp_path: Path, name: str) -> None:
+    """In /tmp anybody can put one there, if not in place of a lock that is ours."""
+    path = str(tmp_path / ".s.PGSQL.5432")
+    os.mkfifo(f"{path}.{name.format(os.getpid())}")
+    assert unix_path.owner(path) is None
+    unix_path.hold_lock(path, "/srv/pg", 5432)
+    assert unix_path.owner(path) == os.getpid()
+
+
 def test_a_lock_is_held_kept_and_given_up(tmp_path: Path) -> None:
     path = str(tmp_path / ".s.PGSQL.5432")
     lock = Path(f"{path}.lock")

@@ -88,6 +88,27 @@ def test_who_waits_at_a_socket_whose_file_was_lost_is_served_as_is_who_comes_aft
         visit()
 
 
+def test_a_folder_that_is_named_twice_is_served_as_by_bare_postgres(
+    installation: Installation, launch: Launch, place: Place
+) -> None:
+    one, link = (
+        launch(installation, start=False, **STAY),
+        place.path / f"link{len(list(place.path.iterdir()))}",
+    )
+    link.symlink_to(one.socket_dir)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"unix_socket_directories = '{one.socket_dir}, {link}'\n")
+    one.start()
+    for _ in range(2):
+        mark = one.mark()
+        one.wait_for_state("asleep")
+        with psycopg.connect(one.conninfo(host=str(link))):
+            ask(one)
+        one.wait_for_state("asleep", since=mark)
+    assert one.stop() == 0
+    assert not list(one.socket_dir.glob(f"*{one.port}*"))
+
+
 def test_the_path_of_another_server_s_socket_is_left_to_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,7 +60,8 @@ def find(path: str) -> SocketFile | None:
 def owner(path: str) -> int | None:
     """The process that the lock of a socket's path names; None where there is no lock, or no number in it."""
     try:
-        with open(f"{path}.lock", "rb") as file:
+        # Anybody may have put anything there, where the folder is anybody's: a pipe must hold nobody up.
+        with open(os.open(f"{path}.lock", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             number = file.read(32).split(b"\n")[0].strip()
     except FileNotFoundError:
         return None
@@ -100,8 +101,9 @@ def hold_lock(path: str, data_dir: str, port: int) -> None:
     For a path whose postmaster has ended and is not reaped yet; until then its number is nobody else's.
     """
     lines = (str(os.getpid()), data_dir, str(int(time.time())), str(port), os.path.dirname(path))
-    new = f"{path}.lock.{os.getpid()}"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # A name that nobody else can have taken, and a file that is ours.
+    new = f"{path}.lock.{os.urandom(8).hex()}"
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
             os.write(descriptor, os.fsencode("\n".join(lines) + "\n"))
