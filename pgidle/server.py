@@ -131,7 +131,11 @@ class Server:
         pidfile = read_pidfile(settings.data_dir)
         pid, port, gate = self.pid or 0, settings.port, self._gate
         # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
-        socket_dir = self._socket_dir_for_libpq(pidfile.socket_dir) if pidfile is not None else ""
+        first = pidfile.socket_dir if pidfile is not None else ""
+        if first.startswith("@"):
+            # psycopg takes an abstract name for a host's.
+            first = next((os.path.dirname(path) for path in gate.paths()), "")
+        socket_dir = self._socket_dir_for_libpq(first)
         host = socket_dir or (self._addresses[0] if self._addresses else "localhost")
         state_dir = self._house.state_dir
         users = [self._environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]

@@ -282,3 +282,17 @@ def test_an_inherited_listener_is_left_alone(stack: ExitStack) -> None:
     leaving.look()
     assert leaving.look() is Outcome.NOBODY
     stack.enter_context(socket.create_connection((listener.name, listener.port), timeout=0.9))
+
+
+def test_a_listener_at_an_abstract_name_is_not_ended(stack: ExitStack) -> None:
+    """There is no way back, and nobody could take the name before this process has left it."""
+    made = stack.enter_context(socket.socket(socket.AF_UNIX))
+    made.bind(f"\0pgidle-test-{free_port()}")
+    made.listen()
+    listener = Listener(light.socket(fileno=made.detach()), is_inherited=False)
+    leaving = Leaving([listener])
+    assert [leaving.look(), leaving.look()] == [Outcome.NOT_YET, Outcome.NOBODY]
+    assert leaving.call_off() == []
+    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+    client.connect(listener.socket.getsockname())
+    assert listener.parked() == 1

@@ -178,3 +178,21 @@ def test_a_service_manager_s_socket_that_is_none_of_postgres_s_is_named(
         one = launch(installation, port=port, listen=[made], **{**STAY, "idle_timeout": "1h"})
         one.wait_log(f"Postgres does not listen on {folder}/.s.PGSQL.{port}: nobody is served there")
         ask(one)
+
+
+@pytest.mark.parametrize("others", ["", ", {folder}"], ids=["alone", "first"])
+def test_an_abstract_socket_is_no_reason_to_stay_awake(
+    installation: Installation, launch: Launch, others: str
+) -> None:
+    one = launch(installation, start=False, **STAY)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        name = f"@pgidle-test-{one.port}"
+        conf.write(f"unix_socket_directories = '{name}{others.format(folder=one.socket_dir)}'\n")
+    one.start()
+    for _ in range(2):
+        mark = one.mark()
+        one.wait_for_state("asleep", since=0)
+        with psycopg.connect(one.conninfo()) as connection:
+            connection.execute("SELECT 1")
+        one.wait_for_state("asleep", since=mark)
+    assert one.stop() == 0

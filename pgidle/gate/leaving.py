@@ -64,7 +64,8 @@ class Leaving:
         if self._quiet < 2:
             return Outcome.NOT_YET
         for one in self._listeners:
-            if one.is_unix:
+            # There could be no other at an abstract name before this one is closed.
+            if one.path is not None:
                 one.end()
         return Outcome.SOMEBODY if any(one.parked() for one in self._listeners) else Outcome.NOBODY
 
