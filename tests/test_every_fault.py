@@ -35,7 +35,7 @@ SOURCE = Path(__file__).with_name("faults_preload.c")
 IS_WHOLE = bool(os.environ.get("EVERY_FAULT"))
 SHIFT = int(os.environ.get("EVERY_FAULT") or 0)
 """Another number gives each call another error."""
-SAMPLE = 6
+SAMPLE = 3
 ERRORS = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EADDRINUSE),
     *(errno.EADDRNOTAVAIL, errno.EACCES, errno.ENOSPC, errno.EINTR),
@@ -102,8 +102,8 @@ def numbers(count: int) -> Iterator[tuple[int, int]]:
         yield at, ERRORS[(SHIFT + at) % len(ERRORS)]
 
 
-def test_in_a_wake_and_a_sleep(installation: Installation, launch, faults: Faults):
-    one = launch(installation, when_idle="stay", idle_timeout="100ms", env=faults.environment)
+def test_in_a_wake_and_a_sleep(newest: Installation, launch, faults: Faults):
+    one = launch(newest, when_idle="stay", idle_timeout="100ms", env=faults.environment)
     one.wait_for_state("asleep")
     counts = []
     for _ in range(3):
@@ -140,8 +140,8 @@ def cycle(one: Supervised) -> None:
 
 
 @pytest.mark.parametrize("how", ["it exits", "it is stopped", "at once"])
-def test_in_a_start_and_an_exit(installation: Installation, launch, faults: Faults, how: str):
-    one = launch(installation, start=False, when_idle="exit", idle_timeout="100ms", env=faults.environment)
+def test_in_a_start_and_an_exit(newest: Installation, launch, faults: Faults, how: str):
+    one = launch(newest, start=False, when_idle="exit", idle_timeout="100ms", env=faults.environment)
     faults.fail(0, 0)
     life(one, how)
     assert one.wait() == 0

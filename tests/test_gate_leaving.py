@@ -290,6 +290,7 @@ def test_a_listener_at_an_abstract_name_is_not_ended(stack: ExitStack) -> None:
     made.bind(f"\0pgidle-test-{free_port()}")
     made.listen()
     listener = Listener(light.socket(fileno=made.detach()), is_inherited=False)
+    stack.callback(listener.close)
     leaving = Leaving([listener])
     assert [leaving.look(), leaving.look()] == [Outcome.NOT_YET, Outcome.NOBODY]
     assert leaving.call_off() == []
