@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MS = 1000.0
 CROWD = 500
 CROWDED = tuple("max_connections=600" if one.startswith("max_conn") else one for one in SETTINGS)
+MANY = 4096
+"""As many as net.core.somaxconn lets wait, where nobody has set it."""
+MULTITUDE = tuple("max_connections=4200" if one.startswith("max_conn") else one for one in SETTINGS)
 FILL = """
 CREATE UNLOGGED TABLE copied AS
     SELECT repeat('nobody there ', 76) || lpad(one::text, 11, '0') AS line FROM generate_series(1, {rows}) AS one;
@@ -168,10 +171,29 @@ class Bench:
         del mine[0], theirs[0]
         return found
 
+    def _wakes_by_socket(self) -> Pairs:
+        """The same of a client of this machine's; bare Postgres has no socket before it starts."""
+        mine, theirs = [], []
+        with self.staying() as pgidle:
+            pgidle.settle()
+            for _ in range(self.effort.wakes + 1):
+                pgidle.sleep()
+                began = time.perf_counter()
+                with Bare(self.setting()).postgres as bare:
+                    bare.first_row(bare.socket)
+                    theirs.append((time.perf_counter() - began) * MS)
+                began = time.perf_counter()
+                failed = pgidle.first_row(pgidle.socket)
+                mine.append((time.perf_counter() - began) * MS)
+                if failed:
+                    raise SystemExit(f"bench: a sleeping pgidle refused {failed} clients of its Unix socket")
+        return mine[1:], theirs[1:]
+
     def stay(self) -> Iterator[Row]:
         """One supervisor that stays: what it takes awake and asleep, how it wakes and sleeps, what it grows to."""
         effort = self.effort
         yield Row("wake of one that stays, connect to first row", "ms", *self.wakes(Pgidle), 1.2)
+        yield Row("  over the Unix socket", "ms", *self._wakes_by_socket(), 1.2)
         with self.staying() as pgidle:
             pgidle.settle()
             started = cpu_seconds(pgidle.pid)
@@ -213,6 +235,12 @@ class Bench:
         yield Row(f"{CROWD} clients served: asleep, bare running", "ms", mine, theirs)
         whole = CROWD * self.effort.crowds
         yield Row(f"  of {whole} not served", "", [float(failed)], (), 0, is_promise=True)
+        with self.staying(MULTITUDE) as pgidle:
+            pgidle.first_row()
+            pgidle.sleep()
+            served, unserved = wire.crowd(pgidle.port, MANY)
+        yield Row(f"{MANY} clients served, asleep before", "ms", [served * MS])
+        yield Row(f"  of {MANY} not served", "", [float(unserved)], (), 0, is_promise=True)
 
     def staying(self, settings: tuple[str, ...] | None = None, **options: str) -> Installed:
         return Pgidle(self.setting(settings=settings), told=False, **options).server
@@ -246,14 +274,16 @@ class Bench:
 
     def _loads(self) -> Iterator[tuple[str, Callable[[int], float]]]:
         for clients in (1, 8) if self.pgbench and self.effort.load_seconds else ():
-            yield f"pgbench -S, {clients} client{'s' * (clients > 1)}", partial(self._tps, clients)
+            yield f"pgbench -S, {clients} client{'s' * (clients > 1)}", partial(self._tps, clients, ())
+        if self.pgbench and self.effort.load_seconds:
+            yield "pgbench -S -C, 8 clients", partial(self._tps, 8, ("-C",))
         yield f"COPY of {self.effort.copied // 1000} MB to the client", _copied
 
-    def _tps(self, clients: int, port: int) -> float:
+    def _tps(self, clients: int, options: tuple[str, ...], port: int) -> float:
         threads = str(min(clients, os.cpu_count() or 1))
         seconds = str(self.effort.load_seconds)
-        says = self.run_pgbench(port, "-n", "-T", seconds, "-S", "-c", str(clients), "-j", threads)
-        found = re.search(r"tps = ([\d.]+) \(without", says)
+        says = self.run_pgbench(port, "-n", "-T", seconds, "-S", *options, "-c", str(clients), "-j", threads)
+        found = re.search(r"tps = ([\d.]+) \((without|including)", says)
         if found is None:
             raise SystemExit(f"bench: pgbench says no rate: {says}")
         return float(found[1])

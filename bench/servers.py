@@ -81,6 +81,11 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
+def _socket(data_dir: Path, port: int) -> str:
+    """The Unix socket's path."""
+    return str(data_dir / f".s.PGSQL.{port}")
+
+
 def arguments(settings: Sequence[str]) -> list[str]:
     return [word for setting in settings for word in ("-c", setting)]
 
@@ -92,10 +97,11 @@ class BarePostgres:
         self, installation: Installation, data_dir: Path, settings: Sequence[str] = SETTINGS
     ) -> None:
         self.port = free_port()
+        self.socket = _socket(data_dir, self.port)
         self._data_dir = data_dir
         program, where = installation.program("postgres"), f"listen_addresses={wire.HOST}"
         self._command = [
-            *(program, "-D", str(data_dir), "-p", str(self.port), "-c", where),
+            *(program, "-D", str(data_dir), "-p", str(self.port), "-c", where, "-k", str(data_dir)),
             *arguments(settings),
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -124,8 +130,8 @@ class BarePostgres:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def first_row(self) -> int:
-        return wire.first_row(self.port, self.is_running)
+    def first_row(self, where: wire.Where | None = None) -> int:
+        return wire.first_row(where or self.port, self.is_running)
 
     def settle(self) -> None:
         """Wait until it does nothing but serve."""
@@ -168,8 +174,13 @@ class Installed(Supervised):
         settings: Sequence[str] = SETTINGS,
         **options: str | None,
     ) -> None:
-        usual: dict[str, Any] = {"http": f"{wire.HOST}:{free_port()}", "idle_timeout": "off"} | options
+        usual: dict[str, Any] = {
+            "http": f"{wire.HOST}:{free_port()}",
+            "idle_timeout": "off",
+            "socket_dir": str(data_dir),
+        } | options
         super().__init__(installation, place, data_dir=data_dir, postgres=arguments(settings), **usual)
+        self.socket = _socket(data_dir, self.port)
         self._program = program
 
     def command(self) -> list[str]:
@@ -183,9 +194,9 @@ class Installed(Supervised):
         self.start()
         return self
 
-    def first_row(self) -> int:
+    def first_row(self, where: wire.Where | None = None) -> int:
         try:
-            return wire.first_row(self.port, lambda: self.running)
+            return wire.first_row(where or self.port, lambda: self.running)
         except (OSError, wire.RefusedError) as error:
             said = self.lines[-1].text if self.lines else "without a word"
             status = "runs" if self.running else f"exit status {self._process and self._process.returncode}"

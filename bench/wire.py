@@ -22,6 +22,9 @@ PATIENCE = 30.0
 RETRY = 0.001
 """Seconds between two attempts to connect."""
 
+Where = int | str
+"""A port of HOST, or the path of a Unix socket."""
+
 _PROTOCOL = 196608
 _numbers = itertools.count(1)
 
@@ -81,10 +84,24 @@ class Conversation:
         return answer
 
 
-def ask(port: int, statement: str = "SELECT 1", source: str = HOST) -> str:
-    """Connect once, from a loopback address, and return the first value. Raises OSError or RefusedError."""
+def connect(where: Where, source: str = HOST) -> socket.socket:
+    """Connected; over TCP from a loopback address. Raises OSError."""
+    if isinstance(where, int):
+        return socket.create_connection((HOST, where), PATIENCE, (source, 0))
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.settimeout(PATIENCE)
+        server.connect(where)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def ask(where: Where, statement: str = "SELECT 1", source: str = HOST) -> str:
+    """Connect once and return the first value. Raises OSError or RefusedError."""
     conversation = Conversation(statement)
-    with socket.create_connection((HOST, port), PATIENCE, (source, 0)) as server:
+    with connect(where, source) as server:
         server.sendall(conversation.first)
         while conversation.value is None:
             server.sendall(conversation.received(server.recv(65536)))
@@ -114,7 +131,7 @@ def copy_out(port: int, table: str) -> int:
     return size
 
 
-def first_row(port: int, is_running: Callable[[], bool]) -> int:
+def first_row(where: Where, is_running: Callable[[], bool]) -> int:
     """Connect until it works, as somebody who waits for a server does; how many attempts failed before.
 
     Raises OSError or RefusedError when the server is no more.
@@ -123,7 +140,7 @@ def first_row(port: int, is_running: Callable[[], bool]) -> int:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            ask(port)
+            ask(where)
         except (OSError, RefusedError):
             if time.monotonic() > deadline or not is_running():
                 raise

@@ -47,9 +47,8 @@ class Watcher:
     """Looks at one postmaster. All methods belong to one asyncio loop; calls wait for each other.
 
     `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo`
-    (setting `watch`) replaces these but port and pid. `plugs` are the gate's own connections to the port,
-    `addresses` where Postgres listens. `knows_role`: an earlier look found the role that is preferred to `users`;
-    `on_role` is told when that changes.
+    (setting `watch`) replaces these but port and pid. `addresses` are where Postgres listens.
+    `knows_role`: an earlier look found the role that is preferred to `users`; `on_role` is told when that changes.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class Watcher:
         pid: int,
         users: Sequence[str],
         conninfo: str | None = None,
-        plugs: frozenset[tuple[str, int]] = frozenset(),
         addresses: tuple[str, ...] = (),
         *,
         knows_role: bool = False,
@@ -69,7 +67,7 @@ class Watcher:
         self._watching: Watching | None = None
         self._statement = b""
         self._pid = pid
-        self._arrivals = Arrivals(pid, port, plugs=plugs, addresses=addresses)
+        self._arrivals = Arrivals(pid, port, addresses=addresses)
         self._checkpoints = 0
         self._knows_role = knows_role
         self._on_role = on_role
@@ -83,9 +81,12 @@ class Watcher:
             knows_role=knows_role,
         )
 
-    async def look(self, deadline: float) -> Snapshot | LookFailed:
-        """One look, within `deadline` seconds. A failure costs the connection; the next look starts anew."""
+    async def look(self, deadline: float, *, may_connect: bool = True) -> Snapshot | LookFailed:
+        """One look, within `deadline` seconds. A failure costs the connection; the next look starts anew. While the
+        gate is shut a new connection would wait there like any client's: then it may not be made."""
         try:
+            if self._watching is None and not may_connect:
+                return LookFailed("its connection was lost")
             return await self._within(deadline, self._look)
         except WatchError as error:
             return LookFailed(str(error))

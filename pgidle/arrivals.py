@@ -33,7 +33,6 @@ MARGIN = 5.0
 class Arrivals:
     """Watches one postmaster's process and port. `patience` is its authentication_timeout in seconds.
 
-    `plugs` are addresses and ports of connections that are nobody's: the gate's own;
     `addresses` are those of the port that are Postgres's, if it has not all.
     """
 
@@ -42,12 +41,10 @@ class Arrivals:
         pid: int,
         port: int,
         patience: float = 60.0,
-        plugs: frozenset[tuple[str, int]] = frozenset(),
         addresses: tuple[str, ...] = (),
     ) -> None:
         self.patience = patience
         self._pid = pid
-        self._plugs = plugs
         self._addresses = addresses
         self._port = port
         self._since: dict[Peer | int, float] = {}
@@ -57,7 +54,7 @@ class Arrivals:
     def connecting(self, sessions: Sequence[Session]) -> Connecting:
         """Who is on the way, given sessions that were read before. Raises OSError if /proc cannot be read."""
         now = time.monotonic()
-        ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr} | self._plugs
+        ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr}
         there = scan(self._port, self._addresses).connections
         self.there = {(c.peer.address, c.peer.port): c for c in there}
         strange = [c for c in there if (c.peer.address, c.peer.port) not in ends]

@@ -53,9 +53,9 @@ class Backstage(threading.Thread):
         """No look is due for a while: be in nobody's way until then."""
         self._order(lambda looks: looks.disconnect())
 
-    def look(self, ticket: int, deadline: float) -> None:
+    def look(self, ticket: int, deadline: float, *, may_connect: bool = True) -> None:
         """Have one look within `deadline` seconds. Answered by one `Looked`, whatever happens."""
-        self._order(lambda looks: looks.look(ticket, deadline))
+        self._order(lambda looks: looks.look(ticket, deadline, may_connect=may_connect))
 
     def checkpoint(self, timeout: float) -> None:
         """Have a checkpoint within `timeout` seconds. Answered by one `Checkpointed`, whatever happens."""

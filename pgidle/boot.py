@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from pgidle.errors import PgidleError
+from pgidle.errors import FAULTS, PgidleError
 from pgidle.light import signal, socket
 from pgidle.record import replace
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from pgidle.binaries import Binaries
     from pgidle.first_start import FirstStart
-    from pgidle.gate import Gate
+    from pgidle.gate.gate import Gate
+    from pgidle.gate.listeners import Address, Listener
     from pgidle.house import House
     from pgidle.log import Log
     from pgidle.loop import Loop
@@ -32,36 +33,43 @@ if TYPE_CHECKING:
     from pgidle.settings_file import Caller
     from pgidle.statedir import StateDir
 
+EARLIER_POLL = 0.01
+"""Seconds between two attempts to listen while an earlier supervisor's postmaster ends."""
+
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
 
 
 def run(options: Options, postgres_args: Sequence[str]) -> int:
     """`pgidle run`: the exit status. Faults are said in one line on stderr."""
-    from pgidle.loop import Loop
-
-    # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
-    loop = Loop()
-    loop.catch(CAUGHT)
     try:
+        from pgidle.loop import Loop
+
+        # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
+        loop = Loop()
+        loop.catch(CAUGHT)
         house = _prepare(options, tuple(postgres_args), loop)
     except PgidleError as error:
         _complain(error)
         return error.status
-    except OSError as error:
+    except FAULTS as error:
         _complain(PgidleError(f"cannot start: {error}"))
         return 1
-    from pgidle.early import spawn_early
-
+    early = None
     try:
+        from pgidle.early import spawn_early
+
         early = spawn_early(house)
         # What Postgres does not need to start is imported while it starts.
         from pgidle.supervisor import Supervisor
 
         gc.enable()
-        try:
-            supervisor = Supervisor(house, early)
-        except OSError as error:
-            raise PgidleError(f"cannot look after Postgres, which ends now: {error}") from None
+        supervisor = Supervisor(house, early)
+    except FAULTS as error:
+        _complain(PgidleError(f"cannot look after Postgres, which ends now: {error}"))
+        if early is not None:
+            early.end(house.settings.stop_timeout)
+        os._exit(1)
+    try:
         status = supervisor.run()
     except PgidleError as error:
         _complain(error)
@@ -104,12 +112,13 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
     from pgidle.binaries import find_bin_dir
     from pgidle.cluster import DataDirState, inspect_data_dir, refuse_closed
-    from pgidle.gate import Mode, open_shim
+    from pgidle.gate.gate import Mode
+    from pgidle.gate.preloaded import open_library
     from pgidle.house import Doors, Files, House
     from pgidle.inherited import take_manager, take_sockets
     from pgidle.log import Log, goes_to_journal
     from pgidle.options import Tls
-    from pgidle.privileges import acting_as, conceal, enable_migration, plan, prepare_directories
+    from pgidle.privileges import acting_as, conceal, plan, prepare_directories
     from pgidle.settings_file import Caller
     from pgidle.statedir import StateDir
 
@@ -139,14 +148,13 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
             refuse_closed(settings.socket_dir)
         binaries = find_bin_dir(settings.bin_dir, data_dir.version, os.environ.get("PATH", ""), identity)
     http = _listen_http(settings, identity)
-    migration = enable_migration()
     if identity is None:
         _refuse_default_socket(settings, first, binaries)
     if is_first_start or not os.path.isdir(settings.state_dir):
         prepare_directories(settings.data_dir, settings.state_dir, identity)
-    shim = open_shim()
+    library = open_library()
     if identity is not None:
-        _change_user(identity, inherited, log)
+        _change_user(identity, log)
         # Not before: as root nothing is executed that need not be.
         _refuse_default_socket(settings, first, binaries)
     else:
@@ -155,17 +163,15 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     state_dir = StateDir(settings.state_dir)
     if settings.tls is Tls.SELF_SIGNED:
         _certify(settings, binaries, is_first_start, log)
-    gate, gate_why = _make_gate(settings, state_dir, shim, inherited)
-    if gate.mode is Mode.SYNHOLD and migration is not None:
-        gate_why = migration
-    if gate.mode is not Mode.HANDOFF:
+    gate, gate_why = _make_gate(settings, state_dir, library, inherited, log)
+    if gate.mode is Mode.NONE:
         log.note("gate", f"mode {gate.mode.value}: {gate_why}")
     return House(
         settings=settings,
         environ=dict(os.environ),
         binaries=binaries,
         first=first,
-        shim=shim if gate.mode is not Mode.NONE else None,
+        library=library if gate.mode is not Mode.NONE else None,
         gate=gate,
         gate_why=gate_why,
         state_dir=state_dir,
@@ -230,18 +236,17 @@ def _certify(settings: Settings, binaries: Binaries, is_first_start: bool, log: 
     log.note("tls", make(settings.data_dir, os.environ))
 
 
-def _served(settings: Settings, inherited: Sequence[socket.socket]) -> Settings:
+def _served(settings: Settings, inherited: Sequence[Listener]) -> Settings:
     """Inherited sockets, if any, say where Postgres listens. Raises PgidleError where it could not."""
-    if not inherited:
+    tcp = [one for one in inherited if not one.is_unix]
+    if not tcp:
         return settings
-    ports = {one.getsockname()[1] for one in inherited}
+    ports = {one.port for one in tcp}
     if len(ports) > 1:
         raise PgidleError(
             f"the inherited sockets have ports {sorted(ports)}", "Postgres has one: give each a service"
         )
-    from pgidle.steering import bound_to
-
-    names = [bound_to(one)[1][0] for one in inherited]
+    names = [one.name for one in tcp]
     if len(set(names)) < len(names):
         raise PgidleError(
             f"two inherited sockets have the same address: {', '.join(names)}", "name each once"
@@ -250,13 +255,10 @@ def _served(settings: Settings, inherited: Sequence[socket.socket]) -> Settings:
     return replace(settings, port=ports.pop(), listen_addresses=addresses)
 
 
-def _change_user(identity: Identity, inherited: Sequence[socket.socket], log: Log) -> None:
+def _change_user(identity: Identity, log: Log) -> None:
     """Become the user that Postgres runs as, with all that it will need."""
     from pgidle.privileges import become, python_unreadable
 
-    for one in inherited:
-        # Sockets of one reuseport group must be one user's (net/ipv4/inet_connection_sock.c).
-        os.fchown(one.fileno(), identity.uid, identity.gid)
     if (place := python_unreadable(identity)) is not None:
         from pgidle.preload import preload
 
@@ -269,33 +271,78 @@ def _change_user(identity: Identity, inherited: Sequence[socket.socket], log: Lo
 
 
 def _make_gate(
-    settings: Settings, state_dir: StateDir, shim: int | None, inherited: Sequence[socket.socket]
+    settings: Settings,
+    state_dir: StateDir,
+    library: int | None,
+    inherited: Sequence[Listener],
+    log: Log,
 ) -> tuple[Gate, str]:
     """A gate that holds clients from now on, and why it is no better one. Raises PgidleError."""
-    from pgidle.cluster import living_postmaster, read_pidfile
-    from pgidle.gate import Gate, refuse_taken, try_mode
-    from pgidle.steering import resolve
+    from pgidle.gate.gate import Gate, Mode
+    from pgidle.gate.listeners import resolve
+    from pgidle.inherited import is_reachable
 
-    living = living_postmaster(settings.data_dir) if read_pidfile(settings.data_dir) is not None else None
-    if living is not None and living != state_dir.earlier_postmaster:
-        from pgidle.orphans import is_abandoned
-
-        if not is_abandoned(living):
-            raise PgidleError(
-                f"a postmaster with pid {living} already runs on {settings.data_dir}", "stop it first"
-            )
     try:
         addresses = resolve(settings.listen_addresses, settings.port)
     except OSError as error:
         raise PgidleError(
             f"cannot listen on {settings.listen_addresses}: {error.strerror}", "set --listen-addresses"
         ) from None
-    if not inherited and living is None:
-        refuse_taken(addresses)
-    mode, why = try_mode(addresses[0][0], shim)
-    gate = Gate(addresses, mode, inherited)
-    gate.listen(behind=living is not None)
-    return gate, why
+    for one in [one for one in inherited if one.is_unix]:
+        if is_reachable(one, settings.port):
+            one.listen_as_ourselves()
+            one.note_file()
+        else:
+            log.note(
+                "gate",
+                f"{one.path} is gone; until its socket unit is restarted, it is there only while awake",
+            )
+            inherited = [other for other in inherited if other is not one]
+            one.close()
+    taken = {one.name for one in inherited}
+    made, missing = _listen([one for one in addresses if one[1][0] not in taken], settings, state_dir, log)
+    for why in missing if settings.listen_addresses.strip() != "*" else ():
+        log.note("gate", why)
+    served = {*taken, *(one.name for one in made)}
+    addresses = [one for one in addresses if one[1][0] in served]
+    if library is not None:
+        return Gate([*inherited, *made], addresses), "clients wait while Postgres is not ready"
+    why = "the preloaded library was not compiled: install a C compiler and then pgidle again"
+    if inherited:
+        raise PgidleError(f"an inherited socket cannot be shared with Postgres: {why}")
+    return Gate(made, addresses, Mode.NONE), why
+
+
+def _listen(
+    addresses: Sequence[Address], settings: Settings, state_dir: StateDir, log: Log
+) -> tuple[list[Listener], list[str]]:
+    """Listen, once an earlier supervisor's postmaster has ended, which may still have the port. Raises PgidleError."""
+    from pgidle.cluster import living_postmaster, read_pidfile
+    from pgidle.gate.listeners import listen_on
+
+    began = time.monotonic()
+    while True:
+        living = living_postmaster(settings.data_dir) if read_pidfile(settings.data_dir) is not None else None
+        if living is not None and living != state_dir.earlier_postmaster:
+            from pgidle.orphans import is_abandoned
+
+            if not is_abandoned(living):
+                raise PgidleError(
+                    f"a postmaster with pid {living} already runs on {settings.data_dir}", "stop it first"
+                )
+        try:
+            return listen_on(addresses)
+        except PgidleError:
+            from pgidle.orphans import hasten_postmaster, is_abandoned
+
+            # It may not have come as far as to its lock yet.
+            earlier = state_dir.earlier_postmaster
+            if living is None and earlier is not None and is_abandoned(earlier):
+                living = earlier
+            if living is None:
+                raise
+        hasten_postmaster(living, time.monotonic() - began, settings.stop_timeout, log)
+        time.sleep(EARLIER_POLL)
 
 
 def _listen_http(settings: Settings, identity: Identity | None) -> tuple[socket.socket, ...]:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from pgidle.options import Counts, IgnoreField
+from pgidle.options import Counts, IgnoreField, is_folder
 from pgidle.reasons import Reason, ReasonKind, Signal, who
 
 if TYPE_CHECKING:
@@ -56,8 +56,12 @@ def is_ignored(session: Session, settings: Settings) -> bool:
 
 
 def may_wake(session: Session, settings: Settings) -> bool:
-    """Whether it may have woken Postgres: one that the setting `no-wake` names cannot have."""
-    return not any(_in_network(session.client_addr, network) for network in settings.no_wake)
+    """Whether it may have woken Postgres: one that the setting `no-wake` names cannot have. Of Unix sockets nobody
+    knows which it came by: where one wakes nobody, it is that of those who are ignored."""
+    folders = [one for one in settings.no_wake if is_folder(one)]
+    if session.client_addr is None:
+        return not (folders and is_ignored(session, settings))
+    return not any(_in_network(session.client_addr, one) for one in settings.no_wake if one not in folders)
 
 
 def is_ignored_address(address: str | None, settings: Settings) -> bool:

@@ -23,6 +23,7 @@ from pgidle.options import OPTIONS, Kind, parse_duration
 from pgidle.reasons import duration_text
 from pgidle.settings import config_path, describe, resolve
 from pgidle.settings_file import Caller, read_file
+from pgidle.statedir import last_failure
 from pgidle.status import as_table, moment_text, sleep_text
 from pgidle.usage import BEHIND, Group
 
@@ -40,7 +41,7 @@ SLEEP_TIMEOUT = 90.0
 """Seconds: more than the supervisor takes to decide, which is a checkpoint (a minute at most) and looks."""
 LAST_STATES = ("leaving", "terminating")
 """A supervisor that has kept an order to sleep and says this is about to end."""
-METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE", Kind.NETWORKS: "NETWORK"}
+METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE", Kind.NO_WAKE: "NETWORK|FOLDER"}
 
 
 class _Command(click.Command):
@@ -141,11 +142,15 @@ def status(options: dict[str, Any], as_json: bool) -> None:
     except NotRunning as error:
         found = last_sleep(state_dir)
         last = asdict(found) if found is not None else None
+        failed = last_failure(state_dir)
         if as_json:
-            click.echo(json.dumps({"state": "not running", "last_sleep": last}))
+            failure = {"why": failed[1], "at": failed[0]} if failed is not None else None
+            click.echo(json.dumps({"state": "not running", "failure": failure, "last_sleep": last}))
         else:
             slept = sleep_text(last) if last is not None else "none is on record"
             click.echo(one_line(error.message if last is not None else str(error)))
+            if failed is not None:
+                click.echo(one_line(f"failed: {moment_text(failed[0])}: {failed[1]}"))
             click.echo(f"last sleep: {one_line(slept)}")
         sys.exit(NOT_RUNNING)
     if as_json:

@@ -21,7 +21,7 @@ def postgres_command(house: House) -> list[str]:
         *("-D", settings.data_dir),
         *("-p", str(settings.port)),
         # As numbers, so that Postgres binds what the gate has bound.
-        *("-c", f"listen_addresses={','.join(house.gate.hosts())}"),
+        *("-c", f"listen_addresses={','.join(house.gate.hosts)}"),
         # A backend's crash ends the postmaster, so that the gate and not Postgres meets clients in recovery.
         *("-c", "restart_after_crash=off"),
     ]
@@ -34,13 +34,17 @@ def postgres_command(house: House) -> list[str]:
     return command
 
 
-def spawn_postmaster(house: House) -> Postmaster:
-    """A new postmaster, of which a successor of ours can know. Raises OSError where it cannot be executed.
-
-    None runs. One of an earlier supervisor's may have had its number in the gate's group when the gate was made.
-    """
-    house.gate.postgres_gone()
-    made = spawn(postgres_command(house), house.settings.data_dir, house.environ, house.shim)
+def spawn_postmaster(house: House, errors: int | None = None) -> Postmaster:
+    """A new postmaster, of which a successor of ours can know; `errors` is its standard error, or ours. Raises OSError
+    where it cannot be executed."""
+    made = spawn(
+        postgres_command(house),
+        house.settings.data_dir,
+        house.environ,
+        house.library,
+        house.gate.to_share(),
+        errors,
+    )
     house.state_dir.remember_postmaster(made.pid)
     return made
 

@@ -21,3 +21,15 @@ class SettingsError(PgidleError):
     """Wrong usage or settings, found before anything was touched."""
 
     status = 2
+
+
+FAULTS = (OSError, ImportError, MemoryError)
+"""What a machine that lacks something makes of any call or import: descriptors, memory, room. It may pass."""
+
+
+def fault_text(error: BaseException) -> str:
+    """What is lacking, in a line: without the number that only programmers know."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+    said = " ".join(str(error).split())
+    return said if isinstance(error, OSError) else f"{type(error).__name__}: {said}"

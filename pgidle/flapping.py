@@ -59,8 +59,8 @@ def waker(look: Snapshot, settings: Settings) -> str | None:
 
 
 def ignored_waker(look: Snapshot, settings: Settings) -> str | None:
-    """Who came first over TCP, if `ignore` says that they never count: the gate cannot know that of who waits."""
-    clients = [session for session in look.sessions if session.is_client and session.client_addr is not None]
+    """Who came first, if `ignore` says that they never count: the gate cannot know that of who waits."""
+    clients = [session for session in look.sessions if session.is_client and may_wake(session, settings)]
     first = min(clients, key=lambda session: session.backend_start, default=None)
     return application(first) if first is not None and is_ignored(first, settings) else None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pgidle.flapping import Sleep
-from pgidle.statedir import LAST_SLEEP, open_of_another, read_kept
+from pgidle.statedir import LAST_SLEEP, LATEST, open_of_another, read_kept
 from pgidle.status import LastSleep
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 KEPT = 12
 """So many sleeps are remembered: more than the doublings from a second to an hour."""
-
-LATEST = 253_402_300_799.0
-"""Unix time at the end of the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)

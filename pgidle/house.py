@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pgidle.binaries import Binaries
     from pgidle.first_start import FirstStart
-    from pgidle.gate import Gate
+    from pgidle.gate.gate import Gate
     from pgidle.inbox import SettingsChanged
     from pgidle.inherited import Manager
     from pgidle.log import Log
@@ -54,13 +54,13 @@ class Files:
 class House:
     """Made by `boot`, lent to everybody. `first` is there when the data directory has yet to be made.
 
-    `shim` is the open file that Postgres preloads; None where the gate does without."""
+    `library` is the open file that Postgres preloads; None where the gate does without."""
 
     settings: Settings
     environ: Mapping[str, str]
     binaries: Binaries
     first: FirstStart | None
-    shim: int | None
+    library: int | None
     gate: Gate
     gate_why: str
     state_dir: StateDir

@@ -117,7 +117,7 @@ class Inbox:
         """Take what is there. Called by the supervisor alone."""
         try:
             os.eventfd_read(self._eventfd)
-        except BlockingIOError:
-            return
+        except OSError:
+            pass  # Nothing was told of, or that cannot be read: what is there is there.
         while self._messages:
             yield self._messages.popleft()

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
+    from pgidle.gate.listeners import Listener
+
 FIRST = 3  # SD_LISTEN_FDS_START
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
@@ -53,11 +55,13 @@ def settle_streams() -> None:
                 continue  # That of the listing itself.
 
 
-def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
-    """The TCP listeners that are meant for this process. Nothing that we start inherits them, or hears of them.
+def take_sockets(environ: MutableMapping[str, str]) -> tuple[Listener, ...]:
+    """The listeners that are meant for this process, of TCP and Unix. Nothing that we start hears of them.
 
-    Raises PgidleError for a socket that clients could not be handed on from.
+    Raises PgidleError for a socket that Postgres could not share.
     """
+    from pgidle.gate.listeners import Listener
+
     said = {name: environ.pop(name, "") for name in VARIABLES}
     if said["LISTEN_PID"] != str(os.getpid()) or not said["LISTEN_FDS"].isdigit():
         return ()
@@ -65,30 +69,37 @@ def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]
     for fd in range(FIRST, FIRST + int(said["LISTEN_FDS"])):
         os.set_inheritable(fd, False)
         inherited = socket.socket(fileno=fd)
-        taken.append(inherited)
-        if inherited.family not in (socket.AF_INET, socket.AF_INET6) or inherited.type != socket.SOCK_STREAM:
+        kinds = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+        if inherited.family not in kinds or inherited.type != socket.SOCK_STREAM:
             raise PgidleError(
-                f"inherited descriptor {fd} is no TCP socket", "give pgidle.socket ListenStream=ADDRESS:PORT"
-            )
-        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-            raise PgidleError(
-                f"inherited descriptor {fd} cannot share its port", "give pgidle.socket ReusePort=yes"
-            )
-        if os.geteuid() not in (0, owner := os.fstat(fd).st_uid):
-            # Nor may we give it to ourselves, and a reuseport group is one user's (net/ipv4/inet_connection_sock.c).
-            raise PgidleError(
-                f"inherited descriptor {fd} is uid {owner}'s, so that uid {os.geteuid()} cannot share its port",
-                "remove User= from pgidle.service: started as root, pgidle takes the socket with it",
+                f"inherited descriptor {fd} is no TCP socket, and no Unix socket of that kind",
+                "give pgidle.socket ListenStream=ADDRESS:PORT, or a path",
             )
         is_dual = inherited.family == socket.AF_INET6 and not inherited.getsockopt(
             socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
         )
         if is_dual:
+            # What pg_hba.conf says of IPv4 addresses would match nobody.
             raise PgidleError(
                 f"inherited descriptor {fd} takes IPv4 on an IPv6 socket",
                 "give pgidle.socket BindIPv6Only=ipv6-only",
             )
+        taken.append(Listener(inherited, is_inherited=True))
     return tuple(taken)
+
+
+def is_reachable(one: Listener, port: int) -> bool:
+    """Whether a Unix socket has its file. Where it has none Postgres has to make another there, which lasts as long as
+    we do. Called as Postgres's user. Raises PgidleError for a socket that Postgres would not take for its own."""
+    folder, _, name = one.name.rpartition("/")
+    if name != f".s.PGSQL.{port}":
+        raise PgidleError(
+            f"the inherited Unix socket {one.name} is none of a Postgres on port {port}",
+            f"give pgidle.socket ListenStream={folder}/.s.PGSQL.{port}",
+        )
+    if one.path is None:
+        return True
+    return os.path.lexists(one.path)
 
 
 def take_manager(environ: MutableMapping[str, str]) -> Manager | None:

@@ -10,15 +10,13 @@ import time
 from typing import TYPE_CHECKING
 
 from pgidle import keepers, policy
-from pgidle.drain import on_their_way
 from pgidle.flapping import SOON, Backoff, applications, flapping, ignored_waker, waker
-from pgidle.gate import Mode
+from pgidle.gate.gatekeeper import parked_text
 from pgidle.history import load, save
 from pgidle.holds import Holds
 from pgidle.lifecycle import Event
 from pgidle.orders import Sleep
 from pgidle.policy import is_near
-from pgidle.porter import parked_text
 from pgidle.reasons import ReasonKind, slot_text
 from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.backstage import Backstage
-    from pgidle.gate import Gate
+    from pgidle.gate.gate import Gate
     from pgidle.holds import Kept
     from pgidle.inbox import Checkpointed, Looked, Requested, StartTried
     from pgidle.log import Log
@@ -50,18 +48,14 @@ CHECKPOINT_TIMEOUT = 60.0
 TRIED_FOR = 30.0
 """Seconds for which it counts that Postgres would start again, or would not, unless a file is seen to change."""
 
-SYN_PATIENCE = 3.0
-"""Seconds after a wake in which a client whose SYN was dropped once or twice sends it again: it waits 1 s, then 1 or 2
-(net.ipv4.tcp_syn_linear_timeouts)."""
-
 SLOT_WORTH_A_LINE = 16 * 2**20
 """Bytes of WAL (a segment) that an unused replication slot may hold back before the log says so."""
 
 DRAIN_POLL = 0.005
-"""Seconds between two looks at Postgres's own accept queue once newcomers are kept from it."""
+"""Seconds between two last looks, where a sleep that is forced waits for those who have yet to get a session."""
 
 DRAIN_LIMIT = 2.0
-"""Seconds in which that queue must be empty, else somebody is taken to be there."""
+"""Seconds for which it waits for them."""
 
 
 class Judge:
@@ -158,12 +152,12 @@ class Judge:
             self.look_now()
 
     def confirm(self) -> None:
-        """Newcomers are kept away: once Postgres has taken whom it had, look for the last time."""
+        """Postgres accepts nobody any more: look for the last time."""
         self._is_confirming = True
         self._drain_since = time.monotonic()
         self._ticket += 1
         self._loop.cancel("look")
-        self._drain()
+        self._look_for_the_last_time()
 
     def asked_to_sleep(self, request: Requested) -> None:
         """Sleep now if nobody is active, or at once if forced; the request is answered when that is known."""
@@ -230,9 +224,6 @@ class Judge:
             self._warn_of_slots(look)
         now = time.monotonic()
         settings, backoff = self.settings, self.backoff
-        if self._gate.mode is Mode.SYNHOLD:
-            # Who is not let in comes again later; Postgres must still be there.
-            settings = replace(settings, min_awake=max(settings.min_awake, SYN_PATIENCE))
         if self._requests:
             # For how long does not matter, but that nobody has come since does: they would be cut in mid-air.
             idle_timeout = now - self._judged_at if self._is_confirming else 0.0
@@ -269,7 +260,7 @@ class Judge:
         if is_due and not is_tried and not self._is_trying:
             self.try_start()
         if verdict.idle:
-            self._backstage.disconnect()  # In nobody's way while that is tried.
+            self._disconnect()  # In nobody's way while that is tried.
         else:
             if self._requests and not self._is_forced and not self._is_trying:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
@@ -277,7 +268,7 @@ class Judge:
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
             self._loop.after(verdict.next_look, "look", self.look_now)
             if not is_near(verdict, now):
-                self._backstage.disconnect()
+                self._disconnect()
 
     def try_start(self) -> None:
         """A file has changed: find out whether Postgres would start with it. What was found before no longer counts."""
@@ -352,9 +343,7 @@ class Judge:
     def _tell_ignored(self, who: str | None) -> None:
         """Who is ignored and wakes Postgres all the same makes sleeping pointless, without being in its way."""
         if who is not None and time.monotonic() - self._memory.awake_since < SOON:
-            text = (
-                f"{who} is ignored, yet was the first to come: through the Unix socket it would wake nobody"
-            )
+            text = f"{who} is ignored, yet was the first to come: whoever is at the gate wakes Postgres, less no-wake"
             self._log.once("ignore", text)
 
     def _tell_keeper(self, look: Snapshot, verdict: Verdict, now: float) -> None:
@@ -389,17 +378,6 @@ class Judge:
             self._is_checkpointing = True
             self._backstage.checkpoint(CHECKPOINT_TIMEOUT)
 
-    def _drain(self) -> None:
-        """Wait until no connection is on its way to Postgres unseen: in a handshake, or in its accept queue."""
-        coming = on_their_way(self._gate)
-        if not coming:
-            self._backstage.look(self._ticket, LOOK_DEADLINE)
-        elif not self._may_drain():
-            self._memory = policy.note_use(self._memory, time.monotonic(), "somebody was connecting")
-            self._happen(Event.ACTIVITY_SEEN, f"{coming} connections were on their way to Postgres")
-        else:
-            self._loop.after(DRAIN_POLL, "drain", self._drain)
-
     def _conclude(self, look: Look, verdict: Verdict) -> None:
         if not self._is_forced:
             if verdict.idle:
@@ -408,9 +386,17 @@ class Judge:
                 self._happen(Event.ACTIVITY_SEEN, "; ".join(map(str, verdict.reasons)))
         elif isinstance(look, Snapshot) and look.has_arrivals and self._may_drain():
             # Force cuts sessions, but nobody who has yet to get one: it takes milliseconds.
-            self._loop.after(DRAIN_POLL, "drain", self._drain)
+            self._loop.after(DRAIN_POLL, "drain", self._look_for_the_last_time)
         else:
             self._confirm()
+
+    def _disconnect(self) -> None:
+        # The last look, after a checkpoint, cannot connect again.
+        if not self._is_checkpointing:
+            self._backstage.disconnect()
+
+    def _look_for_the_last_time(self) -> None:
+        self._backstage.look(self._ticket, LOOK_DEADLINE, may_connect=False)
 
     def _confirm(self) -> None:
         """Nobody uses Postgres; and nobody has come meanwhile?"""

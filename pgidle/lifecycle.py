@@ -4,13 +4,13 @@ Time runs downwards; `gate` says what happens to a client that connects::
 
     state         Postgres                        gate
     ------------  ------------------------------  --------------------------------------------
-    starting      initdb, recovery, start-up      parks
-    awake         owns the port                   steered away; catches all if Postgres dies
-    drowsy        running, checkpoint done        parks: nobody new reaches Postgres
-    stopping      fast shutdown, going to sleep   parks
-    asleep        none                            parks; a client who parks wakes
+    starting      initdb, recovery, start-up      shut: clients park
+    awake         serves                          open; shuts by itself if Postgres begins to end
+    drowsy        running, checkpoint done        shut, once Postgres has answered; the last look
+    stopping      fast shutdown, going to sleep   shut
+    asleep        none                            shut; a client who parks wakes
     leaving       none                            plugged: SYNs are dropped, one last look
-    terminating   fast, then immediate shutdown   plugged: asked to stop, nobody is let in
+    terminating   fast, then immediate shutdown   plugged, then shut: asked to stop
     failed        none                            closed
 
 The supervisor turns what it sees into events (past tense), asks `advance` for the next state, and carries out the
@@ -19,8 +19,8 @@ nothing if the event is one that `MAY_COME_LATE`, and is a bug otherwise, raised
 in tests over every reachable path:
 
 - Postgres is started only where none runs, so there are never two postmasters.
-- Going to sleep passes through `drowsy`: newcomers park *before* the last judgement, and a client who parked in
-  `drowsy` brings Postgres's port back before anything is stopped.
+- Going to sleep passes through `drowsy`: newcomers park *before* the last judgement, which waits for Postgres's word
+  that it accepts nobody, and a client who parked in `drowsy` opens the gate again before anything is stopped.
 - The program leaves with status 0 only when Postgres was reaped with status 0 (or never ran since) and the queue was
   plugged, looked at, and found empty, or somebody asked it to stop.
 """
@@ -58,9 +58,12 @@ class Event(enum.Enum):
     IDLE_JUDGED = enum.auto()
     IDLE_CONFIRMED = enum.auto()
     ACTIVITY_SEEN = enum.auto()
+    GATE_SHUT = enum.auto()
+    GATE_SILENT = enum.auto()
     CLIENT_PARKED = enum.auto()
     NOBODY_PARKED = enum.auto()
     EXIT_CHOSEN = enum.auto()
+    LEAVING_PUT_OFF = enum.auto()
     WAKE_REQUESTED = enum.auto()
     STOP_REQUESTED = enum.auto()
     STOP_TIMED_OUT = enum.auto()
@@ -71,71 +74,73 @@ class Effect(enum.Enum):
 
     START_POSTMASTER = enum.auto()
     OPEN_GATE = enum.auto()
-    CLOSE_GATE = enum.auto()
-    PLUG_GATE = enum.auto()
-    UNPLUG_GATE = enum.auto()
+    SHUT_GATE = enum.auto()
     CONFIRM_IDLE = enum.auto()
     STOP_FAST = enum.auto()
     STOP_DRAINED = enum.auto()
+    STOP_SETTLED = enum.auto()
     LIMIT_STOP = enum.auto()
     KEEP_WISH = enum.auto()
     STOP_IMMEDIATE = enum.auto()
     RECORD_SLEEP = enum.auto()
     LOOK_AT_QUEUE = enum.auto()
-    LAST_LOOK = enum.auto()
+    BEGIN_LEAVING = enum.auto()
+    CALL_OFF_LEAVING = enum.auto()
+    LEAVE_AGAIN_LATER = enum.auto()
     EXIT_CLEAN = enum.auto()
     EXIT_FAILED = enum.auto()
 
-
-URGENT = frozenset({Effect.CLOSE_GATE})
-"""Carried out before the change is told, which may take a while: until then newcomers meet a Postgres that refuses."""
 
 S, E, F = State, Event, Effect
 
 TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.STARTING, E.POSTMASTER_READY): (S.AWAKE, (F.OPEN_GATE,)),
-    (S.STARTING, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
+    (S.STARTING, E.POSTMASTER_CRASHED): (S.STARTING, (F.START_POSTMASTER,)),
     # Somebody else stopped it before it was ready (pg_ctl stop): that is no wish of ours, and clients may wait.
-    (S.STARTING, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
+    (S.STARTING, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.START_POSTMASTER,)),
     (S.STARTING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
-    (S.STARTING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP, F.STOP_DRAINED)),
-    (S.AWAKE, E.IDLE_JUDGED): (S.DROWSY, (F.CLOSE_GATE, F.CONFIRM_IDLE)),
-    # It refuses clients until it has ended, which a process that does not die can put off for seconds.
-    (S.AWAKE, E.POSTMASTER_FAILING): (S.STARTING, (F.CLOSE_GATE,)),
-    (S.AWAKE, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
-    (S.AWAKE, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
+    (S.STARTING, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP, F.STOP_DRAINED)),
+    (S.AWAKE, E.IDLE_JUDGED): (S.DROWSY, (F.SHUT_GATE,)),
+    # The gate has shut by itself: Postgres refuses clients until it has ended, which may take long.
+    (S.AWAKE, E.POSTMASTER_FAILING): (S.STARTING, ()),
+    (S.AWAKE, E.POSTMASTER_CRASHED): (S.STARTING, (F.START_POSTMASTER,)),
+    (S.AWAKE, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.START_POSTMASTER,)),
     (S.AWAKE, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
-    # A handshake that was under way at the hand-off ended up in the gate's queue: pass it on.
-    (S.AWAKE, E.CLIENT_PARKED): (S.AWAKE, (F.OPEN_GATE,)),
-    (S.AWAKE, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP, F.STOP_DRAINED)),
+    (S.AWAKE, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP, F.STOP_DRAINED)),
+    (S.DROWSY, E.GATE_SHUT): (S.DROWSY, (F.CONFIRM_IDLE,)),
+    (S.DROWSY, E.GATE_SILENT): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.CLIENT_PARKED): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.ACTIVITY_SEEN): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.WAKE_REQUESTED): (S.AWAKE, (F.OPEN_GATE,)),
     (S.DROWSY, E.IDLE_CONFIRMED): (S.STOPPING, (F.STOP_FAST,)),
-    (S.DROWSY, E.POSTMASTER_FAILING): (S.STARTING, (F.CLOSE_GATE,)),
-    (S.DROWSY, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
-    (S.DROWSY, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
+    (S.DROWSY, E.POSTMASTER_FAILING): (S.STARTING, ()),
+    (S.DROWSY, E.POSTMASTER_CRASHED): (S.STARTING, (F.START_POSTMASTER,)),
+    (S.DROWSY, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.START_POSTMASTER,)),
     (S.DROWSY, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
-    (S.DROWSY, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP, F.STOP_DRAINED)),
+    (S.DROWSY, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP, F.STOP_DRAINED)),
     (S.STOPPING, E.POSTMASTER_EXITED_CLEANLY): (S.ASLEEP, (F.RECORD_SLEEP, F.LOOK_AT_QUEUE)),
     # Not a sleep: the next start recovers, and only a shutdown that was clean may end in one.
-    (S.STOPPING, E.POSTMASTER_CRASHED): (S.STARTING, (F.CLOSE_GATE, F.START_POSTMASTER)),
+    (S.STOPPING, E.POSTMASTER_CRASHED): (S.STARTING, (F.START_POSTMASTER,)),
     (S.STOPPING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
     (S.STOPPING, E.STOP_TIMED_OUT): (S.STOPPING, (F.STOP_IMMEDIATE,)),
     # While nobody waits a slow shutdown may take its time.
     (S.STOPPING, E.CLIENT_PARKED): (S.STOPPING, (F.LIMIT_STOP,)),
     (S.STOPPING, E.WAKE_REQUESTED): (S.STOPPING, (F.LIMIT_STOP, F.KEEP_WISH)),
-    (S.STOPPING, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.LIMIT_STOP)),
+    (S.STOPPING, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP,)),
     (S.ASLEEP, E.CLIENT_PARKED): (S.STARTING, (F.START_POSTMASTER,)),
     (S.ASLEEP, E.WAKE_REQUESTED): (S.STARTING, (F.START_POSTMASTER,)),
-    (S.ASLEEP, E.EXIT_CHOSEN): (S.LEAVING, (F.PLUG_GATE, F.LAST_LOOK)),
-    (S.ASLEEP, E.STOP_REQUESTED): (S.TERMINATING, (F.PLUG_GATE, F.EXIT_CLEAN)),
-    (S.LEAVING, E.CLIENT_PARKED): (S.STARTING, (F.UNPLUG_GATE, F.START_POSTMASTER)),
-    (S.LEAVING, E.WAKE_REQUESTED): (S.STARTING, (F.UNPLUG_GATE, F.START_POSTMASTER)),
+    (S.ASLEEP, E.EXIT_CHOSEN): (S.LEAVING, (F.BEGIN_LEAVING,)),
+    (S.ASLEEP, E.STOP_REQUESTED): (S.TERMINATING, (F.EXIT_CLEAN,)),
+    (S.LEAVING, E.CLIENT_PARKED): (S.STARTING, (F.CALL_OFF_LEAVING, F.START_POSTMASTER)),
+    (S.LEAVING, E.WAKE_REQUESTED): (S.STARTING, (F.CALL_OFF_LEAVING, F.START_POSTMASTER)),
+    # A port scan is no client: it wakes nobody, and those who come meanwhile must get an answer.
+    (S.LEAVING, E.LEAVING_PUT_OFF): (S.ASLEEP, (F.CALL_OFF_LEAVING, F.LEAVE_AGAIN_LATER)),
     (S.LEAVING, E.NOBODY_PARKED): (S.LEAVING, (F.EXIT_CLEAN,)),
     (S.LEAVING, E.STOP_REQUESTED): (S.TERMINATING, (F.EXIT_CLEAN,)),
     # It became ready in the same instant in which it was told to stop.
     (S.TERMINATING, E.POSTMASTER_READY): (S.TERMINATING, ()),
+    (S.TERMINATING, E.GATE_SHUT): (S.TERMINATING, (F.STOP_SETTLED,)),
+    (S.TERMINATING, E.GATE_SILENT): (S.TERMINATING, (F.STOP_FAST,)),
     (S.TERMINATING, E.POSTMASTER_EXITED_CLEANLY): (S.TERMINATING, (F.EXIT_CLEAN,)),
     (S.TERMINATING, E.POSTMASTER_CRASHED): (S.FAILED, (F.EXIT_FAILED,)),
     (S.TERMINATING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),

@@ -7,6 +7,8 @@ when they are imported: with `enum`, which they need for it, a fifth of the time
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as signal
@@ -22,7 +24,7 @@ else:
             return self
 
         def __exit__(self, *_):
-            self.close()
+            close(self)
 
         def accept(self):
             fd, address = self._accept()
@@ -39,3 +41,14 @@ else:
             return getattr(_socket, name)
 
     socket = _SocketModule()
+
+
+def close(one: socket.socket | int) -> None:
+    """Close a socket or a descriptor. Whatever close(2) says, on Linux it is closed, and nothing may be lost for it."""
+    try:
+        if isinstance(one, int):
+            os.close(one)
+        else:
+            one.close()
+    except OSError:
+        return

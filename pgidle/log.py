@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 
+from pgidle.errors import FAULTS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +68,12 @@ class Log:
             self.note(topic, f"that is over: {text}")
 
     def _write(self, topic: str, text: str, fields: dict[str, object]) -> None:
+        try:
+            self._put_line(topic, text, fields)
+        except FAULTS:
+            self._lost += 1  # Whatever a line would need is not there.
+
+    def _put_line(self, topic: str, text: str, fields: dict[str, object]) -> None:
         now = time.time()
         if self._lost:
             text += f" ({self._lost} lines before this one were lost)"

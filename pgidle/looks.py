@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Watching(Protocol):
     """What a watcher of one running Postgres can do. Times in seconds."""
 
-    async def look(self, deadline: float, /) -> Snapshot | LookFailed: ...
+    async def look(self, deadline: float, /, *, may_connect: bool = True) -> Snapshot | LookFailed: ...
 
     async def checkpoint(self, deadline: float, /) -> Checkpointed: ...
 
@@ -67,11 +67,11 @@ class Looks:
         """Close the connection until the next look."""
         self._start(self._disconnect(), lambda _: None)
 
-    def look(self, ticket: int, deadline: float) -> None:
+    def look(self, ticket: int, deadline: float, *, may_connect: bool = True) -> None:
         def answer(seen: Snapshot | LookFailed | None) -> None:
             self._inbox.post(Looked(ticket, seen or LookFailed(GIVEN_UP)))
 
-        self._start(self._look(deadline), answer)
+        self._start(self._look(deadline, may_connect), answer)
 
     def checkpoint(self, deadline: float) -> None:
         def answer(ended: Checkpointed | None) -> None:
@@ -116,12 +116,12 @@ class Looks:
             if self._watching is not None:
                 await self._watching.close()
 
-    async def _look(self, deadline: float) -> Snapshot | LookFailed:
+    async def _look(self, deadline: float, may_connect: bool) -> Snapshot | LookFailed:
         try:
             async with asyncio.timeout(deadline + GRACE), self._turn:
                 if self._watching is None:
                     return LookFailed("nothing watches Postgres")
-                return await self._watching.look(deadline)
+                return await self._watching.look(deadline, may_connect=may_connect)
         except TimeoutError:
             return LookFailed(f"it took longer than {deadline:g} s")
 

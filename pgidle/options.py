@@ -61,7 +61,7 @@ class Kind(Enum):
     DURATION = "duration"
     ENDPOINT = "endpoint"
     MANY = "many"
-    NETWORKS = "networks"
+    NO_WAKE = "no-wake"
     PATH = "path"
     PORT = "port"
     TEXT = "text"
@@ -87,7 +87,7 @@ class Option:
 
     @property
     def is_repeatable(self) -> bool:
-        return self.kind in (Kind.MANY, Kind.NETWORKS)
+        return self.kind in (Kind.MANY, Kind.NO_WAKE)
 
     @property
     def variable(self) -> str:
@@ -118,7 +118,9 @@ OPTIONS = (
     _counts("listeners", "keep", "sessions that LISTEN"),
     _duration("autovacuum-limit", "30min", "how long maintenance may delay sleep; 0: not at all"),
     Option("ignore", Kind.MANY, None, "who never counts: application_name=, user= or address=", live=True),
-    Option("no-wake", Kind.NETWORKS, None, "addresses whose connections do not wake Postgres", live=True),
+    Option(
+        "no-wake", Kind.NO_WAKE, None, "addresses and socket folders that do not wake Postgres", live=True
+    ),
     Option("http", Kind.ENDPOINT, "127.0.0.1:8008", "where health and status are served, or off", "off"),
     Option("state-dir", Kind.PATH, None, "control socket and own files", "pgidle in the data directory"),
     Option("user", Kind.TEXT, None, "who to become when started as root", "the data directory's owner"),
@@ -225,13 +227,21 @@ def _ignore(text: str) -> Ignore:
     return Ignore(field, value)
 
 
-def _network(text: str) -> str:
+def _no_wake(text: str) -> str:
+    if is_folder(text):
+        return normpath(text)
     import ipaddress
 
     try:
         return str(ipaddress.ip_network(text.strip()))
     except ValueError as error:
-        raise SettingsError(f"{text!r}: {error}", "write an address, or a network: 10.0.0.0/8") from None
+        hint = "write an address, a network (10.0.0.0/8), or a folder (/run/exporter)"
+        raise SettingsError(f"{text!r}: {error}", hint) from None
+
+
+def is_folder(no_wake: str) -> bool:
+    """Whether a value of no-wake is a folder of Unix sockets, and no network."""
+    return no_wake.startswith("/")
 
 
 def absolute(cwd: str, path: str) -> str:
@@ -256,7 +266,7 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         Kind.DURATION: parse_duration,
         Kind.ENDPOINT: _endpoint,
         Kind.MANY: _ignore,
-        Kind.NETWORKS: _network,
+        Kind.NO_WAKE: _no_wake,
         Kind.PORT: _port,
         Kind.TEXT: str,
     }
@@ -277,7 +287,7 @@ def printable(option: Option, value: Any, harmless: Callable[[str], str]) -> str
         return format_duration(value)
     if option.kind is Kind.MANY:
         return ", ".join(f"{entry.field.value}={entry.value}" for entry in value)
-    if option.kind is Kind.NETWORKS:
+    if option.kind is Kind.NO_WAKE:
         return ", ".join(value)
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"

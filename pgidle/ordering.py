@@ -117,6 +117,10 @@ class Ordering:
             said = "it slept, and woke again at once" if slept else "not put to sleep"
             self._answer(self._for_sleep, False, f"{said}: {why}")
 
+    def start_failed(self, why: str) -> None:
+        """It goes on being tried. Who has asked for a wake is told, and may ask again."""
+        self._answer(self._for_wake, False, f"not awake: {why}")
+
     def leaving(self, state: State, status: int, why: str) -> None:
         """The supervisor ends, in this state: nobody who still waits will hear of anything else."""
         self._answer(self._for_wake, False, f"pgidle ends: {why}")

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pgidle.log import Log
+
 PATIENCE = ((3.0, signal.SIGKILL), (0.5, signal.SIGQUIT))
 """After so many seconds, which signal. Backends that notice the postmaster's death end by themselves, in
 milliseconds; Postgres refuses to start while one is attached to its shared memory, so killing one loses nothing."""
@@ -26,8 +28,8 @@ KILL_AFTER = 10.0
 def is_abandoned(pid: int) -> bool:
     """Whether a process is the postmaster of a supervisor of ours that has died. False where that cannot be read.
 
-    The shim names the supervisor in what the postmaster was executed with, and a child whose parent dies gets
-    another one (proc_pid_environ(5), proc_pid_stat(5)).
+    The supervisor is named in what the postmaster was executed with, and a child whose parent dies gets another one
+    (proc_pid_environ(5), proc_pid_stat(5)).
     """
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/stat", "rb") as stat:
@@ -62,11 +64,12 @@ def hasten(pids: Sequence[int], waited: float) -> None:
             _send(pid, number)
 
 
-def hasten_postmaster(pid: int, waited: float, stop_timeout: float) -> None:
+def hasten_postmaster(pid: int, waited: float, stop_timeout: float, log: Log) -> None:
     """Have the postmaster of a supervisor that died shut down: fast, after `stop_timeout` seconds at once.
 
     It has been told by the kernel (PR_SET_PDEATHSIG); to be told again changes nothing.
     """
+    log.once("start", f"waiting for postmaster {pid} of an earlier supervisor to end")
     if waited < stop_timeout:
         _send(pid, signal.SIGINT)
     else:

@@ -6,17 +6,21 @@ import os
 import struct
 import time
 
-from pgidle.light import signal, socket
+from pgidle.gate import preloaded
+from pgidle.light import close, signal
 from pgidle.privileges import for_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pgidle.light import socket
+
+END_PATIENCE, END_POLL = 10.0, 0.02
+"""Seconds for what an immediate shutdown, and a SIGKILL, take at most; and between two looks at that."""
+
 _STATE_OFFSET = 16
 """Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
-_DESCRIPTOR = struct.Struct("=i")
-_ONCE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SHUT_DOWN = (1, 2)
 """DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby's, or a crash recovery's that was stopped in good order."""
 
@@ -62,25 +66,12 @@ class Postmaster:
     """One running postmaster. `pidfd` becomes readable when it has exited (pidfd_open(2))."""
 
     def __init__(self, pid: int, data_dir: str, channel: socket.socket | None = None) -> None:
+        """`channel`: our end of what the library in it speaks, if it has one; whoever takes it closes it."""
         self.pid = pid
         self.since = time.monotonic()
         self.data_dir = data_dir
         self.pidfd = os.pidfd_open(pid)
-        self._channel = channel
-
-    def take_listeners(self) -> list[socket.socket]:
-        """Copies of the sockets that it has bound since the last time, as the shim gives them."""
-        taken = []
-        while self._channel is not None:
-            try:
-                # socket.recv_fds() drops its flags: it would wait for as long as anybody has the other end.
-                _, rights, _, _ = self._channel.recvmsg(1, socket.CMSG_SPACE(_DESCRIPTOR.size), _ONCE)
-            except OSError:
-                break  # There is no more, or no shim that gives any.
-            if not rights:
-                break
-            taken.append(socket.socket(fileno=_DESCRIPTOR.unpack(rights[0][2])[0]))
-        return taken
+        self.channel = channel
 
     def fast_shutdown(self) -> None:
         """Disconnect everybody, checkpoint, exit 0."""
@@ -107,6 +98,17 @@ class Postmaster:
         """Its pid. It runs as long as Postgres serves: its end is the first sign of any other end (postmaster.c)."""
         return next((int(child) for child in self._children() if b"background writer" in _title(child)), None)
 
+    def connecting(self) -> int:
+        """How many of its processes have a client that has no session yet, as far as their titles tell. With
+        update_process_title off they tell nothing after the fork."""
+        import re
+
+        # Before a process knows its client it still has the postmaster's own title.
+        early = re.compile(
+            rb"(?!postgres: ).|postgres: .*(\[local\]|\(\d+\)) (startup|initializing|authentication)$"
+        )
+        return sum(early.match(_title(child).rstrip(b"\0 ")) is not None for child in self._children())
+
     def _children(self) -> list[str]:
         """Pids of its processes; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
         try:
@@ -116,24 +118,49 @@ class Postmaster:
             return []
 
     def accepts(self) -> bool:
-        """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so."""
+        """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so.
+
+        Without hot_standby it says `standby` while Postgres recovers, and clients are refused: from a crash or a backup
+        that ends by itself. Of a standby it is the last word until that is promoted.
+        """
         try:
             with open(f"{self.data_dir}/postmaster.pid", encoding="utf-8", errors="replace") as file:
                 lines = file.read().split("\n")
         except OSError:
             return False
-        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
+        if len(lines) < 8 or lines[0] != str(self.pid):
+            return False
+        says = lines[7].strip()
+        return says == "ready" or (says == "standby" and os.path.lexists(f"{self.data_dir}/standby.signal"))
 
     def reap(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid == 0:
             return None
-        os.close(self.pidfd)
-        if self._channel is not None:
-            # And with it copies that nobody has taken.
-            self._channel.close()
+        close(self.pidfd)
         return os.waitstatus_to_exitcode(status)
+
+    def end(self, stop_timeout: float) -> bool:
+        """Stop it in good order, by force after `stop_timeout` seconds, and wait for that: for who can look after it no
+        longer. Whether it exited with status 0."""
+        for number, seconds in (
+            (signal.SIGINT, stop_timeout),
+            (signal.SIGQUIT, END_PATIENCE),
+            (signal.SIGKILL, END_PATIENCE),
+        ):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                try:
+                    os.kill(self.pid, number)
+                    if (status := self.reap()) is not None:
+                        return status == 0
+                except ProcessLookupError:
+                    return False  # Somebody else has reaped it.
+                except OSError:
+                    pass  # Once more.
+                time.sleep(END_POLL)
+        return False
 
     def _send(self, number: int) -> None:
         signal.pidfd_send_signal(self.pidfd, number)
@@ -147,48 +174,63 @@ def _title(pid: str) -> bytes:
         return b""
 
 
-def spawn(command: list[str], data_dir: str, environ: Mapping[str, str], shim: int | None) -> Postmaster:
+def spawn(
+    command: list[str],
+    data_dir: str,
+    environ: Mapping[str, str],
+    library: int | None,
+    listeners: Sequence[int],
+    errors: int | None = None,
+) -> Postmaster:
     """Start a postmaster in a session of its own: a terminal's Ctrl-C reaches us alone, and nothing of Postgres's can
     type into that terminal (TIOCSTI, ioctl_tty(2)), which may be root's.
 
-    It gets SIGINT, a fast shutdown, when this process dies (PR_SET_PDEATHSIG, set by the shim where there is one).
-    Raises OSError where the program cannot be executed.
+    `library` is the open file that it preloads, through which it shares the `listeners`. It gets SIGINT, a fast
+    shutdown, when this process dies (PR_SET_PDEATHSIG, set by the library where there is one). `errors` is its standard
+    error; ours, if None. Raises OSError where the program cannot be executed or looked after; none is left then.
     """
     environment = for_children(environ)
     quiet_stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     # Python ignores these, and a child inherits what is ignored.
     defaults = (signal.SIGPIPE, signal.SIGXFSZ)
-    if shim is None:
-        return Postmaster(_fork(command, environment, defaults), data_dir)
-    # Last in the environment, as they leave it: Postgres shows its title where arguments and environment were.
-    if inherited := environment.pop("LD_PRELOAD", ""):
-        environment["PGIDLE_LD_PRELOAD"] = inherited
-    preloaded = f"/proc/self/fd/{shim}"
-    environment["LD_PRELOAD"] = f"{preloaded}:{inherited}" if inherited else preloaded
-    environment["PGIDLE_SUPERVISOR"] = str(os.getpid())
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment["PGIDLE_CHANNEL"] = str(theirs.fileno())
-    environment["PGIDLE_SHIM"] = str(shim)
-    with theirs:
+    if library is None:
+        return _looked_after(_fork(command, environment, defaults, errors), data_dir, None)
+    ours, theirs = preloaded.make_channel()
+    actions = [quiet_stdin, *preloaded.kept_open(library, theirs.fileno(), *listeners)]
+    if errors is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
+    try:
         pid = os.posix_spawn(
             command[0],
             command,
-            environment,
-            # Onto itself, which leaves it open at exec (posix_spawn_file_actions_adddup2(3)).
-            file_actions=[
-                quiet_stdin,
-                (os.POSIX_SPAWN_DUP2, shim, shim),
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
-            ],
+            preloaded.environment(environment, library, theirs.fileno(), listeners),
+            file_actions=actions,
             setsid=True,
             setsigdef=defaults,
             setsigmask=(),
         )
-    return Postmaster(pid, data_dir, ours)
+        return _looked_after(pid, data_dir, ours)
+    except OSError:
+        close(ours)
+        raise
+    finally:
+        close(theirs)
 
 
-def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence[int]) -> int:
-    """Without the shim the child asks for its signal itself, which takes ctypes and a fork."""
+def _looked_after(pid: int, data_dir: str, channel: socket.socket | None) -> Postmaster:
+    """Where its end could not be noticed it is ended: it has done nothing yet that the next would not recover."""
+    try:
+        return Postmaster(pid, data_dir, channel)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _fork(
+    command: list[str], environment: Mapping[str, str], defaults: Sequence[int], errors: int | None
+) -> int:
+    """Without the library the child asks for its signal itself, which takes ctypes and a fork."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -205,6 +247,8 @@ def _fork(command: list[str], environment: Mapping[str, str], defaults: Sequence
             if os.getppid() != supervisor:
                 os._exit(1)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if errors is not None:
+                os.dup2(errors, 2)
             os.execve(command[0], command, environment)
         except OSError as error:
             os.write(writer, str(error.errno).encode())

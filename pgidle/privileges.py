@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from pgidle.trusted_path import Weakness
 
-MIGRATION = "/proc/sys/net/ipv4/tcp_migrate_req"
-"""Linux 5.14+, per network namespace: whether a listener that shuts down hands its parked clients on."""
 
 PACKAGES = ("anyio", "click", "h11", "pgidle", "psutil", "psycopg", "psycopg_binary", "watchfiles")
 """What pgidle imports that is not the standard library's."""
@@ -247,34 +245,6 @@ def _cannot_become(identity: Identity, fault: OSError) -> PgidleError:
         f"cannot become user {identity.name}: {fault.strerror}",
         "start as that user, or grant CAP_SETUID and CAP_SETGID",
     )
-
-
-def enable_migration(file: str = MIGRATION) -> str | None:
-    """Let the kernel hand parked connections on (tcp_migrate_req=1), if that takes no more than writing it.
-
-    Returns None when it is on, else one line that says why it is not.
-    """
-    try:
-        with open(file, encoding="utf-8") as setting:
-            if setting.read().strip() == "1":
-                return None
-    except FileNotFoundError:
-        return "this kernel has no net.ipv4.tcp_migrate_req (Linux 5.14 or newer has)"
-    except OSError as fault:
-        return f"net.ipv4.tcp_migrate_req cannot be read: {fault.strerror}"
-    try:
-        with open(file, "w", encoding="utf-8") as setting:
-            setting.write("1")
-    except PermissionError:
-        return (
-            "net.ipv4.tcp_migrate_req is 0 and only root may change it (sysctl -w net.ipv4.tcp_migrate_req=1)"
-        )
-    except OSError as fault:
-        return (
-            f"net.ipv4.tcp_migrate_req is 0 and cannot be set here: {fault.strerror}"
-            " (docker run --sysctl net.ipv4.tcp_migrate_req=1)"
-        )
-    return None
 
 
 def prepare_directories(data_dir: str, state_dir: str, identity: Identity | None) -> None:

@@ -37,7 +37,7 @@ def health(environ: Mapping[str, str]) -> tuple[str, int] | None:
         return None
     head, _, body = answer.partition(b"\r\n\r\n")
     status = next((status for begin, status in ANSWERS if head.startswith(begin)), None)
-    state = body.strip().removeprefix(b'{"state": "').removesuffix(b'"}')
+    state = body.removeprefix(b'{"state": "').partition(b'"')[0]
     if status is None or not state.isalpha():
         return None
     return state.decode("ascii"), status

@@ -11,7 +11,7 @@ from pgidle.settings import describe
 from pgidle.status import Report
 
 if TYPE_CHECKING:
-    from pgidle.gate import Gate
+    from pgidle.gate.gate import Gate
     from pgidle.supervisor import Supervisor
 
 
@@ -32,7 +32,7 @@ def make_report(supervisor: Supervisor) -> Report:
         sessions=judge.sessions if judge is not None else None,
         leases=judge.holds.leases if judge is not None else (),
         data_dir=house.settings.data_dir,
-        listen=tuple(address[1][0] for address in house.gate.addresses),
+        listen=house.gate.hosts,
         port=house.settings.port,
         supervisor_pid=os.getpid(),
         postmaster_pid=supervisor.server.pid,
@@ -44,6 +44,7 @@ def make_report(supervisor: Supervisor) -> Report:
         looks=judge.looks if judge is not None else 0,
         looks_failed=judge.looks_failed if judge is not None else 0,
         last_sleep=judge.last_sleep if judge is not None else None,
+        failed_start=supervisor.failed_start,
         settings=tuple(describe(supervisor.settings, harmless)),
     )
 

@@ -1,4 +1,4 @@
-"""How often a Postgres that crashes is started again."""
+"""How often, and after which pauses, a Postgres that crashes or does not start is started again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ WINDOW = 60.0
 """Seconds in which crashes are counted."""
 
 MOST_CRASHES = 5
-"""So many crashes in the window are one too many."""
+"""So many crashes in the window are one too many, where something else starts pgidle again."""
 
 MOST_FAILED_STARTS = 3
-"""So many starts in a row that never got ready: trying again will not help."""
+"""So many starts in a row that never got ready are too many there."""
 
-DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0)
-"""Seconds before the first, second, ... restart in the window."""
+QUICK = 3.0
+"""Seconds for which a crash lengthens the pause after another: Postgres served in between, and may well do so again."""
+
+DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before the next start, after so many crashes that count, or failed starts in a row."""
 
 
 @record
@@ -28,6 +31,10 @@ class Restarts:
         recent = tuple(at for at in self.crashes if now - at < WINDOW)
         return Restarts((*recent, now), 0 if was_ready else self.failed_starts + 1)
 
+    def started(self) -> Restarts:
+        """Postgres has become ready."""
+        return Restarts(self.crashes)
+
     @property
     def exhausted(self) -> bool:
         return len(self.crashes) >= MOST_CRASHES or self.failed_starts >= MOST_FAILED_STARTS
@@ -35,4 +42,16 @@ class Restarts:
     @property
     def delay(self) -> float:
         """Seconds to wait before the next start."""
-        return DELAYS[min(len(self.crashes), len(DELAYS)) - 1] if self.crashes else 0.0
+        quick = sum(self.crashes[-1] - at < QUICK for at in self.crashes)
+        return DELAYS[min(max(quick, self.failed_starts), len(DELAYS)) - 1] if self.crashes else 0.0
+
+
+@record
+class FailedStart:
+    """Of starts in a row that have failed: why the last did, how many they are, since when, and when the next is due
+    (monotonic). Replaced as a whole."""
+
+    why: str
+    count: int
+    since: float
+    next_at: float

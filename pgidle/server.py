@@ -11,7 +11,10 @@ import signal
 import time
 
 from pgidle.cluster import living_postmaster, read_pidfile
+from pgidle.collected_log import end_of_log
+from pgidle.complaints import last_complaint
 from pgidle.early import postgres_command, spawn_postmaster
+from pgidle.errors import FAULTS, fault_text
 from pgidle.lifecycle import Event
 from pgidle.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
 from pgidle.privileges import user_name
@@ -19,11 +22,12 @@ from pgidle.statedir import WATCH_ROLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from pgidle.activity import Watcher
+    from pgidle.error_copy import ErrorCopy
     from pgidle.first_start import FirstStart
+    from pgidle.gate.gatekeeper import Gatekeeper
     from pgidle.house import House
     from pgidle.initialise import Initialisation
     from pgidle.postmaster import Postmaster
@@ -33,8 +37,11 @@ if TYPE_CHECKING:
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
 """While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
 
-SENTINEL_POLL = 0.2
+WRITER_POLL = 0.2
 """Seconds between two looks for the background writer, which old versions start after they are ready."""
+
+WAITS_LIMIT = 1.0
+"""Seconds after Postgres is ready by which the library in it has said that it waits for clients as it is told to."""
 
 REAP_POLL = 0.01
 """Seconds between two attempts to reap a postmaster that has exited."""
@@ -47,9 +54,16 @@ NOT_RECOVERED = "Postgres had not recovered yet: the next start does"
 
 class Server:
     """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_FAILING,
-    POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED and, where trying again cannot help, RESTARTS_EXHAUSTED."""
+    POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED (a start that failed, too) and, where no data directory could be made,
+    RESTARTS_EXHAUSTED."""
 
-    def __init__(self, house: House, early: Postmaster | None, happen: Callable[[Event, str], None]) -> None:
+    def __init__(
+        self,
+        house: House,
+        early: Postmaster | None,
+        gatekeeper: Gatekeeper,
+        happen: Callable[[Event, str], None],
+    ) -> None:
         """`early` was spawned already."""
         settings = house.settings
         self._house = house
@@ -57,17 +71,24 @@ class Server:
         self.stop_timeout = settings.stop_timeout
         self._first = house.first
         self._binaries = house.binaries
-        self._addresses = house.gate.hosts()
+        self._addresses = house.gate.hosts
         self._environ = house.environ
         self._gate = house.gate
+        self._gatekeeper = gatekeeper
         self._loop = house.loop
         self._log = house.log
         self._happen = happen
         self._postmaster: Postmaster | None = None
+        self._errors: ErrorCopy | None = None
+        """Of a postmaster that was started after another start had failed."""
+        self._spawned_at = 0.0
+        """Unix time: log files that are older are about another start."""
+        self._has_failed = False
+        """Whether the last start failed."""
         self._known = {house.state_dir.earlier_postmaster}
         """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
         than to the lock that the one we spawn then finds taken."""
-        self._sentinel: int | None = None
+        self._ready_since: float | None = None
         self._socket_folder: int | None = None
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
@@ -95,6 +116,11 @@ class Server:
         """Whether the data directory is being made."""
         return self._initialisation is not None
 
+    @property
+    def connecting(self) -> int:
+        """How many clients have a process of Postgres's and no session yet."""
+        return self._postmaster.connecting() if self._postmaster is not None else 0
+
     def would_lose_unlogged(self) -> bool:
         """Whether an immediate shutdown would empty unlogged tables: once its checkpoint is written it does not."""
         data_dir = self._settings.data_dir
@@ -105,7 +131,11 @@ class Server:
         pidfile = read_pidfile(settings.data_dir)
         pid, port, gate = self.pid or 0, settings.port, self._gate
         # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
-        socket_dir = self._socket_dir_for_libpq(pidfile.socket_dir) if pidfile is not None else ""
+        first = pidfile.socket_dir if pidfile is not None else ""
+        if first.startswith("@"):
+            # psycopg takes an abstract name for a host's.
+            first = next((os.path.dirname(path) for path in gate.paths()), "")
+        socket_dir = self._socket_dir_for_libpq(first)
         host = socket_dir or (self._addresses[0] if self._addresses else "localhost")
         state_dir = self._house.state_dir
         users = [self._environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
@@ -127,8 +157,7 @@ class Server:
                 pid,
                 wanted,
                 settings.watch,
-                gate.plugs(),
-                gate.hosts(),
+                gate.hosts,
                 knows_role=state_dir.find(WATCH_ROLE) is not None,
                 on_role=remember_role,
             )
@@ -153,25 +182,18 @@ class Server:
         command, version = tuple(postgres_command(house)), house.binaries.version_major
         return StartQuestion(command, version, house.settings.data_dir, house.state_dir.path, house.environ)
 
-    def listens(self) -> bool:
-        """Whether somebody but the gate listens there. A dying postmaster closes its sockets before its end is told."""
-        from pgidle.sockets import scan
-
-        ours = self._gate.inodes()
-        listeners = scan(self._settings.port, self._addresses).listeners
-        return any(queue.inode not in ours for queue in listeners)
-
-    def take_listeners(self) -> list[socket.socket]:
-        """Copies of the sockets that Postgres has bound since this was last asked."""
-        return self._postmaster.take_listeners() if self._postmaster else []
-
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""
         self._asked_to_stop = False
         if self._postmaster is not None:
             return  # It was spawned early.
+        self.is_ready = False
         if self._first is not None:
-            self._initialise(self._first)
+            try:
+                self._initialise(self._first)
+            except FAULTS as error:
+                # Not tried again: it forks, which takes a process without threads.
+                self._happen(Event.RESTARTS_EXHAUSTED, f"cannot make a data directory: {fault_text(error)}")
         elif delay or not self.is_clean:
             self._loop.after(delay, "start", self._await_orphans)
             self._step_since = time.monotonic() + delay
@@ -192,6 +214,11 @@ class Server:
             # What is left of an earlier postmaster ends before we do.
             self._await_orphans()
 
+    def end(self) -> None:
+        """Stop Postgres, and wait for that: nobody looks after it any more."""
+        if self._postmaster is not None:
+            self._postmaster.end(self.stop_timeout)
+
     def stop_immediate(self) -> None:
         """Immediate shutdown: crash-safe, not clean. Asked again, SIGKILL for all that is left."""
         if self._postmaster is not None:
@@ -210,38 +237,14 @@ class Server:
             # Before it has a handler, SIGHUP would end it.
             self._is_reload_due = True
 
-    def mind(self) -> None:
-        """From now on tell POSTMASTER_FAILING when Postgres has begun to end, before it has ended."""
-        if self._postmaster is None or self._sentinel is not None:
-            return
-        try:
-            self._sentinel = os.pidfd_open(self._postmaster.find_background_writer() or 0)
-        except OSError:
-            self._loop.after(SENTINEL_POLL, "sentinel", self.mind)
-        else:
-            self._loop.watch(self._sentinel, self._on_sentinel)
-
-    def _on_sentinel(self) -> None:
-        self._forget_sentinel()
-        if self._postmaster is not None:
-            self._happen(Event.POSTMASTER_FAILING, "Postgres's background writer has ended, so all of it may")
-            self._loop.after(SENTINEL_POLL, "sentinel", self._on_revival_poll)
-
-    def _on_revival_poll(self) -> None:
-        """A background writer that was told to exit is started again, and nothing else has happened (postmaster.c)."""
+    def _know_background_writer(self) -> None:
+        """The gate tells its end from another worker's."""
         if self._postmaster is None:
             return
-        if self._postmaster.find_background_writer() is not None and self._postmaster.accepts():
-            self._happen(Event.POSTMASTER_READY, "Postgres has another background writer and goes on")
+        if (pid := self._postmaster.find_background_writer()) is not None:
+            self._house.gate.knows(pid)
         else:
-            self._loop.after(SENTINEL_POLL, "sentinel", self._on_revival_poll)
-
-    def _forget_sentinel(self) -> None:
-        self._loop.cancel("sentinel")
-        if self._sentinel is not None:
-            self._loop.forget(self._sentinel)
-            os.close(self._sentinel)
-            self._sentinel = None
+            self._loop.after(WRITER_POLL, "writer", self._know_background_writer)
 
     def _initialise(self, first: FirstStart) -> None:
         from pgidle.initdb import Order
@@ -282,15 +285,12 @@ class Server:
         if living is not None and living not in self._known and not orphans.is_abandoned(living):
             # Somebody started it while Postgres slept. It is theirs, whatever waits at the gate.
             self._loop.cancel("start")
-            reason = (
-                f"another server, with pid {living}, runs on {data_dir}: stop it, then start pgidle again"
-            )
-            self._happen(Event.RESTARTS_EXHAUSTED, reason)
+            reason = f"another server, with pid {living}, runs on {data_dir}: stop it"
+            self._tell_failure(reason)
             return
         if living is not None:
             # Ours, whose supervisor died.
-            self._log.once("start", f"waiting for postmaster {living} of an earlier supervisor to end")
-            orphans.hasten_postmaster(living, waited, self.stop_timeout)
+            orphans.hasten_postmaster(living, waited, self.stop_timeout, self._log)
         elif left := orphans.find_orphans(data_dir):
             pids = ", ".join(map(str, left))
             self._log.once("start", f"waiting for processes {pids} of an earlier postmaster to end")
@@ -306,13 +306,28 @@ class Server:
         self._loop.after(ORPHANS_POLL, "start", self._await_orphans)
 
     def _spawn(self) -> None:
+        program = self._binaries.path("postgres")
+        self._spawned_at = time.time()
+        if self._errors is not None and self._has_failed:
+            self._errors.give_up()
+        self._errors = None
         try:
-            postmaster = spawn_postmaster(self._house)
+            from pgidle.error_copy import ErrorCopy
+
+            # What the first of several starts says goes the short way: most of them succeed.
+            self._errors = ErrorCopy(self._loop) if self._has_failed else None
+            try:
+                errors = self._errors.writing if self._errors is not None else None
+                postmaster = spawn_postmaster(self._house, errors)
+            finally:
+                if self._errors is not None:
+                    self._errors.spawned()
         except OSError as error:
-            reason = f"cannot execute {self._binaries.path('postgres')}: {error.strerror}"
-            self._happen(Event.RESTARTS_EXHAUSTED, f"{reason}: check --bin-dir and who may execute it")
-        else:
-            self._adopt(postmaster)
+            self._tell_failure(
+                f"cannot start {program}: {error.strerror}: check --bin-dir and who may execute it"
+            )
+            return
+        self._adopt(postmaster)
 
     def _adopt(self, postmaster: Postmaster) -> None:
         """Look after it from now on."""
@@ -323,14 +338,25 @@ class Server:
         self._is_stopping_immediately = False
         self._known.add(postmaster.pid)
         self._step_since = postmaster.since
+        self._ready_since = None
         self._loop.watch(postmaster.pidfd, self._on_exit)
+        if postmaster.channel is not None:
+            self._gatekeeper.began(postmaster.channel, self._settings.data_dir)
         self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)
+
+    def _forget(self) -> None:
+        """It has been reaped."""
+        self._postmaster = None
+        self._loop.cancel("ready")
+        self._loop.cancel("writer")
 
     def _on_ready_poll(self) -> None:
         if self._postmaster is None:
             return
-        if self._postmaster.accepts():
+        if self._postmaster.accepts() and self._is_told():
             self.is_ready = True
+            self._has_failed = False
+            self._know_background_writer()
             self._known = {self._postmaster.pid}
             if self._is_reload_due:
                 self._postmaster.reload()
@@ -341,23 +367,56 @@ class Server:
         interval = next(interval for until, interval in READY_POLLS if waited < until)
         self._loop.after(interval, "ready", self._on_ready_poll)
 
+    def _is_told(self) -> bool:
+        """Whether what postmaster.pid says is this postmaster's word: an earlier one may have had the same pid, in
+        another container. When it waits for clients it has written its own. Without the library nobody knows."""
+        if self._gate.is_shared or self._house.library is None:
+            return True
+        now = time.monotonic()
+        if self._ready_since is None:
+            self._ready_since = now
+        if now - self._ready_since < WAITS_LIMIT:
+            return False
+        self._log.once(
+            "gate",
+            "Postgres waits for clients in a way that the preloaded library does not know: nobody can be kept waiting, "
+            "so it is not put to sleep",
+        )
+        return True
+
     def _on_exit(self) -> None:
         postmaster = self._postmaster
         if postmaster is None:
             return
         self._loop.forget(postmaster.pidfd)
+        self._gatekeeper.ending(self._settings.data_dir, self._settings.port)
         status = postmaster.reap()
         if status is None:
             # Somebody traces it, whose it is to reap first (wait_consider_task in kernel/exit.c).
             self._loop.after(REAP_POLL, "reap", self._on_exit)
             return
-        self._postmaster = None
-        self._loop.cancel("ready")
-        self._forget_sentinel()
+        was_ready = self.is_ready
+        self._forget()
         # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
-        never_began = self._asked_to_stop and status == -signal.SIGINT and not self.is_ready
+        never_began = self._asked_to_stop and status == -signal.SIGINT and not was_ready
         is_clean = (status == 0 or never_began) and is_shut_down(self._settings.data_dir)
-        self._tell_end(NOT_RECOVERED if never_began and not is_clean else describe(status), is_clean)
+        if never_began and not is_clean:
+            self._tell_end(NOT_RECOVERED, is_clean)
+        else:
+            self._tell_end(describe(status, "" if was_ready or is_clean else self._complaint()), is_clean)
+
+    def _complaint(self) -> str:
+        """What the start that has failed has said last, in Postgres's words; empty where nobody heard it."""
+        said = b""
+        try:
+            if self._errors is not None:
+                self._errors.drain()
+                said = self._errors.said
+            return last_complaint(said) or last_complaint(
+                end_of_log(self._settings.data_dir, self._spawned_at)
+            )
+        except FAULTS:
+            return ""
 
     def _tell_end(self, how: str, is_clean: bool) -> None:
         self.is_clean = is_clean
@@ -367,15 +426,21 @@ class Server:
                 self._log.note("archive", text)
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
         else:
-            self._happen(Event.POSTMASTER_CRASHED, how)
+            self._tell_failure(how)
+
+    def _tell_failure(self, how: str) -> None:
+        self._has_failed = not self.is_ready
+        self._happen(Event.POSTMASTER_CRASHED, how)
 
 
-def describe(status: int) -> str:
-    """An exit status as a person would say it."""
+def describe(status: int, complaint: str = "") -> str:
+    """An exit status as a person would say it, with what Postgres itself has said of it."""
+    if complaint:
+        complaint = f": {complaint}"
     if status == 0:
         return "the postmaster ended without a clean shutdown: the next start recovers, and empties unlogged tables"
     if status > 0:
-        return f"the postmaster exited with status {status} (its own message is above)"
+        return f"the postmaster exited with status {status}{complaint or ' (its own message is above)'}"
     # Of the real-time signals only the first and the last have names.
     named = next((one.name for one in signal.Signals if one == -status), f"signal {-status}")
-    return f"the postmaster was ended by {named}"
+    return f"the postmaster was ended by {named}{complaint}"

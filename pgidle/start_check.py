@@ -27,6 +27,7 @@ import resource
 import sys
 import time
 
+from pgidle.complaints import first_complaint
 from pgidle.light import signal
 from pgidle.restored import complaint, restored
 from pgidle.startable import Startable, StartQuestion, StartResult
@@ -93,11 +94,6 @@ CERTAIN = (
 it, which may want children or threads."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-LINE = r".*?\b(?P<level>LOG|WARNING|ERROR|FATAL|DETAIL|CONTEXT|HINT):\s+(?P<text>.*)"
-
-REFERS = "contains errors|could not load .*hba"
-"""A fatal message that leaves it to the line before to say what is wrong."""
 
 OUT_OF_ROOM = "No space left on device|Disk quota exceeded|Read-only file system"
 """A trial's own trouble, as is all that names its scratch directory; how much room there is `disk` tells."""
@@ -204,7 +200,7 @@ class Trial:
         _, _, said = self._run((), is_alone=True, data_directory=self._scratch, **quiet)
         if any(_is_in(STARTED, line) for line in said):
             return
-        complaint = _complaint(said)
+        complaint = first_complaint(said)
         if "could not map anonymous shared memory" in complaint and _overcommit() == 2:
             raise Doubtful(f"a trial start beside Postgres says: {complaint}")
         is_own = self._scratch in complaint or _is_in(OUT_OF_ROOM, complaint)
@@ -223,7 +219,7 @@ class Trial:
         status, value, said = self._run(("-C", name), is_alone=False, **settings)
         if status == 0:
             return value.removesuffix("\n")
-        complaint = _complaint(said)
+        complaint = first_complaint(said)
         if status < 0 or self._scratch in complaint or _is_in(OUT_OF_ROOM, complaint):
             raise Doubtful(f"postgres -C {name} says: {complaint or f'ended by signal {-status}'}")
         raise Fatal(complaint or f"postgres -C {name} exits with status {status}")
@@ -289,22 +285,6 @@ def _is_in(pattern: str, text: str) -> bool:
     import re
 
     return re.search(pattern, text) is not None
-
-
-def _complaint(said: list[str]) -> str:
-    """Why, in one line: the fatal message, behind what it refers to."""
-    import re
-
-    lines = [found.group("level", "text") for line in said if (found := re.match(LINE, line)) is not None]
-    fatal = next((at for at, (level, _) in enumerate(lines) if level in ("ERROR", "FATAL")), None)
-    if fatal is None:
-        return " ".join(said[-1:])  # Said before there is a log: "postgres: ..."
-    text = lines[fatal][1]
-    first = fatal
-    if _is_in(REFERS, text):
-        first = max((at for at, (level, _) in enumerate(lines[:fatal]) if level == "LOG"), default=fatal)
-    told = [part for level, part in lines[first:] if level in ("LOG", "CONTEXT", "DETAIL")]
-    return ": ".join(dict.fromkeys([*told, text] if first < fatal else [text, *told]))
 
 
 def _is_same(one: str, other: str) -> bool:

@@ -1,6 +1,7 @@
 """The state directory: one supervisor at a time, and what it leaves for the next one.
 
-`lock` is held (flock(2)) while a supervisor lives; its two lines are the supervisor's pid and the postmaster's.
+`lock` is held (flock(2)) while a supervisor lives; its two lines are the supervisor's pid and the postmaster's. Behind
+them it says why a supervisor failed, until Postgres has started again.
 `last.json` is about the last sleep and outlives it, as do the holds in `holds.json`. Everything is reached through the
 folder's descriptor, and never through a link: a folder that others can write would lead to their choice of this user's
 files, and is refused.
@@ -27,10 +28,14 @@ WATCH_ROLE = "watch-role"
 """Is there where the last look found a role that was made for looking."""
 HOLDS = "holds.json"
 CONTROL_SOCKET = "control.sock"
+LATEST = 253_402_300_799.0
+"""Unix time at the end of the year 9999."""
 LARGEST = 1 << 20
 """Bytes: no file that is kept there is longer."""
 RECORD_BYTES = 48
-"""Size of `lock`, always: what is written later takes no room that a full disk might not have."""
+"""Of the two lines, always: what is written later takes no room that a full disk might not have."""
+FAILURE_BYTES = 2000
+"""Of what follows: a moment (Unix time) and the reason, in the same block of any file system."""
 FORK_PATIENCE = 1.0
 """Seconds for a killed supervisor's forked child to reach exec(3), and with it give up the lock."""
 
@@ -47,6 +52,8 @@ class StateDir:
             _refuse_shared(path, os.fstat(self.folder))
             self._lock = _open_own("lock", self.folder, os.O_RDWR | os.O_CREAT)
             self._take()
+            if os.fstat(self._lock).st_size < RECORD_BYTES + FAILURE_BYTES:
+                os.pwrite(self._lock, b" " * FAILURE_BYTES, RECORD_BYTES)
             self.earlier_postmaster = _record(self._lock)[1]
             """Pid of the postmaster that the supervisor before us started, if it had no time to forget it."""
             self._write(self.earlier_postmaster)
@@ -64,6 +71,17 @@ class StateDir:
         """
         try:
             self._write(pid)
+        except OSError:
+            return
+
+    def keep_failure(self, why: str | None) -> None:
+        """Write down why this supervisor ends, for who asks when nothing runs; None: Postgres has started.
+
+        In place, as the reason may be that the disk is full. Where that fails, only the log knows.
+        """
+        text = f"{time.time():.3f} {why}".encode(errors="replace")[:FAILURE_BYTES] if why is not None else b""
+        try:
+            os.pwrite(self._lock, text.ljust(FAILURE_BYTES), RECORD_BYTES)
         except OSError:
             return
 
@@ -150,6 +168,21 @@ def read_kept(folder: int, name: str) -> bytes:
     """A file of a state directory's, whoever else could have put something else there. Raises OSError."""
     with open(_open_own(name, folder, os.O_RDONLY), "rb") as file:
         return file.read(LARGEST)
+
+
+def last_failure(path: str) -> tuple[float, str] | None:
+    """When (Unix time) and why a supervisor of a state directory failed, for who is not the supervisor; None where
+    Postgres has started since, or it cannot be read."""
+    try:
+        folder = open_of_another(path)
+        try:
+            said = read_kept(folder, "lock")[RECORD_BYTES : RECORD_BYTES + FAILURE_BYTES]
+        finally:
+            os.close(folder)
+        at, _, why = said.decode(errors="replace").strip().partition(" ")
+        return (float(at), why) if why and 0 <= float(at) <= LATEST else None
+    except (OSError, ValueError):
+        return None
 
 
 def connect(folder: int, client: socket.socket) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pgidle.policy import Lease
     from pgidle.reasons import Reason
+    from pgidle.restarts import FailedStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Report:
     looks: int
     looks_failed: int
     last_sleep: LastSleep | None
+    failed_start: FailedStart | None = None
     settings: tuple[tuple[str, str], ...] = ()
     """Those that hold, by name, as a person would write them."""
 
@@ -78,6 +80,14 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
         "since": wall - (now - report.since),
         "seconds_in_state": now - report.since,
         "why": report.why,
+        "failed_start": {
+            "why": failed.why,
+            "count": failed.count,
+            "since": wall - (now - failed.since),
+            "tried_again_in": _until(failed.next_at, now),
+        }
+        if (failed := report.failed_start) is not None
+        else None,
         "sleeps_in": _until(report.sleeps_at, now),
         "reasons": [
             {"kind": each.kind.value, "signal": each.signal.value, "text": each.text, "ends": each.ends}
@@ -137,6 +147,8 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     spent = duration_text(status["seconds_in_state"])
     yield "state", f"{status['state']}{initialising} for {spent}, since {moment_text(status['since'])}"
     yield "because", status["why"]
+    if failed := status["failed_start"]:
+        yield "problem", failure_text(failed)
     if status["sleeps_in"] is not None:
         yield "sleeps in", duration_text(status["sleeps_in"])
     elif status["state"] == State.AWAKE.noun:
@@ -164,6 +176,15 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
     if last := status["last_sleep"]:
         yield "last sleep", sleep_text(last)
+
+
+def failure_text(failed: Mapping[str, Any]) -> str:
+    """Starts that have failed, as `as_dict` has them."""
+    starts = f"{failed['count']} start{'s have' if failed['count'] > 1 else ' has'} failed"
+    again = (
+        f"; the next begins in {duration_text(failed['tried_again_in'])}" if failed["tried_again_in"] else ""
+    )
+    return f"{failed['why']} ({starts} since {moment_text(failed['since'])}{again})"
 
 
 def sleep_text(last: Mapping[str, Any]) -> str:
@@ -216,6 +237,8 @@ def as_metrics(report: Report, now: float, memory: Memory) -> str:
     family("wakes_total", "counter", "Times that Postgres woke.", ("", report.wakes))
     family("sleeps_total", "counter", "Times that Postgres was put to sleep.", ("", report.sleeps))
     family("crashes_total", "counter", "Times that the postmaster crashed.", ("", report.crashes))
+    failed = report.failed_start
+    family("failed_starts", "gauge", "Starts in a row that have failed.", ("", failed.count if failed else 0))
     family("looks_total", "counter", "Looks at Postgres.", ("", report.looks))
     family("looks_failed_total", "counter", "Looks that failed or were partial.", ("", report.looks_failed))
     family("uptime_seconds", "gauge", "Seconds since the supervisor started.", ("", now - report.started))

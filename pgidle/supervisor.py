@@ -9,12 +9,14 @@ served, because every import before that is time that somebody waits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
 from collections import deque
 
-from pgidle.gate import Mode
+from pgidle.errors import FAULTS, fault_text
+from pgidle.gate.gatekeeper import Gatekeeper
 from pgidle.inbox import (
     BackstageFailed,
     Checkpointed,
@@ -26,13 +28,12 @@ from pgidle.inbox import (
     SettingsChanged,
     StartTried,
 )
-from pgidle.lifecycle import URGENT, Effect, Event, State, advance
+from pgidle.lifecycle import Effect, Event, State, advance
 from pgidle.notify import Notifier
 from pgidle.options import WhenIdle
 from pgidle.ordering import SERVING, Ordering
-from pgidle.porter import Porter
 from pgidle.record import record
-from pgidle.restarts import Restarts
+from pgidle.restarts import FailedStart, Restarts
 from pgidle.server import Server
 
 TYPE_CHECKING = False
@@ -56,8 +57,8 @@ EXIT_PATIENCE = 0.5
 """Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
 
 STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
-"""Of the stop timeout, what Postgres gets at most to accept whom it has before it is told to stop; and seconds between
-two looks at that."""
+"""Of the stop timeout, the part that Postgres gets at most to serve whoever has come before it is told to stop; and
+seconds between two looks at that."""
 
 SHUTDOWN_PATIENCE, SHUTDOWN_POLL = 60.0, 0.1
 """Seconds that clients wait at most, rather than have unlogged tables emptied; and between two looks at that."""
@@ -85,13 +86,14 @@ class Supervisor:
         self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
         self.started = self.moment.since
         self.restarts = Restarts()
+        self.failed_start: FailedStart | None = None
         self.judge: Judge | None = None
         self.wakes = 0
         self.sleeps = 0
         self.crashes = 0
         self._gate = house.gate
         self._loop = house.loop
-        self._porter = Porter(house.gate, house.loop, self._happen, house.settings.no_wake)
+        self._gatekeeper = Gatekeeper(house.gate, house.loop, house.log, self._happen, house.settings.no_wake)
         self._log = house.log
         self._notifier = Notifier(house.manager, house.loop, house.log)
         self._inbox = Inbox()
@@ -99,14 +101,13 @@ class Supervisor:
         self._ordering = Ordering(self._happen)
         self._backstage: Backstage | None = None
         self._exit_status: int | None = None
-        self._opened: int | None = None
         self._attended: int | None = None
         self._delay = 0.0
         self._stop_since = 0.0
         self._is_wanted = False
         """Somebody asked for a wake while Postgres was going to sleep."""
         self._slept_because, self._sleep_since = "", 0.0
-        self.server = Server(house, early, self._happen)
+        self.server = Server(house, early, self._gatekeeper, self._happen)
 
     @property
     def state(self) -> State:
@@ -114,23 +115,41 @@ class Supervisor:
 
     def run(self) -> int:
         """Live until there is nothing left to do; the exit status."""
+        try:
+            status = self._live()
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, say: Postgres ends in good order all the same
+            status = 1
+            self._enter(State.FAILED, f"cannot go on: {fault_text(error)} ({_place(error)})")
+            self.server.end()
+        if status:
+            self.house.state_dir.keep_failure(self.moment.why)
+        try:
+            self._leave(status)
+        except FAULTS as error:
+            # What was to be kept is kept, and Postgres has ended.
+            self._log.note("exit", f"something is left behind: {fault_text(error)}")
+        self._log.note("exit", f"status {status}: {self.moment.why}")
+        return status
+
+    def _live(self) -> int:
+        self._loop.on_fault(self._on_fault)
         self._loop.on_signal(self._on_signal)
         self._loop.watch(self._inbox.fileno(), self._on_inbox)
-        self._porter.attend()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
         self._notifier.entered(State.STARTING, self.moment.why, self.settings.stop_timeout)
-        self._start_postmaster()
+        self._do(Effect.START_POSTMASTER)
         while self._exit_status is None:
             self._carry_out()
             if self._exit_status is None:
                 self._loop.turn()
-        self._ordering.leaving(self.state, self._exit_status, self.moment.why)
+        return self._exit_status
+
+    def _leave(self, status: int) -> None:
+        self._ordering.leaving(self.state, status, self.moment.why)
         self._notifier.leaving(self.state, self._slept_because)
-        # The gate stays as it is, plugged, until this process is no more.
         if self._backstage is not None:
             self._backstage.stop(EXIT_PATIENCE)
-        self._log.note("exit", f"status {self._exit_status}: {self.moment.why}")
-        return self._exit_status
+        self._gatekeeper.close()
 
     def report(self) -> Report:
         """Everything there is to say, from memory. Any thread may ask."""
@@ -147,17 +166,40 @@ class Supervisor:
             event, why = self._events.popleft()
             if event in (Event.POSTMASTER_CRASHED, Event.POSTMASTER_EXITED_CLEANLY, Event.RESTARTS_EXHAUSTED):
                 event, why = self._on_postmaster_gone(event, why)
+            elif event is Event.POSTMASTER_READY:
+                self._on_started()
             before = self.moment
             after, effects = advance(before.state, event)
-            for effect in effects:
-                if effect in URGENT:
-                    _EFFECTS[effect](self)
             if after is not before.state:
                 self._enter(after, why)
             for effect in effects:
-                if effect not in URGENT:
-                    _EFFECTS[effect](self)
+                self._do(effect)
             self._ordering.entered(before.state, after, why, self.settings.when_idle)
+
+    def _do(self, effect: Effect) -> None:
+        """Carry out an effect. One that fails (FAULTS) never ends us: where there is an event for it, that is what has
+        happened; one that can be left out is; any other is tried again after a pause, while it is asked for."""
+        moment = self.moment
+
+        def carry_out() -> None:
+            if self.moment is moment or effect in _ALWAYS_DUE:
+                _EFFECTS[effect](self)
+
+        if effect not in _IF_IT_FAILS:
+            self._loop.attempt(effect, carry_out)
+            return
+        try:
+            carry_out()
+        except FAULTS as error:
+            self._on_fault(error)
+            if (event := _IF_IT_FAILS[effect]) is not None:
+                self._happen(event, f"not done: {fault_text(error)}")
+
+    def _on_fault(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._log.once("fault", f"{fault_text(error)}: it is tried again")
+        else:
+            self._log.forget("fault")
 
     def _enter(self, after: State, why: str) -> None:
         """Change the state, and tell whoever goes by it."""
@@ -175,25 +217,41 @@ class Supervisor:
             self.judge.answer(False, f"not put to sleep: {why}")
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
-        """Postgres has left the reuseport group. Whether it is started again depends on how often it has crashed."""
-        self._gate.postgres_gone()
+        """Nobody accepts any more. Whether it is started again depends on how often it has crashed."""
+        self._gatekeeper.gone()
         self.house.state_dir.remember_postmaster(None)
         if self._backstage is not None:
             self._backstage.unwatch()
         is_sleep = event is Event.POSTMASTER_EXITED_CLEANLY and self.state is State.STOPPING
         if event is Event.RESTARTS_EXHAUSTED or self.state is State.TERMINATING or is_sleep:
             return event, why
-        if self.state is State.STARTING:
-            self._log.note("start", why)
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
-        if self.restarts.exhausted:
+        if self.restarts.exhausted and self.settings.when_idle is WhenIdle.EXIT:
             return (
                 Event.RESTARTS_EXHAUSTED,
                 f"{why} once too often: put it right (pgidle doctor may know), then start pgidle again",
             )
         self._delay = self.restarts.delay
+        if self.restarts.failed_starts:
+            self._on_start_failed(why)
+        if self.state is State.STARTING:
+            self.moment = Moment(State.STARTING, self.moment.since, f"{why}; it is tried again")
+            self._ordering.start_failed(self.moment.why)
         return event, why
+
+    def _on_start_failed(self, why: str) -> None:
+        """Who waits goes on waiting."""
+        now = time.monotonic()
+        since = self.failed_start.since if self.failed_start is not None else now
+        self.failed_start = FailedStart(why, self.restarts.failed_starts, since, now + self._delay)
+        self._log.once("start", f"Postgres does not start, and is tried again: {why}")
+
+    def _on_started(self) -> None:
+        self.restarts = self.restarts.started()
+        self.failed_start = None
+        self._log.forget("start")
+        self.house.state_dir.keep_failure(None)
 
     # What is noticed
 
@@ -235,7 +293,10 @@ class Supervisor:
 
     def _on_inbox(self) -> None:
         for message in self._inbox.drain():
-            self._on_message(message)
+            self._hear(message)
+
+    def _hear(self, message: Message) -> None:
+        self._loop.attempt(object(), lambda: self._on_message(message))
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -281,14 +342,14 @@ class Supervisor:
         self._log.forget("settings")
         before = dict(describe(self.settings, harmless))
         self.settings, waiting = live_changes(self.settings, message.settings)
-        self._porter.spare(self.settings.no_wake)
+        self._gatekeeper.spare(self.settings.no_wake)
         self.server.stop_timeout = self.settings.stop_timeout
         now = describe(self.settings, harmless)
         changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
         changed += [f"{name} changes only with a restart" for name in waiting]
         self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
         if self.state is State.ASLEEP and self.settings.when_idle is WhenIdle.EXIT:
-            self._porter.look_at_queue(self.settings.when_idle)
+            self._gatekeeper.look_at_queue(self.settings.when_idle)
         if self.judge is not None:
             self.judge.adopt(self.settings)
             if self.state is State.AWAKE:
@@ -300,20 +361,14 @@ class Supervisor:
         self._loop.cancel("stop")
         self._loop.cancel("kill")
         self._is_wanted = False
-        self._porter.before_start()
+        self._gatekeeper.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
-        if self._backstage is None:
+        if self.judge is None:
             self._loop.after(BACKSTAGE_AFTER, "backstage", self._open_backstage)
 
     def _open_gate(self) -> None:
-        # A dying Postgres's clients park here before its end is told: with nobody to hand them to they would be cut.
-        if self.server.pid in (None, self._opened) and not self.server.listens():
-            return
-        self._gate.keep_copies(self.server.take_listeners())
-        self._gate.open()
-        self._opened = self.server.pid
-        self._loop.after(0.0, "mind", self.server.mind)
+        self._gatekeeper.open()
         # What a wake needs besides comes after the clients have been served: on one core they would wait for imports.
         self._loop.after(0.0 if self._backstage is not None else ATTEND_AFTER, "attend", self._attend)
 
@@ -334,13 +389,18 @@ class Supervisor:
 
     def _open_backstage(self) -> None:
         self._loop.cancel("backstage")
-        if self._backstage is not None:
+        if self.judge is not None:
             return
         from pgidle.backstage import Backstage
         from pgidle.judge import Judge
 
-        self._backstage = Backstage(self._inbox, self.report, self.house.doors, self.house.files)
-        self._backstage.start()
+        if self._backstage is None:
+            backstage = Backstage(self._inbox, self.report, self.house.doors, self.house.files)
+            try:
+                backstage.start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, str(error)) from None
+            self._backstage = backstage
         self.judge = Judge(
             self.settings,
             self._backstage,
@@ -359,24 +419,33 @@ class Supervisor:
     def _stop_fast(self) -> None:
         # At once: every moment after the last look is one in which an idle session may stop being idle.
         self.server.stop_fast()
-        self._porter.before_stop()
         if self._backstage is not None:
             self._backstage.unwatch()
 
     def _stop_drained(self) -> None:
         self._stop_since = time.monotonic()
-        if self.server.is_ready and self._gate.mode is not Mode.NONE:
+        if self.server.is_ready and not self._gate.is_ending:
+            if not self._gate.is_open:
+                self._gatekeeper.open()  # Whoever has come while it was shut is served.
             self._drain_and_stop()
         else:
+            self._gatekeeper.drain()  # Whoever comes from now on gets no answer.
             self._stop_fast()
 
     def _drain_and_stop(self) -> None:
-        """Let Postgres take whom it has not accepted yet: after the signal it would not end them, and wait for them."""
-        from pgidle.drain import on_their_way
-
+        """Let Postgres take whoever has come, and then nobody any more: who waits when we end is cut."""
         limit = STOP_DRAIN * self.settings.stop_timeout
-        if on_their_way(self._gate) and time.monotonic() - self._stop_since < limit:
+        if not self._gatekeeper.drain() and time.monotonic() - self._stop_since < limit:
             self._loop.after(STOP_DRAIN_POLL, "drain", self._drain_and_stop)
+        else:
+            self._gatekeeper.shut()
+
+    def _stop_settled(self) -> None:
+        """Nobody is accepted any more. A client who is just being authenticated gets a session first: it would be cut
+        in the middle of connecting, which no client tells from a server that is broken."""
+        limit = STOP_DRAIN * self.settings.stop_timeout
+        if self.server.connecting and time.monotonic() - self._stop_since < limit:
+            self._loop.after(STOP_DRAIN_POLL, "drain", self._stop_settled)
         else:
             self._stop_fast()
 
@@ -387,6 +456,7 @@ class Supervisor:
     def _stop_immediate(self) -> None:
         if self._loop.is_set("kill"):
             return  # Asked again, by another SIGQUIT: it has its time all the same.
+        self._loop.cancel("drain")
         # What that means is known, and said, when Postgres has ended.
         self._log.note("stop", "immediate shutdown")
         self.server.stop_immediate()
@@ -407,7 +477,7 @@ class Supervisor:
         if self._is_wanted:
             self._happen(Event.WAKE_REQUESTED, "asked to wake while it was going to sleep")
         else:
-            self._porter.look_at_queue(self.settings.when_idle)
+            self._gatekeeper.look_at_queue(self.settings.when_idle)
 
     def _exit_clean(self) -> None:
         # An order that has come is as good as a client.
@@ -416,25 +486,45 @@ class Supervisor:
             self._exit_status = 0
 
     def _exit_failed(self) -> None:
-        self._gate.shut()
         self._exit_status = 1
+
+
+def _place(error: BaseException) -> str:
+    """Where it happened, for who mends it."""
+    import traceback
+
+    return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])
 
 
 _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.START_POSTMASTER: Supervisor._start_postmaster,
     Effect.OPEN_GATE: Supervisor._open_gate,
-    Effect.CLOSE_GATE: lambda supervisor: supervisor.house.gate.close(),
-    Effect.PLUG_GATE: lambda supervisor: supervisor.house.gate.plug(),
-    Effect.UNPLUG_GATE: lambda supervisor: supervisor.house.gate.unplug(),
+    Effect.SHUT_GATE: lambda supervisor: supervisor._gatekeeper.shut(),
     Effect.CONFIRM_IDLE: Supervisor._confirm_idle,
     Effect.STOP_FAST: Supervisor._stop_fast,
     Effect.STOP_DRAINED: Supervisor._stop_drained,
+    Effect.STOP_SETTLED: Supervisor._stop_settled,
     Effect.LIMIT_STOP: Supervisor._limit_stop,
     Effect.KEEP_WISH: Supervisor._keep_wish,
     Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
     Effect.RECORD_SLEEP: Supervisor._record_sleep,
     Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,
-    Effect.LAST_LOOK: lambda supervisor: supervisor._porter.look_for_the_last_time(),
+    Effect.BEGIN_LEAVING: lambda supervisor: supervisor._gatekeeper.begin_leaving(),
+    Effect.CALL_OFF_LEAVING: lambda supervisor: supervisor._gatekeeper.call_off(),
+    Effect.LEAVE_AGAIN_LATER: lambda supervisor: supervisor._gatekeeper.leave_again_later(),
     Effect.EXIT_CLEAN: Supervisor._exit_clean,
     Effect.EXIT_FAILED: Supervisor._exit_failed,
 }
+
+_IF_IT_FAILS: dict[Effect, Event | None] = {
+    # Doubt means busy, and a start that cannot be begun is one that has failed.
+    Effect.START_POSTMASTER: Event.POSTMASTER_CRASHED,
+    Effect.SHUT_GATE: Event.GATE_SILENT,
+    Effect.CONFIRM_IDLE: Event.GATE_SILENT,
+    Effect.BEGIN_LEAVING: Event.LEAVING_PUT_OFF,
+    Effect.RECORD_SLEEP: None,
+}
+"""What has happened if an effect fails."""
+
+_ALWAYS_DUE = frozenset({Effect.CALL_OFF_LEAVING})
+"""Clients are kept away until it is done, whatever comes."""

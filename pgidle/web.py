@@ -84,8 +84,10 @@ class Application:
         return await self._order(self._orders, order)
 
     def _health(self) -> Answer:
-        state = self._report().state
-        return _json(503 if state is State.FAILED else 200, {"state": state.noun})
+        report = self._report()
+        # Not a failure: who is restarted for it would lose whoever waits.
+        problem = {"problem": report.failed_start.why} if report.failed_start is not None else {}
+        return _json(503 if report.state is State.FAILED else 200, {"state": report.state.noun, **problem})
 
     def _ready(self) -> Answer:
         state = self._report().state

@@ -33,7 +33,7 @@ def make_report(**changes: Any) -> Report:
         "why": "Postgres accepts connections",
         "reasons": (),
         "sleeps_at": None,
-        "gate_mode": "handoff",
+        "gate_mode": "shared",
         "gate_why": "clients are handed over by the kernel",
         "parked": 0,
         "sessions": None,

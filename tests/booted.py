@@ -6,8 +6,8 @@
         with machine.network():
             psycopg.connect(...)
 
-Its root is an overlay on this machine's root: what it writes is in memory, and gone with it. Of the kernel's settings
-it may change its own network's alone. `scratch` is a folder that it shares with this machine.
+Its root is an overlay on this machine's root: what it writes is in memory, and gone with it. It may change none of the
+kernel's settings. `scratch` is a folder that it shares with this machine.
 """
 
 from __future__ import annotations
@@ -70,9 +70,6 @@ mount --bind "$scratch" "$new$scratch"
 mount -t proc none "$new/proc"
 mount --bind "$new/proc/sys" "$new/proc/sys"
 mount -o remount,bind,ro "$new/proc/sys"
-mount -t proc none "$new/mnt"
-mount --bind "$new/mnt/sys/net" "$new/proc/sys/net"
-umount "$new/mnt"
 mount -t sysfs none "$new/sys"
 mount -t cgroup2 none "$new/sys/fs/cgroup"
 mount -o remount,bind,ro "$new/sys"

@@ -17,8 +17,12 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CREATE = "CREATE TABLE IF NOT EXISTS ledger (worker int, seq int, PRIMARY KEY (worker, seq))"
 INSERT = "INSERT INTO ledger VALUES (%s, %s)"
@@ -188,7 +192,7 @@ async def _readable(fd: int, seconds: float) -> None:
 
 
 async def run_clients(
-    conninfo: str,
+    conninfo: str | Sequence[str],
     ledger: Ledger,
     *,
     workers: int,
@@ -197,11 +201,15 @@ async def run_clients(
     habits: Habits | None = None,
     bound: float = 600.0,
 ) -> Load:
-    """So many workers with so many sessions each; after `bound` seconds the rest is ended, as a failure."""
+    """So many workers with so many sessions each; after `bound` seconds the rest is ended, as a failure.
+
+    Where there are several ways to connect, the workers take them in turn.
+    """
+    ways = [conninfo] if isinstance(conninfo, str) else conninfo
     load = Load()
     habits = habits or Habits()
     clients = [
-        Client(conninfo, worker, ledger, load, habits, random.Random(f"{seed} {worker}"))
+        Client(ways[worker % len(ways)], worker, ledger, load, habits, random.Random(f"{seed} {worker}"))
         for worker in range(workers)
     ]
     try:

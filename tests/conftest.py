@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import subprocess
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 import installations
 import pytest
 from hypothesis import HealthCheck, settings
-from installations import Installation, Place
+from installations import Installation, Place, server_user
 from supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 # scripts/versions names others.
@@ -90,6 +92,19 @@ def place() -> Iterator[Place]:
     place = Place()
     yield place
     place.clean()
+
+
+@pytest.fixture
+def small_disk(place: Place) -> Iterator[Path]:
+    """A file system of 200 MB, of the user that runs Postgres. Ask for it before `launch`, which must end first."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    folder, user = place.folder("disk"), server_user()
+    options = f"size=200m,mode=0700,uid={user.pw_uid},gid={user.pw_gid}"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture

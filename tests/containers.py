@@ -142,10 +142,10 @@ def _context() -> str:
     top = HERE.parent
     files = [top / name for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")]
     files += [
-        file for name in ("docker", "pgidle") for file in sorted((top / name).iterdir()) if file.is_file()
+        file for name in ("docker", "pgidle") for file in sorted((top / name).rglob("*")) if file.is_file()
     ]
     return hashlib.sha256(b"".join(b"%s %o\n%s" % (bytes(file), file.stat().st_mode, file.read_bytes())
-                                   for file in files if file.suffix != ".so")).hexdigest()  # fmt: skip
+                                   for file in files if file.suffix not in (".so", ".pyc"))).hexdigest()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,6 @@ class Container:
         volumes: Mapping[str, Path] | None = None,
         tmpfs: Sequence[str] = (),
         read_only: bool = False,
-        may_write_sysctls: bool = False,
         entrypoint: Sequence[str] | None = None,
     ) -> None:
         self.image, self.env, self.user = image, image.env | dict(env), user
@@ -235,7 +234,6 @@ class Container:
             "volumes": {name: str(folder) for name, folder in volumes.items()},
             "tmpfs": list(tmpfs),
             "read_only": read_only,
-            "may_write_sysctls": may_write_sysctls,
             "env": self.env,
             "user": user,
             "command": [*command, *(words or image.config["Cmd"])],

@@ -53,8 +53,7 @@ def main() -> None:
     if said["read_only"]:
         mount("", root, flags=MS_REMOUNT | MS_RDONLY)
     mount("proc", root / "proc", "proc")
-    if not said["may_write_sysctls"]:
-        bind(str(root / "proc/sys"), root / "proc/sys", read_only=True)
+    bind(str(root / "proc/sys"), root / "proc/sys", read_only=True)
     mount("sysfs", root / "sys", "sysfs", MS_RDONLY)
     mount("tmpfs", root / "dev", "tmpfs")
     for name in DEVICES:

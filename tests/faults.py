@@ -53,6 +53,15 @@ def contents(folder: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
+def fill(disk: Path, leave: int = 0) -> Path:
+    """Fill a disk to the last byte but `leave`; the file that fills it."""
+    hog = disk / "hog"
+    with hog.open("wb", buffering=0) as file:
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        os.posix_fallocate(file.fileno(), 0, free - leave)
+    return hog
+
+
 def as_server() -> dict[str, Any]:
     """Arguments of Popen that start a process as the user that runs Postgres."""
     user = server_user()

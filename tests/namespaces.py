@@ -8,7 +8,6 @@ import os
 import socket
 import struct
 from ctypes import CDLL
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
-MIGRATION = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 # A command before another, by which that has not the right to set it: the user's, who runs Postgres.
 UNPRIVILEGED = "setpriv --reuid={0.pw_uid} --regid={0.pw_gid} --clear-groups"
 
@@ -42,17 +40,3 @@ def own_network() -> Iterator[None]:
             assert libc.setns(home, CLONE_NEWNET) == 0
     finally:
         os.close(home)
-
-
-def set_migration(on: bool) -> None:
-    """Whether this network's kernel moves parked connections. /proc/sys/net is the reading thread's own network's."""
-    if not MIGRATION.exists():
-        pytest.skip("this kernel has no net.ipv4.tcp_migrate_req (Linux 5.14)")
-    MIGRATION.write_text("1" if on else "0", encoding="ascii")
-
-
-def migration_is_on() -> bool:
-    """Whether `pgidle run` will find, or as root set, tcp_migrate_req=1 in this network."""
-    if not MIGRATION.exists():
-        return False
-    return os.access(MIGRATION, os.W_OK) or MIGRATION.read_text(encoding="ascii").strip() == "1"

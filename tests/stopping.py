@@ -13,17 +13,19 @@ import sys
 from typing import Any
 
 STEPS = {
-    "Door.to_postgres": ("pgidle.gate", "Door", "to_postgres"),
-    "Door.migrate": ("pgidle.gate", "Door", "migrate"),
-    "Gate.postgres_gone": ("pgidle.gate", "Gate", "postgres_gone"),
+    "Gatekeeper.began": ("pgidle.gate.gatekeeper", "Gatekeeper", "began"),
+    "Gatekeeper.ending": ("pgidle.gate.gatekeeper", "Gatekeeper", "ending"),
+    "Gatekeeper.gone": ("pgidle.gate.gatekeeper", "Gatekeeper", "gone"),
+    "Gatekeeper.answer": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_answer"),
+    "Gatekeeper.told": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_told"),
     "Judge.looked": ("pgidle.judge", "Judge", "looked"),
     "Judge.conclude": ("pgidle.judge", "Judge", "_conclude"),
     "Judge.checkpointed": ("pgidle.judge", "Judge", "checkpointed"),
+    "Leaving.look": ("pgidle.gate.leaving", "Leaving", "look"),
+    "Leaving.call_off": ("pgidle.gate.leaving", "Leaving", "call_off"),
     "Server.spawn": ("pgidle.server", "Server", "_spawn"),
     "Server.on_exit": ("pgidle.server", "Server", "_on_exit"),
-    "Porter.last_look": ("pgidle.porter", "Porter", "look_for_the_last_time"),
     "StateDir.remember": ("pgidle.statedir", "StateDir", "remember_postmaster"),
-    "socket.shutdown": ("pgidle.light", "_Socket", "shutdown"),
     "early.spawn": ("pgidle.early", "", "spawn_early"),
     "os._exit": ("os", "", "_exit"),
 }

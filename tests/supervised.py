@@ -20,16 +20,18 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from signal import SIGKILL, SIGQUIT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from installations import conninfo, free_port
 
+from pgidle.sockets import scan
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from installations import Installation, Place
 
@@ -233,6 +235,24 @@ class Supervised:
 
     def conninfo(self, **more: object) -> str:
         return conninfo(self.port, **more)
+
+    @property
+    def socket_dir(self) -> Path:
+        """Where Postgres has its Unix socket, unless told otherwise."""
+        return self.data_dir.parent / "s"
+
+    def unix_conninfo(self, **more: object) -> str:
+        return conninfo(self.port, host=str(self.socket_dir), **more)
+
+    def parked(self) -> int:
+        """How many wait at the TCP port to be accepted."""
+        return sum(queue.length for queue in scan(self.port).listeners)
+
+    def parked_at_unix_socket(self, folder: Path | None = None) -> int:
+        """How many wait there to be accepted: its sockets that are nobody's yet (unix_seq_show in af_unix.c)."""
+        name = str((folder or self.socket_dir) / f".s.PGSQL.{self.port}")
+        lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+        return sum(words[5] == "02" and words[-1] == name for words in lines)
 
     def pgidle(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run another pgidle command, with this data directory: `one.pgidle("status", "--json")`."""

@@ -33,7 +33,7 @@ class Watcher:
         self.overlapped = False
         self.fault: Exception | None = None
 
-    async def look(self, _deadline: float, /) -> Snapshot | LookFailed:
+    async def look(self, _deadline: float, /, *, may_connect: bool = True) -> Snapshot | LookFailed:
         await self._take_time()
         return Snapshot(at=0.0, server_version=180000)
 

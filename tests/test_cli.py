@@ -140,7 +140,7 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, kept: str) -> None
     (tmp_path / "last.json").write_text(kept)
     done = pgidle("status", "--json", "--state-dir", tmp_path)
     assert done.returncode == 3
-    assert json.loads(done.stdout) == {"state": "not running", "last_sleep": None}
+    assert json.loads(done.stdout) == {"state": "not running", "last_sleep": None, "failure": None}
 
 
 def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:

@@ -327,11 +327,11 @@ def test_somebody_who_may_not_look(newest: Installation, place: Place) -> None:
     assert said.unknown.keys() == {"this machine and the data directory"}
 
 
-def test_a_shim_that_was_not_compiled(newest: Installation, place: Place) -> None:
+def test_a_library_that_was_not_compiled(newest: Installation, place: Place) -> None:
     shutil.copytree(PACKAGE, place.path / "bare/pgidle", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     options = ("-D", place.data_dir(newest), "--bin-dir", newest.bin_dir, "-p", free_port(), "--json")
     said = Said(run(*options, python_path=place.path / "bare"))
-    assert has(said.wrong, "gate mode none", "shim was not compiled")
+    assert has(said.wrong, "gate mode none", "library was not compiled")
 
 
 def test_a_supervisor_that_runs_and_has_slept(newest: Installation, place: Place, launch: Any) -> None:

@@ -35,8 +35,6 @@ services:
       - 5432:5432
     volumes:
       - data:/var/lib/postgresql
-    sysctls:
-      net.ipv4.tcp_migrate_req: 1
     healthcheck:
       test: [CMD, pgidle, health]
     restart: unless-stopped
@@ -56,8 +54,6 @@ OF_COMPOSE = [
     Mistake("    stop_grace_period: 30s\n", "", WRONG, "is not given, so it is 10s, and pgidle", "  db:"),
     Mistake("period: 30s", "period: soon", WRONG, "soon is no duration", "stop_grace"),
     Mistake("SIGINT", "SIGQUIT", WRONG, "stop_signal is SIGQUIT", "stop_signal"),
-    Mistake("      net.ipv4.tcp_migrate_req: 1", "      a: 1", NOTE, "sysctl net.ipv4", "sysctls"),
-    Mistake("migrate_req: 1", "migrate_req: 0", NOTE, "sysctl net.ipv4", "sysctls"),
     Mistake(f"    volumes:\n{DATA}", "", WRONG, "no volume holds the data directory", "  db:"),
     Mistake("data:/var", "data:/srv", WRONG, "no volume holds the data directory", "data:/srv"),
     Mistake(f"    volumes:\n{DATA}", "    tmpfs: /var/lib/postgresql\n", WRONG, "no volume holds", "  db:"),
@@ -178,7 +174,7 @@ def test_a_mistake_in_kubernetes_is_named_in_its_place(mistake: Mistake) -> None
         ("5432:5432", "{target: 5432, published: 1}"),
         ("data:/var/lib/postgresql", "{type: volume, source: data, target: /var/lib/postgresql}"),
         ("data:/var/lib/postgresql", "./here:/var/lib/postgresql/18/docker:Z"),
-        ("      net.ipv4.tcp_migrate_req: 1", "      - net.ipv4.tcp_migrate_req=1"),
+        ("    restart: unless", "    sysctls: [net.core.somaxconn=65535]\n    restart: unless"),
         ("[CMD, pgidle, health]", "[CMD, curl, -f, 'http://localhost:8008/health']"),
     ],
 )

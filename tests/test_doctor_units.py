@@ -34,8 +34,9 @@ SOCKET = """
 [Socket]
 ListenStream=0.0.0.0:5432
 ListenStream=[::]:5432
+ListenStream=/run/postgresql/.s.PGSQL.5432
 BindIPv6Only=ipv6-only
-ReusePort=yes
+SocketMode=0777
 [Install]
 WantedBy=sockets.target
 """
@@ -55,26 +56,25 @@ OF_SERVICE = [
     Mistake("SIGTERM", "QUIT", WRONG, "KillSignal is SIGQUIT", "KillSignal"),
     Mistake("Type=exec", "Type=forking", WRONG, "Type=forking", "Type"),
     Mistake("Type=exec", "PrivateNetwork=yes", WRONG, "PrivateNetwork=yes", "PrivateN"),
-    Mistake("Type=exec", "ProtectKernelTunables=yes", WRONG, "in a service that a socket unit", "ProtectK"),
     Mistake("KillMode=mixed\n", "", NOTE, "KillMode=control-group, which is", "ExecStart"),
     Mistake("KillMode=mixed", "KillMode=process", NOTE, "KillMode=process", "KillMode"),
     Mistake("pgidle run", "postgres", WRONG, "ExecStart= does not start", "ExecStart"),
     Mistake("    -D", "    --nonsense", WRONG, "is not what pgidle understands", "ExecStart"),
     Mistake("_TIMEOUT=1h", "_TIMEOUT=1", WRONG, "'1' is not a duration", "Environment="),
     Mistake("[Unit]\n", "[Unit]\nnonsense\n", WRONG, "not a unit file", "nonsense"),
-    Mistake("Type=exec", "Type=exec\nUser=postgres", NOTE, "User=postgres in a service", "User"),
     Mistake(
         "-/etc/pgidle/none.env", "/etc/pgidle/none.env", UNKNOWN, "what /etc/pgidle/none", "EnvironmentF"
     ),
 ]
 OF_SOCKET = [
-    Mistake("ReusePort=yes\n", "", WRONG, "ReusePort=yes is missing", "ListenStream=[::]"),
-    Mistake("ReusePort=yes", "ReusePort=no", WRONG, "ReusePort=yes is missing", "ReusePort"),
     Mistake("[Install]", "Accept=yes\n[Install]", WRONG, "Accept=yes", "Accept"),
-    Mistake("0.0.0.0:5432", "/run/pg.sock", WRONG, "is a Unix socket", "/run/pg"),
+    Mistake("/run/postgresql/.s.PGSQL.5432", "/run/pg.sock", WRONG, "is no Unix socket of", "/run/pg"),
+    Mistake("/run/postgresql/.s.PGSQL.5432", "@pg", WRONG, "=@pg is no Unix socket of", "@pg"),
+    Mistake("PGSQL.5432", "PGSQL.5433", WRONG, "is for port 5433, and TCP has 5432", "PGSQL.5433"),
+    Mistake("SocketMode=0777", "SocketUser=postgres", NOTE, "SocketUser=postgres", "SocketUser"),
     Mistake("BindIPv6Only=ipv6-only\n", "", WRONG, "takes IPv4 and IPv6", "[::]"),
     Mistake("0.0.0.0:5432", "10.0.0.7:5432", NOTE, "without FreeBind", "10.0.0.7"),
-    Mistake("ListenStream=[::]:5432", "ListenStream=", WRONG, "no ListenStream=", "[Socket]"),
+    Mistake("5432\nBind", "5432\nListenStream=\nBind", WRONG, "no ListenStream=", "[Socket]"),
 ]
 
 
@@ -95,6 +95,29 @@ def test_a_service_s_mistake_is_named_in_its_place(mistake: Mistake) -> None:
     check(mistake, examine(text, beside), text)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0.0.0.0:5432", "127.0.0.1:5432"),
+        (
+            "/run/postgresql/.s.PGSQL.5432\n",
+            "/run/postgresql/.s.PGSQL.5432\nListenStream=/tmp/.s.PGSQL.5432\n",
+        ),
+        ("/run/postgresql/.s.PGSQL.5432", "/run/postgresql/.s.PGSQL.%i"),
+        (
+            "/run/postgresql/.s.PGSQL.5432\nBindIPv6Only=ipv6-only\nSocketMode=0777\n",
+            "@pg/.s.PGSQL.5432\nBindIPv6Only=ipv6-only\n",
+        ),
+        ("SocketMode=0777\n", ""),
+        ("SocketMode=0777", "SocketUser=root"),
+        ("SocketMode=0777", "SocketMode=0777\nReusePort=yes"),
+    ],
+)
+def test_what_is_near_a_socket_s_mistake_is_none(old: str, new: str) -> None:
+    assert SOCKET.count(old) == 1
+    assert examine(SOCKET.replace(old, new)).findings == []
+
+
 @pytest.mark.parametrize("mistake", OF_SOCKET, ids=str)
 def test_a_socket_s_mistake_is_named_in_its_place(mistake: Mistake) -> None:
     text = mistake.made_in(SOCKET)
@@ -113,6 +136,8 @@ def test_a_socket_s_mistake_is_named_in_its_place(mistake: Mistake) -> None:
         ("Type=exec", "Type=simple"),
         ("Type=exec", "Type=notify"),
         ("Type=exec", "User=root"),
+        ("Type=exec", "User=postgres"),
+        ("Type=exec", "ProtectKernelTunables=yes"),
         ("/opt/pgidle/bin/pgidle run", "-/usr/bin/env pgidle run"),
         ("Type=exec", "Restart=always\nRestart="),
     ],
@@ -125,11 +150,6 @@ def test_what_is_near_a_mistake_is_none(old: str, new: str) -> None:
 def test_who_stays_may_be_restarted_always_and_needs_no_socket() -> None:
     text = SERVICE.replace("on-failure", "always").replace(ENV, f"{ENV} PGIDLE_WHEN_IDLE=stay")
     assert examine(text, Beside(environment=BESIDE.environment)).findings == []
-
-
-def test_who_stays_may_do_without_the_sysctl() -> None:
-    text = SERVICE.replace(ENV, f"ProtectKernelTunables=yes\n{ENV} PGIDLE_WHEN_IDLE=stay")
-    assert [one.severity for one in examine(text, Beside(environment=BESIDE.environment)).findings] == [NOTE]
 
 
 def test_the_time_to_stop_that_is_not_given() -> None:
@@ -181,11 +201,11 @@ def test_drop_ins_count(tmp_path: Path) -> None:
 
 def test_a_drop_in_is_read_with_its_template(tmp_path: Path) -> None:
     (tmp_path / "pgidle@.socket").write_text(
-        SOCKET.replace("ListenStream=0.0.0.0:5432\nListenStream=[::]:5432\n", "")
+        "".join(line for line in SOCKET.splitlines(keepends=True) if not line.startswith("Listen"))
     )
     (tmp_path / "pgidle@main.socket.d").mkdir()
     drop_in = tmp_path / "pgidle@main.socket.d/listen.conf"
-    drop_in.write_text("[Socket]\nListenStream=127.0.0.1:6000\n")
+    drop_in.write_text("[Socket]\nListenStream=127.0.0.1:6000\nListenStream=/tmp/.s.PGSQL.6000\n")
     assert wrong(drop_in, tmp_path / "pgidle@.socket") == []
     drop_in.write_text("[Socket]\nListenStream=127.0.0.1:6000\nAccept=yes\n")
     assert wrong(drop_in) == ["Accept=yes"]

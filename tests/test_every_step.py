@@ -16,11 +16,11 @@ import psutil
 import psycopg
 import pytest
 from clients import Ledger
+from postgres_fixture import wait_until
 from stopped import Stopped
 from supervised import PATIENCE
 
 from pgidle.client import request
-from pgidle.sockets import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,19 +31,20 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
 SLEEPING = (
-    *("before CLOSE_GATE", "after CLOSE_GATE", "before CONFIRM_IDLE", "after CONFIRM_IDLE"),
+    *("before SHUT_GATE", "after SHUT_GATE", "before Gatekeeper.answer", "after Gatekeeper.answer"),
+    *("before CONFIRM_IDLE", "after CONFIRM_IDLE"),
     *("before Judge.looked", "before Judge.checkpointed", "before STOP_FAST", "after STOP_FAST"),
-    *("before Server.on_exit", "before Gate.postgres_gone", "after Gate.postgres_gone"),
+    *("before Server.on_exit", "after Gatekeeper.ending", "before Gatekeeper.gone", "after Gatekeeper.gone"),
     *("before RECORD_SLEEP", "before LOOK_AT_QUEUE", "after LOOK_AT_QUEUE"),
 )
 WAKING = (
     *("before START_POSTMASTER", "before Server.spawn", "after Server.spawn"),
-    *("before OPEN_GATE", "before Door.migrate", "after Door.to_postgres", "before socket.shutdown"),
-    *("after socket.shutdown", "after Door.migrate", "after OPEN_GATE"),
+    *("before Gatekeeper.began", "before Gatekeeper.told", "after Gatekeeper.told"),
+    *("before OPEN_GATE", "after OPEN_GATE"),
 )
 NOTICED = SLEEPING[: SLEEPING.index("after CONFIRM_IDLE")]
 """Steps after which Postgres is looked at once more: a session that is used there is not cut."""
-HANDED = WAKING[WAKING.index("after Door.to_postgres") :]
+HANDED = WAKING[WAKING.index("after OPEN_GATE") :]
 """Steps at which a client may be with Postgres already, and dies with it."""
 STILL_RUNNING = SLEEPING[: SLEEPING.index("after STOP_FAST")]
 """Steps at which Postgres has not been told to stop: a statement succeeds."""
@@ -55,7 +56,7 @@ class Scene:
     def __init__(self, one: Stopped) -> None:
         self.one = one
         self.ledger = Ledger()
-        self.clients = ThreadPoolExecutor()
+        self.clients = ThreadPoolExecutor(16)
         self._order: Future[Any] | None = None
 
     def _post(self, path: str) -> int:
@@ -80,10 +81,15 @@ class Scene:
         return masters
 
     def come(self) -> Future[None]:
-        """A client that connects, commits, and leaves."""
+        """Two clients that connect, commit, and leave: one over TCP, and one over the Unix socket."""
+        both = [self.visit(where) for where in (self.one.conninfo(), self.one.unix_conninfo())]
+        return self.clients.submit(lambda: [one.result() for one in both] and None)
+
+    def visit(self, conninfo: str) -> Future[None]:
+        """One client that does so."""
 
         def visit() -> None:
-            with psycopg.connect(self.one.conninfo(), autocommit=True, connect_timeout=30) as connection:
+            with psycopg.connect(conninfo, autocommit=True, connect_timeout=30) as connection:
                 self.insert(connection)
 
         return self.clients.submit(visit)
@@ -134,14 +140,6 @@ def kill_postmaster(scene: Scene) -> None:
     if (pid := scene.one.postmaster_pid) is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def come_to(scene: Scene, *, parked: bool) -> Future[None]:
-    """A client, who has connected if it can be seen `parked`."""
-    coming, deadline = scene.come(), time.monotonic() + PATIENCE
-    while parked and not sum(queue.length for queue in scan(scene.one.port).listeners):
-        assert time.monotonic() < deadline
-    return coming
 
 
 def start_again(scene: Scene) -> None:
@@ -317,7 +315,7 @@ def test_a_wake_that_is_ordered_while_it_goes_to_sleep_is_kept(
 
 
 @pytest.mark.parametrize(
-    "point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look", "before EXIT_CLEAN"]
+    "point", ["before BEGIN_LEAVING", "after BEGIN_LEAVING", "before Leaving.look", "before EXIT_CLEAN"]
 )
 @pytest.mark.parametrize("path", ["/wake?wait=1", "/hold?seconds=60"])
 def test_an_order_that_comes_before_the_end_is_as_good_as_a_client(
@@ -344,7 +342,13 @@ def test_a_client_who_comes_before_the_last_verdict_keeps_postgres_awake(
         one.wait_for_state("awake")
         scene.ledger.create(one.conninfo())
         with psycopg.connect(one.conninfo(), autocommit=True) as idle:
-            coming = at(scene, scene.sleep, lambda: come_to(scene, parked=True))
+
+            def come() -> Future[None]:
+                coming = scene.come()
+                wait_until(lambda: one.parked() > 0 and one.parked_at_unix_socket() > 0)
+                return coming
+
+            coming = at(scene, scene.sleep, come)
             coming.result(PATIENCE)
             scene.refused()
             scene.insert(idle)
@@ -353,18 +357,26 @@ def test_a_client_who_comes_before_the_last_verdict_keeps_postgres_awake(
         assert one.stop() == 0
 
 
-@pytest.mark.parametrize("point", ["before PLUG_GATE", "after PLUG_GATE", "before Porter.last_look"])
+@pytest.mark.parametrize("point", ["before BEGIN_LEAVING", "after BEGIN_LEAVING", "before Leaving.look"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_a_client_who_comes_before_the_last_look_is_served(
-    newest: Installation, place: Place, point: str
+    newest: Installation, place: Place, point: str, kind: str
 ) -> None:
     """In exit mode, without any proxy: nobody else would start it again."""
     one = Stopped(newest, place, point, when_idle="exit", idle_timeout="off")
     scene = Scene(one)
+    is_dropped = kind == "tcp" and point != "before BEGIN_LEAVING"
+
+    def come() -> Future[None]:
+        coming = scene.visit(one.conninfo() if kind == "tcp" else one.unix_conninfo())
+        wait_until(lambda: is_dropped or one.parked() + one.parked_at_unix_socket() > 0)
+        return coming
+
     with one:
         one.wait_for_state("awake")
         scene.ledger.create(one.conninfo())
-        coming = at(scene, scene.sleep, lambda: come_to(scene, parked=point == "before PLUG_GATE"))
-        if point != "before PLUG_GATE":
+        coming = at(scene, scene.sleep, come)
+        if is_dropped:
             # Its SYN was dropped, so it had no handshake, and meets nobody after the exit.
             assert one.wait() == 0
             one.start()

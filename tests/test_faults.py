@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -23,11 +21,10 @@ from typing import TYPE_CHECKING
 import psutil
 import psycopg
 import pytest
-from clients import Habits, Ledger, run_clients
+from clients import Ledger
 from faults import carry_out, child, connect, last_reason, notes, query, start_again, without_shim
-from flycast import Flycast
-from installations import conninfo, server_user
-from namespaces import UNPRIVILEGED, own_network, set_migration
+from installations import server_user
+from namespaces import UNPRIVILEGED
 from postgres_fixture import wait_until
 from stopped import Stopped
 
@@ -35,7 +32,7 @@ from pgidle.client import request
 from pgidle.sockets import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from installations import Installation, Place
     from supervised import Supervised
@@ -145,6 +142,22 @@ def test_clients_wait_while_a_killed_postmaster_recovers(installation: Installat
     assert one.stop() == 0
 
 
+def test_clients_wait_while_one_without_hot_standby_recovers(installation: Installation, launch):
+    """From 15 on postmaster.pid says `standby` as soon as such a one has begun to recover, from a crash too."""
+    one = launch(installation, start=False)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("hot_standby = off\n")
+    one.start()
+    one.wait_for_state("awake")
+    mark = one.mark()
+    with recovering(one) as startup:
+        startup.resume()
+        got = [query(one, "SELECT count(*) FROM much") for _ in range(20)]
+    assert got == [60000] * 20
+    one.wait_for_state("awake", since=mark)
+    assert one.stop() == 0
+
+
 def test_clients_wait_while_a_killed_backend_takes_postgres_down(installation: Installation, launch):
     one = launch(installation)
     one.wait_for_state("awake")
@@ -194,7 +207,7 @@ def test_a_postmaster_that_is_killed_again_and_again(newest: Installation, launc
     assert one.processes() == []
 
 
-@pytest.mark.parametrize("shim", [True, False], ids=["handoff", "none"])
+@pytest.mark.parametrize("shim", [True, False], ids=["shared", "none"])
 def test_a_killed_supervisor_takes_postgres_with_it(
     installation: Installation, place: Place, launch, shim: bool
 ):
@@ -215,7 +228,7 @@ def test_a_killed_supervisor_takes_postgres_with_it(
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("shim", [True, False], ids=["handoff", "none"])
+@pytest.mark.parametrize("shim", [True, False], ids=["shared", "none"])
 def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
     installation: Installation, place: Place, launch, shim: bool
 ):
@@ -229,17 +242,9 @@ def test_a_successor_waits_for_the_postmaster_of_a_killed_supervisor(
         one.start()
         one.wait_log(f"waiting for postmaster {old.pid} of an earlier supervisor to end", since=mark)
         assert one.postmaster_pid == old.pid
-        with ExitStack() as waiting:
-            clients = waiting.enter_context(arriving(one, 8)) if shim else []
-            if shim:
-                wait_until(lambda: queued(one) == 8)
-            answers = waiting.enter_context(knocking(one)) if shim else []
-            backend.resume()
-            one.wait_for_state("awake", since=mark)
+        backend.resume()
+        one.wait_for_state("awake", since=mark)
     assert not lives(old)
-    assert clients == [20] * (8 if shim else 0)
-    assert set(answers) <= {b"R"}
-    assert len(answers) >= 5 * shim
     assert ledger.missing(one.conninfo()) == []
     assert one.stop() == 0
 
@@ -297,28 +302,24 @@ def test_a_postmaster_whose_supervisor_was_killed_before_it_had_written_it_down(
 def test_a_postmaster_of_a_killed_supervisor_that_has_not_locked_its_directory_yet(
     newest: Installation, launch
 ):
-    """As from a slow disk: told to stop it reads its configuration first, and then takes the lock before ours does."""
+    """As from a slow disk: told to stop it reads its configuration first, and has the port all the time."""
     one = launch(newest, start=False, idle_timeout="off")
     slow = one.data_dir / "slow.conf"
     os.mkfifo(slow)
     slow.chmod(0o644)
     with (one.data_dir / "postgresql.conf").open("a") as conf:
         conf.write("include = 'slow.conf'\n")
-    masters = []
-    for _ in range(2):
-        if masters:
-            one.kill()
-        mark = one.mark()
-        one.start()
-        one.wait_for_state("starting", since=mark)
-        masters += psutil.Process(one.pid).children()
-        wait_until(partial(reads_configuration, masters[-1]))
-    old, new = masters
+    one.start()
+    one.wait_for_state("starting")
+    (old,) = psutil.Process(one.pid).children()
+    wait_until(partial(reads_configuration, old))
+    one.kill()
+    mark = one.mark()
+    one.start()
+    one.wait_log(f"waiting for postmaster {old.pid} of an earlier supervisor to end", since=mark)
     pipe = slow.rename(one.data_dir / "pipe")
     slow.touch(mode=0o644)
-    with stopped(new):
-        pipe.open("w").close()
-        wait_until(lambda: one.postmaster_pid == old.pid)
+    pipe.open("w").close()
     one.wait_for_state("awake", since=mark)
     assert not lives(old)
     assert one.stop() == 0
@@ -334,10 +335,10 @@ def test_a_successor_that_is_stopped_waits_as_well(newest: Installation, launch)
         one.start()
         one.wait_log("waiting for postmaster", since=mark)
         one.signal(signal.SIGTERM)
-        one.wait_for_state("terminating", since=mark)
         assert one.running
         assert lives(old)
     assert one.wait() == 0
+    assert not lives(old)
     assert one.processes() == []
 
 
@@ -419,6 +420,22 @@ def test_stopped_while_it_recovers(installation: Installation, launch, hears: bo
     assert one.processes() == []
     start_again(one)
     assert ledger.missing(one.conninfo()) == []
+
+
+def test_a_postmaster_that_does_not_say_that_it_lets_nobody_in_is_not_stopped(
+    installation: Installation, launch
+):
+    one = launch(installation, idle_timeout="1s", when_idle="stay")
+    one.wait_for_state("awake")
+    wait_until(lambda: json.loads(one.pgidle("status", "--json").stdout)["looks"] > 0)
+    with stopped(psutil.Process(one.postmaster_pid)):
+        mark = one.mark()
+        one.wait_for_state("drowsy")
+        said = one.wait_for_state("awake", since=mark)
+        assert said.data["reason"] == "Postgres does not say that it lets nobody in"
+    assert "stopping" not in one.states
+    assert query(one, "SELECT 1") == 1
+    assert one.stop() == 0
 
 
 def test_stopped_while_drowsy(newest: Installation, launch):
@@ -536,9 +553,9 @@ def test_who_comes_while_a_shutdown_hangs_does_not_cost_unlogged_tables(newest: 
 
         wait_until(has_waited)
         backend.resume()
+        # Once the checkpoint is written, an immediate shutdown may follow: it costs nothing then.
         assert waiting.result() == 1
     one.wait_for_state("asleep", since=mark)
-    assert not any("immediate shutdown" in line.text for line in one.lines)
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["asleep", "stopped"])
@@ -809,97 +826,13 @@ def test_who_can_watch_no_files_looks_and_sleeps_all_the_same(newest: Installati
     assert "asleep" in one.states
 
 
-# The other gate modes
-
-
-@pytest.fixture
-def no_migration() -> Iterator[Mapping[str, object]]:
-    """A network whose kernel does not move parked connections, and options by which pgidle cannot change that."""
-    with own_network():
-        set_migration(False)
-        yield {"prefix": UNPRIVILEGED.format(server_user()).split()}
-
-
-def test_synhold_staying(newest: Installation, launch, no_migration):
-    one = launch(newest, when_idle="stay", idle_timeout="250ms", **no_migration)
-    assert one.wait_for_state("starting").data["gate"] == "synhold"
-    assert any("mode synhold: " in note and "tcp_migrate_req" in note for note in notes(one, "gate"))
-    with arriving(one, 4) as first:
-        ledger_of(one)
-    mark = 0
-    for instant in ("drowsy", "asleep"):
-        one.wait_for_state(instant, since=mark)
-        with arriving(one, 4) as clients:
-            mark = one.mark()
-        assert clients == [20] * 4
-    assert len(first) == 4
-    assert one.stop() == 0
-
-
-def test_synhold_behind_a_proxy(newest: Installation, launch, no_migration):
-    one = launch(newest, start=False, when_idle="exit", idle_timeout="250ms", **no_migration)
-    ledger = Ledger()
-
-    async def scenario():
-        async with Flycast(one, one.port) as fly:
-            await asyncio.to_thread(ledger.create, conninfo(fly.port))
-            habits = Habits(short=0.5, long=5.0, dozes=0.5, statements=2, cut_after=0.25)
-            load = await run_clients(conninfo(fly.port), ledger, workers=2, sessions=6, seed=2, habits=habits)
-            return load, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly.counts
-
-    load, missing, counts = asyncio.run(scenario())
-    assert load.failures == []
-    assert missing == []
-    assert counts.exits[0] >= 1
-    assert set(counts.exits) == {0}
-    assert counts.give_ups == 0
-
-
-def test_a_killed_postmaster_in_synhold(newest: Installation, launch, no_migration):
-    one = launch(newest, **no_migration)
-    one.wait_for_state("awake")
-    ledger = ledger_of(one)
-    mark = one.mark()
-    os.kill(one.postmaster_pid, signal.SIGKILL)
-    one.wait_for_state("starting", since=mark)
-    with arriving(one, 4) as clients:
-        one.wait_for_state("awake", since=mark)
-    assert clients == [20] * 4
-    assert ledger.missing(one.conninfo()) == []
-    assert one.stop() == 0
-
-
-@pytest.mark.parametrize("hangs", [False, True])
-def test_in_synhold_who_comes_while_it_goes_to_sleep_is_served(
-    newest: Installation, launch, no_migration, hangs
-):
-    one = launch(
-        newest,
-        idle_timeout="off",
-        when_idle="exit",
-        stop_timeout="100ms" if hangs else "1min",
-        **no_migration,
-    )
-    one.wait_for_state("awake")
-    with socket.socket() as early:
-        with connect(one) as connection, stopped(psutil.Process(connection.info.backend_pid)):
-            mark = one.mark()
-            assert one.pgidle("sleep", "--force").returncode == 0
-            one.wait_for_state("stopping", since=mark)
-            early.setblocking(False)
-            early.connect_ex(("127.0.0.1", one.port))
-            if hangs:
-                one.wait_for_state("starting", since=mark)
-        one.wait_for_state("awake", since=mark)
-        assert select.select([], [early], [], 30)[1]
-        assert early.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-    assert one.stop() == 0
+# Without the library
 
 
 def test_none_says_so_and_works_as_bare_postgres_does(installation: Installation, place: Place, launch):
     one = launch(installation, when_idle="stay", idle_timeout="300ms", env=without_shim(place))
     assert one.wait_for_state("starting").data["gate"] == "none"
-    assert any("mode none: the preload shim was not compiled" in note for note in notes(one, "gate"))
+    assert any("mode none: the preloaded library was not compiled" in note for note in notes(one, "gate"))
     for _ in range(2):
         mark = one.mark()
         one.wait_for_state("asleep", since=mark)

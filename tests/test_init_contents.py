@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -179,7 +180,8 @@ def test_compose_stays_and_hands_over(given: dict[str, str]) -> None:
     assert all(isinstance(value, str) for value in service["environment"].values())
     settings = resolved(service["environment"])
     assert settings.when_idle is WhenIdle.STAY
-    assert service["sysctls"] == {"net.ipv4.tcp_migrate_req": 1}
+    # Nothing of the kernel's, and no privilege.
+    assert not {"sysctls", "privileged", "cap_add"} & set(service)
     assert service["restart"] == "unless-stopped"
     assert parse_duration(service["stop_grace_period"]) > settings.stop_timeout
     assert service["stop_signal"] == "SIGINT"
@@ -267,7 +269,6 @@ def test_systemd_units_say_what_pgidle_takes(given: dict[str, str]) -> None:
         said.setdefault(key, []).append(value)
     assert int(said["TimeoutStopSec"][-1]) > settings.stop_timeout
     assert said["Restart"] == ["on-failure"]
-    assert said["ReusePort"] == ["yes"]
     assert said["BindIPv6Only"] == ["ipv6-only"]
     assert said["ListenStream"] == (
         ["10.0.0.1:5444", "[fd00::1]:5444"] if given else ["127.0.0.1:5432", "[::1]:5432"]
@@ -367,9 +368,9 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
         text = next(file.text for file in made.files if file.path == "pgidle.socket")
         return [line.partition("=")[2] for line in text.splitlines() if line.startswith("ListenStream=")]
 
-    assert listens() == ["127.0.0.1:5432", "[::1]:5432"]
+    assert listens() == ["127.0.0.1:5432", "[::1]:5432", "/run/postgresql/.s.PGSQL.5432"]
     with (folder / "postgresql.conf").open("a") as conf:
-        conf.write("port = 5433\ninclude_dir = 'conf.d'\n")
+        conf.write("port = 5433\ninclude_dir = 'conf.d'\nunix_socket_directories = ''\n")
     (folder / "conf.d").mkdir()
     (folder / "conf.d/lan.conf").write_text("listen_addresses = '10.0.0.1, ::1'\n")
     assert listens() == ["10.0.0.1:5433", "[::1]:5433"]
@@ -380,6 +381,59 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
     assert listens() == ["127.0.0.1:5433", "[::1]:5433"]
     with pytest.raises(SettingsError, match=f"{folder} holds a configuration, not data: write {data}"):
         make_plan("systemd", {"data-dir": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("configured", "told"),
+    [
+        ("", ["ListenStream=/run/postgresql/.s.PGSQL.5432", "SocketMode=0777"]),
+        (
+            "unix_socket_directories = '/tmp, /var/run/postgresql,@db'\nunix_socket_permissions = 0770\n"
+            "unix_socket_group = 'web'\n",
+            [
+                "ListenStream=/tmp/.s.PGSQL.5432",
+                "ListenStream=/run/postgresql/.s.PGSQL.5432",
+                "ListenStream=@db/.s.PGSQL.5432",
+                "SocketGroup=web",
+                "SocketMode=0770",
+            ],
+        ),
+        ("unix_socket_permissions = 448\n", ["SocketMode=0700"]),
+        ("unix_socket_permissions = wide\n", ["SocketMode=0777"]),
+        (
+            "unix_socket_group = 'web]\\nAccept=yes'\n",
+            ["ListenStream=/run/postgresql/.s.PGSQL.5432", "SocketMode=0777"],
+        ),
+        # Of what Postgres's user may write nothing but a path gets into a unit of root's.
+        ("unix_socket_directories = '/tmp\\nAccept=yes, %h, tmp, /a b'\n", []),
+        ("unix_socket_directories = ''\n", []),
+    ],
+)
+def test_systemd_holds_the_unix_sockets_of_a_cluster_of_debian_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str, told: list[str]
+) -> None:
+    data, folder = debian(tmp_path)
+    monkeypatch.setattr("pgidle.debian.CONFIGURATIONS", str(tmp_path / "etc"))
+    monkeypatch.setattr("pgidle.init.systemd.pwd.getpwuid", lambda _: pwd.getpwnam("daemon"))
+    if os.getuid() == 0:
+        os.chown(data, pwd.getpwnam("daemon").pw_uid, -1)
+    with (folder / "postgresql.conf").open("a") as conf:
+        conf.write(configured)
+    made = make_plan("systemd", {"data-dir": str(data), "name": "shop"})
+    text = next(file.text for file in made.files if file.path == "pgidle@shop.socket.d/listen.conf")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines[:3] == ["[Socket]", "ListenStream=127.0.0.1:5432", "ListenStream=[::1]:5432"]
+    assert [line for line in lines[3:] if line in told] == told
+    assert ("RemoveOnStop=yes" in lines) is bool(told)
+    assert "Accept=yes" not in text
+    assert ("sudo -u daemon psql --port=5432" in made.steps) is bool(told)
+    (tmp_path / "a.socket").write_text(text)
+    chart = doctor_files.examine(given := doctor_files.read(str(tmp_path / "a.socket")), Context(), [given])
+    assert [one.what for one in chart.findings if one.severity is Severity.WRONG] == []
+
+
+def test_what_a_new_database_s_unix_socket_is_nobody_knows_yet() -> None:
+    assert "PGSQL" not in "".join(file.text for file in make_plan("systemd", {}).files)
 
 
 @pytest.mark.parametrize(("version", "told"), [("9.6", True), ("14", True), ("15", False)])

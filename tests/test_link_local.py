@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from installations import free_port
 from machines import Machine, two_machines
-from namespaces import set_migration
 from postgres_fixture import wait_until
 
 if TYPE_CHECKING:
@@ -61,11 +60,9 @@ def begin(launch: Launch, installation: Installation, place: Place, **options: o
     return one
 
 
-@pytest.mark.parametrize("migrates", [True, False])
 def test_a_client_of_a_link_local_address_is_served_awake_and_asleep(
-    newest: Installation, launch: Launch, place: Place, ends: tuple[str, str, Machine], migrates: bool
+    newest: Installation, launch: Launch, place: Place, ends: tuple[str, str, Machine]
 ) -> None:
-    set_migration(migrates)
     here, far, there = ends
     door = free_port()
     one = begin(
@@ -109,7 +106,6 @@ def test_every_address_is_these_too(
 def test_a_link_local_client_that_may_wake_nobody_waits(
     newest: Installation, launch: Launch, place: Place, ends: tuple[str, str, Machine]
 ) -> None:
-    set_migration(True)
     here, far, there = ends
     one = begin(launch, newest, place, listen_addresses=f"{here}{CABLE}", no_wake=f"{far}{CABLE}", **STAY)
     assert one.pgidle("sleep", "--wait").returncode == 0
@@ -130,10 +126,8 @@ def test_a_link_local_client_that_may_wake_nobody_waits(
 def test_an_inherited_socket_of_a_link_local_address(
     newest: Installation, launch: Launch, place: Place, ends: tuple[str, str, Machine]
 ) -> None:
-    set_migration(True)
     here, _, there = ends
     with socket.socket(socket.AF_INET6) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((here, free_port(), 0, socket.if_nametoindex("cable")))
         listener.listen()

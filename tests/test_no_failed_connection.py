@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import selectors
+import shutil
 import socket
 import threading
 import time
@@ -19,14 +21,13 @@ from typing import TYPE_CHECKING
 import pytest
 from clients import Habits, Ledger, Load, run_clients
 from flycast import Flycast
-from installations import conninfo, free_port
-from namespaces import migration_is_on
+from installations import conninfo, free_port, server_user
 
 from pgidle.client import request
 from pgidle.errors import PgidleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from installations import Installation, Place
     from supervised import Supervised
@@ -53,13 +54,20 @@ def check(loads: list[Load], missing: list[tuple[int, int]]) -> None:
     assert missing == []
 
 
-async def visit(port: int, ledger: Ledger, seed: int, is_enough: Callable[[], bool]) -> list[Load]:
+def both_ways(one: Supervised) -> list[str]:
+    """Half of the clients come over TCP, half over the Unix socket."""
+    return [one.conninfo(), one.unix_conninfo()]
+
+
+async def visit(
+    ways: str | Sequence[str], ledger: Ledger, seed: int, is_enough: Callable[[], bool]
+) -> list[Load]:
     loads: list[Load] = []
     while not loads or (not is_enough() and len(loads) < MOST_ROUNDS):
         habits = replace(HABITS, long=HABITS.long * 2 ** len(loads))
         loads.append(
             await run_clients(
-                conninfo(port),
+                ways,
                 ledger,
                 workers=WORKERS,
                 sessions=SESSIONS,
@@ -75,7 +83,9 @@ def test_staying_supervisor(installation: Installation, launch) -> None:
     one.wait_for_state("awake")
     ledger = Ledger()
     ledger.create(one.conninfo())
-    loads = asyncio.run(visit(one.port, ledger, installation.major, lambda: one.states.count("asleep") >= 3))
+    loads = asyncio.run(
+        visit(both_ways(one), ledger, installation.major, lambda: one.states.count("asleep") >= 3)
+    )
     check(loads, ledger.missing(one.conninfo()))
     assert one.states.count("asleep") >= 3
     assert one.stop() == 0
@@ -88,7 +98,9 @@ def test_exiting_supervisor_behind_a_proxy(installation: Installation, place: Pl
     async def scenario() -> tuple[list[Load], list[tuple[int, int]], Flycast]:
         async with Flycast(one, one.port) as fly:
             await asyncio.to_thread(ledger.create, conninfo(fly.port))
-            loads = await visit(fly.port, ledger, installation.major, lambda: fly.counts.exits.get(0, 0) >= 2)
+            loads = await visit(
+                conninfo(fly.port), ledger, installation.major, lambda: fly.counts.exits.get(0, 0) >= 2
+            )
             return loads, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly
 
     loads, missing, fly = asyncio.run(scenario())
@@ -128,13 +140,13 @@ RESTLESS = Habits(short=0.05, long=0.3, dozes=0.2, statements=2, cut_after=0)
 """Forced sleeps cut sessions in the middle of a statement: that is no failure, but every failed connection is."""
 
 
-async def visit_until(done: threading.Event, port: int, ledger: Ledger, seed: int) -> list[Load]:
+async def visit_until(
+    done: threading.Event, ways: str | Sequence[str], ledger: Ledger, seed: int
+) -> list[Load]:
     loads = []
     while not done.is_set():
         loads.append(
-            await run_clients(
-                conninfo(port), ledger, workers=4, sessions=5, seed=seed + len(loads), habits=RESTLESS
-            )
+            await run_clients(ways, ledger, workers=4, sessions=5, seed=seed + len(loads), habits=RESTLESS)
         )
     return loads
 
@@ -145,7 +157,7 @@ def test_a_hundred_forced_sleeps_of_one_that_stays(installation: Installation, l
     ledger = Ledger()
     ledger.create(one.conninfo())
     with Sandman(one, 100) as sandman:
-        loads = asyncio.run(visit_until(sandman.done, one.port, ledger, installation.major))
+        loads = asyncio.run(visit_until(sandman.done, both_ways(one), ledger, installation.major))
     assert [failure for load in loads for failure in load.failures] == []
     assert sum(load.commits for load in loads) > 0
     assert ledger.missing(one.conninfo()) == []
@@ -160,7 +172,7 @@ def test_fifty_forced_exits_behind_a_proxy(installation: Installation, launch) -
         async with Flycast(one, one.port) as fly:
             await asyncio.to_thread(ledger.create, conninfo(fly.port))
             with Sandman(one, 50) as sandman:
-                loads = await visit_until(sandman.done, fly.port, ledger, installation.major)
+                loads = await visit_until(sandman.done, conninfo(fly.port), ledger, installation.major)
             return loads, await asyncio.to_thread(ledger.missing, conninfo(fly.port)), fly
 
     loads, missing, fly = asyncio.run(scenario())
@@ -171,10 +183,10 @@ def test_fifty_forced_exits_behind_a_proxy(installation: Installation, launch) -
 
 
 class ServiceManager:
-    """Keeps a listening socket open and starts the service whenever a connection waits in it, as systemd does."""
+    """Keeps listening sockets open and starts the service whenever a connection waits in one, as systemd does."""
 
-    def __init__(self, listener: socket.socket, service: Supervised) -> None:
-        self.listener, self.service = listener, service
+    def __init__(self, service: Supervised) -> None:
+        self.service = service
         self.starts = 0
         self.statuses: list[int] = []
         self._stopping = threading.Event()
@@ -189,7 +201,8 @@ class ServiceManager:
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self.listener, selectors.EVENT_READ)
+            for listener in self.service.listen:
+                selector.register(listener, selectors.EVENT_READ)
             while not self._stopping.is_set():
                 if selector.select(0.1):
                     self.starts += 1
@@ -197,30 +210,33 @@ class ServiceManager:
                     self.statuses.append(self.service.wait(timeout=300))
 
 
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as systemd does
-        one.bind(("127.0.0.1", free_port()))
-        one.listen(4096)
-        yield one
+def listening(listener: socket.socket, address: object) -> socket.socket:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as systemd does
+    listener.bind(address)
+    listener.listen(4096)
+    return listener
 
 
-def test_inherited_socket(installation: Installation, launch, listener: socket.socket) -> None:
-    if not migration_is_on():
-        pytest.skip("clients of an inherited socket need net.ipv4.tcp_migrate_req=1")
-    port = listener.getsockname()[1]
-    service = launch(
-        installation, start=False, when_idle="exit", idle_timeout=SHORT, listen=[listener], port=port
-    )
-    manager = ServiceManager(listener, service)
-    try:
-        ledger = Ledger()
-        ledger.create(conninfo(port))
-        loads = asyncio.run(visit(port, ledger, installation.major, lambda: manager.starts >= 3))
-        check(loads, ledger.missing(conninfo(port)))
-    finally:
-        manager.stop()
+def test_inherited_sockets(installation: Installation, launch) -> None:
+    port = free_port()
+    service = launch(installation, start=False, when_idle="exit", idle_timeout=SHORT, port=port)
+    path = service.socket_dir / f".s.PGSQL.{port}"
+    with (
+        listening(socket.socket(), ("127.0.0.1", port)) as tcp,
+        listening(socket.socket(socket.AF_UNIX), str(path)) as unix,
+    ):
+        if os.getuid() == 0:
+            shutil.chown(path, server_user().pw_name)
+        service.listen = (tcp, unix)
+        manager = ServiceManager(service)
+        try:
+            ledger = Ledger()
+            ledger.create(conninfo(port))
+            ways = both_ways(service)
+            loads = asyncio.run(visit(ways, ledger, installation.major, lambda: manager.starts >= 3))
+            check(loads, ledger.missing(conninfo(port)))
+        finally:
+            manager.stop()
     assert manager.starts >= 3
     assert set(manager.statuses) == {0}
+    assert path.is_socket(), "it is the service manager's, and outlives the service"

@@ -186,8 +186,10 @@ def test_a_wake_that_cannot_be_is_said(begin: Begin, newest: Installation, place
         one.release()
         code, out, err = ended(waking)
         assert (code, out) == (1, "")
-        assert err.startswith("pgidle: pgidle ends: the postmaster exited with status 1")
-        assert one.wait() == 1
+        assert err.startswith("pgidle: not awake: the postmaster exited with status 1")
+        assert "it is tried again" in err
+        (one.data_dir / "postgresql.conf").write_text("")
+        one.wait_for_state("awake", since=one.mark())
 
 
 def test_a_sleep_is_waited_for_or_refused_with_who_is_in_the_way(
@@ -266,7 +268,7 @@ def test_in_exit_mode_a_sleep_that_was_waited_for_leaves_nobody_running(
 def test_in_exit_mode_a_sleep_that_ends_at_once_is_none(
     begin: Begin, newest: Installation, place: Place
 ) -> None:
-    one = Stopped(newest, place, "before PLUG_GATE", when_idle="exit", idle_timeout="off")
+    one = Stopped(newest, place, "before BEGIN_LEAVING", when_idle="exit", idle_timeout="off")
     with one:
         one.wait_for_state("awake")
         one.arm()

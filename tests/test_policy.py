@@ -677,14 +677,16 @@ def test_the_waker_is_the_client_that_came_first_and_counts() -> None:
     assert application(client(usename=None)) == "somebody"
 
 
-def test_an_ignored_waker_is_the_first_over_tcp_if_it_never_counts() -> None:
+def test_an_ignored_waker_is_the_first_who_could_wake_if_it_never_counts() -> None:
     by = ignoring(IgnoreField.APPLICATION_NAME, "exporter")
     local = replace(client(1, application_name="exporter"), backend_start=1.0, client_addr=None)
     remote = replace(client(2, application_name="exporter"), backend_start=2.0, client_addr="10.0.0.3")
     counts = replace(client(3, application_name="pool"), backend_start=1.5, client_addr="10.0.0.4")
-    assert ignored_waker(quiet(0.0, local, remote), by) == 'app "exporter", user app, 10.0.0.3'
-    assert ignored_waker(quiet(0.0, local, remote, counts), by) is None
-    assert ignored_waker(quiet(0.0, local), by) is None
+    assert ignored_waker(quiet(0.0, local, remote, counts), by) == 'app "exporter", user app'
+    assert ignored_waker(quiet(0.0, remote), by) == 'app "exporter", user app, 10.0.0.3'
+    assert ignored_waker(quiet(0.0, remote, counts), by) is None
+    assert ignored_waker(quiet(0.0, remote), changed(by, no_wake=("10.0.0.3/32",))) is None
+    assert ignored_waker(quiet(0.0), by) is None
 
 
 def test_names_cannot_break_lines() -> None:

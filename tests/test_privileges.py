@@ -21,7 +21,6 @@ from pgidle.errors import PgidleError, SettingsError
 from pgidle.privileges import (
     Identity,
     acting_as,
-    enable_migration,
     plan,
     prepare_directories,
     python_unreadable,
@@ -176,38 +175,6 @@ def test_root_that_may_not_change_its_user_says_so() -> None:
     lines = said.stdout.splitlines()
     assert len(lines) == 2
     assert all("cannot become user nobody: Operation not permitted" in line for line in lines)
-
-
-def test_migration_is_on_or_why_it_is_not() -> None:
-    """In a network namespace of its own, where the setting starts as 0."""
-    unshare = shutil.which("unshare")
-    namespace = [unshare or "", "-n"] if os.getuid() == 0 else [unshare or "", "-rn"]
-    if unshare is None or subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("cannot make a network namespace (unshare -n)")
-    setting = "/proc/sys/net/ipv4/tcp_migrate_req"
-    if not Path(setting).exists():
-        pytest.skip("this kernel has no tcp_migrate_req")
-    script = (
-        f"import sys; sys.path.insert(0, {str(Path(pgidle.__file__).parents[1])!r})\n"
-        "from pgidle.privileges import *\n"
-        f"read = lambda: open({setting!r}).read().strip()\n"
-        "if os.getuid() == 0 and sys.argv[1:]:\n"
-        "    with acting_as(plan('nobody', '')):\n        print(enable_migration(), read())\n"
-        "print(read(), enable_migration(), read(), enable_migration(), read())"
-    )
-
-    def run(*more: str) -> list[str]:
-        command = [*namespace, sys.executable, "-c", script, *more]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-
-    assert run() == ["0 None 1 None 1"]
-    if os.getuid() == 0:
-        assert "only root may change it" in run("first as nobody")[0]
-
-
-def test_a_kernel_that_cannot_migrate_or_does_not_let_us(tmp_path: Path) -> None:
-    assert "5.14" in (enable_migration(str(tmp_path / "missing")) or "")
-    assert "Is a directory" in (enable_migration(str(tmp_path)) or "")
 
 
 def test_directories_are_made_for_whom_they_are(place: Place) -> None:

@@ -15,7 +15,6 @@ import pytest
 from faults import notes, start_again
 from installations import run_as_server
 from machines import two_machines
-from namespaces import migration_is_on
 from postgres_fixture import wait_until
 from replicas import ask, caught_up, copy, do, primary_data_dir, reach, standby_on
 
@@ -119,8 +118,6 @@ def test_a_standby_that_may_not_wake_its_primary_waits_for_whoever_does(
     installation: Installation, machines: tuple[Machine, Machine], place: Place, start
 ) -> None:
     """It loses nothing by it: a primary stops only when its standbys have everything."""
-    if not migration_is_on():
-        pytest.skip("who waits at the gate can be told only where they park: net.ipv4.tcp_migrate_req=1")
     here, there = machines
     primary = start(installation, replication="ignore", no_wake=f"{there.address}")
     data_dir = copy(installation, place, there, reach(here, primary.port), "follower")

@@ -41,4 +41,5 @@ def test_starts_that_never_get_ready_exhaust_sooner_and_one_that_did_forgives() 
         restarts = restarts.crashed(moment * WINDOW, was_ready=False)
     assert not restarts.exhausted
     assert restarts.crashed(1e6, was_ready=False).exhausted
+    assert not restarts.started().crashed(1e6, was_ready=False).exhausted
     assert not restarts.crashed(1e6, was_ready=True).crashed(2e6, was_ready=False).exhausted

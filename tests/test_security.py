@@ -31,7 +31,6 @@ from pgidle import pulse
 from pgidle.client import request
 from pgidle.debian import find_cluster
 from pgidle.errors import PgidleError
-from pgidle.gate import Gate, Mode
 from pgidle.init.plan import File
 from pgidle.init.write import write
 from pgidle.privileges import plan
@@ -702,38 +701,6 @@ def test_the_control_socket_answers_root_and_postgres_s_user_alone(
     assert answered(server_user())
     assert answered(pwd.getpwuid(0))
     assert not answered(pwd.getpwnam("nobody"))
-
-
-HOLD_NAME = """
-import socket, sys
-one = socket.socket(socket.AF_UNIX)
-one.bind("\\0" + sys.argv[1])
-if sys.argv[2] == "listening":
-    one.listen()
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@needs_root
-@pytest.mark.parametrize("how", ["listening", "bound"])
-def test_a_name_that_another_user_took_stops_no_gate(how: str) -> None:
-    port, nobody = free_port(), pwd.getpwnam("nobody")
-    with subprocess.Popen(
-        ["/usr/bin/env", "python3", "-c", HOLD_NAME, f"pgidle/127.0.0.1/{port}", how],
-        user=nobody.pw_uid,
-        group=nobody.pw_gid,
-        extra_groups=[],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd="/",
-    ) as squatter:
-        assert squatter.stdout
-        assert squatter.stdin
-        squatter.stdout.readline()
-        gate = Gate([(socket.AF_INET, ("127.0.0.1", port))], Mode.SYNHOLD, ())
-        gate.shut()
-        squatter.stdin.close()
 
 
 # How a path is judged

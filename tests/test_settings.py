@@ -54,7 +54,7 @@ EXAMPLES = {
     Kind.DURATION: ("7s", "8min", "5 minutes"),
     Kind.ENDPOINT: ("[::1]:80", ":81", "localhost"),
     Kind.MANY: ("user=a", "address=10.0.0.0/8", "exporter"),
-    Kind.NETWORKS: ("10.0.0.8", "fdaa::/16", "10.0.0.1/8"),
+    Kind.NO_WAKE: ("10.0.0.8", "/run/x", "run/x"),
     Kind.PATH: ("/a", "b/../c", ""),
     Kind.PORT: ("1", "65535", "65536"),
     Kind.TEXT: ("ann", "bob", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +12,9 @@ from installations import free_port
 from postgres_fixture import wait_until
 
 from pgidle import sockets
+from pgidle.gate import port_table
 from pgidle.snapshot import Peer
 from pgidle.sockets import Connection, Queue, scan
-from pgidle.steering import dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By netlink, and as where there is none: a protocol that does not exist fails as a sandbox does."""
     if request.param == "proc":
-        monkeypatch.setattr(sockets, "NETLINK_SOCK_DIAG", 1 << 20)
+        monkeypatch.setattr(port_table, "_NETLINK_SOCK_DIAG", 1 << 20)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("_way")
 def listener(stack: ExitStack, address: str, port: int) -> tuple[socket.socket, int]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     server = stack.enter_context(socket.create_server((address, port), family=family, backlog=16))
-    return server, int(sockets.Path(f"/proc/self/fd/{server.fileno()}").stat().st_ino)
+    return server, int(Path(f"/proc/self/fd/{server.fileno()}").stat().st_ino)
 
 
 def connect(stack: ExitStack, address: str, port: int) -> socket.socket:
@@ -66,7 +67,7 @@ def test_a_client_waits_in_the_queue_until_it_is_accepted(stack: ExitStack, addr
     accepted = [stack.enter_context(server.accept()[0]) for _ in clients]
     table = scan(port)
     assert table.listeners == (Queue(inode, 0),)
-    inodes = {sockets.Path(f"/proc/self/fd/{one.fileno()}").stat().st_ino for one in accepted}
+    inodes = {Path(f"/proc/self/fd/{one.fileno()}").stat().st_ino for one in accepted}
     assert {connection.inode for connection in table.connections} == inodes
 
 
@@ -111,18 +112,6 @@ def test_a_handshake_under_way_is_no_connection_yet(stack: ExitStack) -> None:
     client.sendall(b"x")
     wait_until(lambda: scan(port).handshakes == 0)
     assert len(scan(port).connections) == 1
-
-
-def test_a_dropped_attempt_is_counted(stack: ExitStack) -> None:
-    port = free_port()
-    server = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=0))
-    connect(stack, "127.0.0.1", port)
-    assert dropped(server) == 0
-    late = stack.enter_context(socket.socket())
-    late.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        late.connect(("127.0.0.1", port))
-    wait_until(lambda: dropped(server) == 1)
 
 
 def test_addresses_are_compared_in_their_plain_form() -> None:

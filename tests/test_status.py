@@ -113,7 +113,7 @@ def test_metrics_say_the_state_in_every_form() -> None:
     assert found["state_number"] == State.ASLEEP.value
     assert found["seconds_in_state"] == 90
     assert found['reasons{kind="activity",signal="session_state"}'] == 2
-    assert found['gate_info{mode="handoff"}'] == 1
+    assert found['gate_info{mode="shared"}'] == 1
     assert (found["parked"], found["sessions"], found["wakes_total"], found["sleeps_total"]) == (4, 3, 2, 1)
     assert found['memory_bytes{of="postgres"}'] == 96 * 2**20
 

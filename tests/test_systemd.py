@@ -310,10 +310,25 @@ def test_a_cluster_of_debian_s_there_and_back(machine: Booted) -> None:
     before = ask("127.0.0.2")
     command = (sys.executable, "-m", "pgidle", "init", "systemd", "--name=there", "--dir=/root/there")
     said = machine.run(*command, f"--data-dir={data_dir}")
-    there, _, back = said.partition("Next, in this order:")[2].replace("sudo ", "").partition("# Back")
-    steps = [line for line in there.splitlines() if not line.startswith("psql")]
+    there, _, back = (
+        said.partition("Next, in this order:")[2]
+        .replace("sudo -u postgres", "runuser -u postgres --")
+        .partition("# Back")
+    )
+    *steps, psql = [line for line in there.replace("sudo ", "").splitlines() if line and line[0] != "#"]
     machine.run("sh", "-exc", "\n".join(steps))
     assert states() == ["inactive", "active", "inactive"]
+    # Nobody gives a password: pg_hba.conf says peer.
+    assert machine.run("sh", "-c", f"{psql} --no-psqlrc -Atc \"SELECT 'kept'::regclass\"") == "kept"
+    assert states() == ["inactive", "active", "active"]
+    assert machine.run(
+        "runuser", "-u", "nobody", "--", "psql", "--port=5499", "postgres", check=False
+    ).endswith('role "nobody" does not exist')
+    machine.run(sys.executable, "-m", "pgidle", "sleep", "-D", data_dir)
+    machine.wait_for("pgidle@there.service", ActiveState="inactive")
+    assert machine.run("runuser", "-u", "postgres", "--", "pg_dumpall", "--port=5499").endswith(
+        "PostgreSQL database cluster dump complete\n--"
+    )
     assert [ask("127.0.0.2"), ask("::1")] == [before, before]
     assert states() == ["inactive", "active", "active"]
     machine.run(sys.executable, "-m", "pgidle", "sleep", "-D", data_dir)
@@ -321,9 +336,10 @@ def test_a_cluster_of_debian_s_there_and_back(machine: Booted) -> None:
     assert "not known" not in machine.journal("pgidle@there.service")
     assert ask("::1") == before
 
-    machine.run("sh", "-exc", back.partition("\n")[2].replace("#", ""))
+    machine.run("sh", "-exc", back.partition("\n")[2].replace("#", "").replace("sudo ", ""))
     assert states() == ["active", "inactive", "inactive"]
     assert [ask("127.0.0.2"), ask("::1")] == [before, before]
+    assert machine.run(*as_postgres, "-Atc", "SELECT 'kept'::regclass") == "kept"
     assert machine.run("cat", f"/etc/postgresql/{version}/shop/start.conf") == "auto"
     machine.run("systemctl", "stop", debian)
 
@@ -557,19 +573,117 @@ def test_the_plain_units(launch) -> None:
     one.check()
 
 
-def test_a_socket_that_is_not_ours_is_refused_with_what_to_do(newest: Installation, place: Place) -> None:
-    """What User= in the service makes of a socket that systemd, being root, has made."""
-    if os.getuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("needs root and setpriv, to start as another user with root's socket")
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(("127.0.0.1", free_port()))
+@dataclass(frozen=True, slots=True)
+class Psql:
+    """psql at an instance's Unix socket, as Postgres's user, without a password."""
+
+    one: Instance
+    program: Path
+
+    def ask(self, folder: Path, **env: str) -> str:
+        where = ("-h", folder, "-p", str(self.one.port), "-XAtc", "SELECT 'served'", "postgres")
+        become = ("runuser", "-u", server_user().pw_name, "--")
+        return self.one.machine.run(*become, self.program, *where, check=False, env=env)
+
+
+def drop_in(one: Instance, unit: str, text: str) -> None:
+    folder = f"/etc/systemd/system/{unit}.d"
+    one.machine.run("sh", "-c", f"mkdir -p {folder}; printf '%s' '{text}' >{folder}/test.conf")
+    one.machine.run("systemctl", "daemon-reload")
+
+
+def test_whoever_comes_by_the_unix_socket_wakes_it(
+    installation: Installation, place: Place, launch: Callable[..., Instance]
+) -> None:
+    one = launch("unix", idle_timeout="1h", on=installation)
+    (one.data_dir / "pg_hba.conf").write_text("local all all peer\n")
+    path = place.path / "s" / f".s.PGSQL.{one.port}"
+    lock = path.with_name(f"{path.name}.lock")
+    inode = path.stat().st_ino
+    psql = Psql(one, installation.client_program("psql"))
+    assert psql.ask(path.parent) == "served"
+    assert path.stat().st_mode & 0o777 == 0o777
+    for at in range(3):
+        assert lock.exists()
+        assert one.force_sleep()
+        one.wait_for("inactive")
+        # The path is systemd's still, and nobody's process has a claim to it.
+        assert (path.stat().st_ino, lock.exists()) == (inode, False)
+        # By whoever listened last, which was Postgres's user.
+        assert psql.ask(path.parent, PGREQUIREPEER=server_user().pw_name) == "served", at
+    refused = one.machine.run(psql.program, "-h", path.parent, f"-p{one.port}", "-U", "postgres", check=False)
+    assert "Peer authentication failed" in refused
+    one.check()
+
+
+def test_a_folder_that_systemd_does_not_hold_is_there_only_while_it_is_awake(
+    newest: Installation, place: Place, launch: Callable[..., Instance]
+) -> None:
+    """A door for exporters, which are not to wake it."""
+    one = launch("door", idle_timeout="1h")
+    held, other = place.path / "s", place.folder("metrics")
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"unix_socket_directories = '{other}, {held}'\n")
+    psql = Psql(one, newest.client_program("psql"))
+    assert "No such file" in psql.ask(other)
+    assert psql.ask(held) == "served"
+    assert psql.ask(other) == "served"
+    for _ in range(3):
+        before = one.sleeps()
+        assert one.force_sleep()
+        one.wait_for("inactive")
+        for _ in range(3):
+            assert "No such file" in psql.ask(other)
+        assert one.machine.show(one.service, "ActiveState") == {"ActiveState": "inactive"}
+        assert one.sleeps() == before + 1
+        assert psql.ask(held) == "served"
+    one.check()
+
+
+def test_a_unix_socket_that_somebody_removed_while_nothing_ran(
+    newest: Installation, place: Place, launch: Callable[..., Instance]
+) -> None:
+    one = launch("swept", idle_timeout="1h")
+    (place.path / "s" / f".s.PGSQL.{one.port}").unlink()
+    one.ask()
+    one.machine.wait_said(one.service, "is gone; until its socket unit is restarted")
+    psql = Psql(one, newest.client_program("psql"))
+    assert psql.ask(place.path / "s") == "served"
+    assert one.force_sleep()
+    one.wait_for("inactive")
+    one.systemctl("stop", one.socket)
+    one.systemctl("start", one.socket)
+    assert psql.ask(place.path / "s") == "served"
+    one.check()
+
+
+def test_a_service_with_a_user_of_its_own_needs_no_root(
+    newest: Installation, place: Place, launch: Callable[..., Instance]
+) -> None:
+    one = launch("user", idle_timeout="1h")
+    drop_in(one, one.service, f"[Service]\nUser={server_user().pw_name}\nCapabilityBoundingSet=\n")
+    psql = Psql(one, newest.client_program("psql"))
+    for _ in range(2):
+        one.ask()
+        assert psql.ask(place.path / "s") == "served"
+        assert one.force_sleep()
+        one.wait_for("inactive")
+        assert psql.ask(place.path / "s") == "served"
+    assert "gate: " not in one.machine.journal(one.service)
+    one.check()
+
+
+def test_a_unix_socket_that_postgres_could_not_take_is_refused_with_what_to_do(
+    newest: Installation, place: Place
+) -> None:
+    port, folder = free_port(), place.folder("s")
+    path = folder / ".s.PGSQL.1"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
         listener.listen()
-        user = server_user()
-        become = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-        with Supervised(newest, place, prefix=become, listen=[listener]) as one:
+        with Supervised(newest, place, port=port, listen=[listener]) as one:
             assert one.wait() == 1
     assert one.lines[-1].text == (
-        f"pgidle: inherited descriptor 3 is uid 0's, so that uid {user.pw_uid} cannot share its port: "
-        "remove User= from pgidle.service: started as root, pgidle takes the socket with it"
+        f"pgidle: the inherited Unix socket {path} is none of a Postgres on port {port}: "
+        f"give pgidle.socket ListenStream={folder}/.s.PGSQL.{port}"
     )

@@ -15,9 +15,10 @@ import click
 from clients import Ledger
 from installations import Place
 
-from torture.choice import ALL, Choice, find_installation, gate_mode, lacking, missing_for, read_names
+from pgidle.gate.preloaded import open_library
+from torture.choice import ALL, Choice, find_installation, lacking, missing_for, read_names
 from torture.namespace import enter
-from torture.plan import GATES, MODES
+from torture.plan import MODES
 from torture.play import Stage, play
 from torture.table import LEGEND, Totals, keep
 from torture.volume import Volume
@@ -50,13 +51,6 @@ class Positive(click.FloatRange):
 @click.option("--seed", type=int, help="Repeat what was planned with this seed. [default: a new one]")
 @click.option("--round", "number", type=click.IntRange(0), help="Play this round of the seed alone.")
 @click.option("--mode", type=click.Choice((*MODES, ALL)), default=ALL, show_default=True)
-@click.option(
-    "--gate",
-    type=click.Choice((*(gate.value for gate in GATES), ALL)),
-    default=ALL,
-    show_default=True,
-    help="With a kernel that moves parked connections, or in a network where it does not.",
-)
 @click.option(
     "--postgres",
     "installation",
@@ -111,12 +105,13 @@ def main(
     # Also where a shell that started us in the background has told us to ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    best, why = gate_mode()
+    if open_library() is None:
+        raise click.ClickException(
+            "the preloaded library is not compiled, and without it clients are refused"
+        )
     one = choice.installation
-    click.echo(
-        f"torture: seed {choice.seed}, PostgreSQL {one.major} ({one.bin_dir}), gate mode {best.value}: {why}"
-    )
-    lacks = lacking(choice, best, why, is_own=is_own)
+    click.echo(f"torture: seed {choice.seed}, PostgreSQL {one.major} ({one.bin_dir})")
+    lacks = lacking(choice, is_own=is_own)
     for name, text in lacks.items():
         click.echo(f"torture: left out: {name}: {text}")
     if number is not None and (lack := missing_for(choice.plan(number), lacks)):

@@ -153,10 +153,17 @@ async def leaked(pid: int, before: Counter[str]) -> list[str]:
 
 
 def inherited(supervisor: int, postmaster: int, port: int) -> list[str]:
-    """Sockets of the supervisor's that Postgres holds too, but for Postgres's own listeners, which the gate copies."""
-    listeners = {f"socket:[{queue.inode}]" for queue in scan(port).listeners}
-    both = (_sockets(supervisor) & _sockets(postmaster)) - listeners
+    """Sockets of the supervisor's that Postgres holds too, but for the listeners, which they share."""
+    listeners = {queue.inode for queue in scan(port).listeners} | _unix_listeners(port)
+    shared = {f"socket:[{inode}]" for inode in listeners}
+    both = (_sockets(supervisor) & _sockets(postmaster)) - shared
     return [f"the postmaster holds the supervisor's sockets {sorted(both)}"] if both else []
+
+
+def _unix_listeners(port: int) -> set[int]:
+    """Inodes, from proc_net_unix(5)."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()]
+    return {int(words[6]) for words in lines if words[-1].endswith(f"/.s.PGSQL.{port}")}
 
 
 def _sockets(pid: int) -> set[str]:

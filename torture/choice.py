@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
-from installations import debian, embedded, installation_in, run_as_server
+from installations import debian, embedded, installation_in
 
-from pgidle.gate import Mode
-from pgidle.privileges import enable_migration
 from torture.injections import FAULTS
-from torture.plan import GATES, MODES, SOCKET, Plan, plan
+from torture.plan import MODES, Plan, plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,23 +22,15 @@ ALL = "all"
 
 PROGRAMS = ("postgres", "initdb", "pg_controldata", "pg_checksums", "pg_amcheck")
 
-# As the user who runs Postgres, as `pgidle run` does.
-TRY = (
-    "import socket; from pgidle.gate import open_shim, try_mode; "
-    "mode, why = try_mode(socket.AF_INET, open_shim()); print(mode.value, why)"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`mode` is one of MODES, `gate` the value of one of GATES, either may be ALL; `names` are faults in the order of
-    FAULTS, also those that this machine lacks something for, so that a round is the same on every machine that can play
-    it."""
+    """`mode` is one of MODES, or ALL; `names` are faults in the order of FAULTS, also those that this machine lacks
+    something for, so that a round is the same on every machine that can play it."""
 
     seed: int
     names: tuple[str, ...]
     mode: str
-    gate: str
     seconds: float
     installation: Installation
 
@@ -49,69 +38,34 @@ class Choice:
     def modes(self) -> tuple[str, ...]:
         return MODES if self.mode == ALL else (self.mode,)
 
-    @property
-    def gates(self) -> tuple[Mode, ...]:
-        return tuple(gate for gate in GATES if self.gate in (ALL, gate.value))
-
     def plan(self, number: int) -> Plan:
-        return plan(self.seed, number, self.names, self.modes, self.gates)
+        return plan(self.seed, number, self.names, self.modes)
 
     def again(self, number: int) -> str:
         """The command that plays a round as it was planned here."""
         words = ["scripts/torture", "--seed", str(self.seed), "--round", str(number), "--mode", self.mode]
-        words += ["--gate", self.gate]
         words += ["--seconds", f"{self.seconds:.12g}", "--postgres", str(self.installation.bin_dir)]
         if self.names != tuple(FAULTS):
             words += ["--only", ",".join(self.names)]
         return shlex.join(words)
 
 
-def lacking(choice: Choice, best: Mode, why: str, *, is_own: bool) -> dict[str, str]:
-    """What is chosen and cannot be played here, and why. Raises ClickException if that leaves nothing.
+def lacking(choice: Choice, *, is_own: bool) -> dict[str, str]:
+    """The faults that are chosen and cannot be played here, and why. Raises ClickException if that leaves none.
 
-    `best`: the gate mode here, and why no better one; `is_own`: whether network and mounts are this run's own.
+    `is_own`: whether network and mounts are this run's own.
     """
     found = {name: text for name in choice.names if (text := FAULTS[name].missing)}
     if "disk full" in choice.names and not is_own:
         found["disk full"] = "it needs root and a mount namespace, for a small file system"
-    for gate in choice.gates:
-        if best is Mode.NONE or (gate, best) == (Mode.HANDOFF, Mode.SYNHOLD):
-            found[_gate(gate)] = why
-        elif gate is not best and not is_own:
-            found[_gate(gate)] = "it needs root, for a network in which the kernel moves no connections"
-    if SOCKET in choice.modes and (Mode.HANDOFF not in choice.gates or _gate(Mode.HANDOFF) in found):
-        found[_mode(SOCKET)] = "it needs gate mode handoff"
-    kinds = {
-        "fault": choice.names,
-        "gate mode": [_gate(gate) for gate in choice.gates],
-        "mode": [_mode(mode) for mode in choice.modes],
-    }
-    for kind, wanted in kinds.items():
-        if all(one in found for one in wanted):
-            raise click.ClickException(f"no {kind} is left: {found[wanted[0]]}")
+    if all(name in found for name in choice.names):
+        raise click.ClickException(f"no fault is left: {found[choice.names[0]]}")
     return found
 
 
 def missing_for(planned: Plan, lacks: dict[str, str]) -> str | None:
     """Why a round cannot be played here, if it cannot."""
-    wanted = (*planned.faults, _gate(planned.gate), _mode(planned.mode))
-    return next((f"{one}: {lacks[one]}" for one in wanted if one in lacks), None)
-
-
-def _gate(gate: Mode) -> str:
-    return f"gate {gate.value}"
-
-
-def _mode(mode: str) -> str:
-    return f"mode {mode}"
-
-
-def gate_mode() -> tuple[Mode, str]:
-    """The gate mode that `pgidle run` will have in this network, and why no better one."""
-    enable_migration()
-    says = run_as_server(sys.executable, "-c", TRY).stdout.strip()
-    mode, _, why = says.partition(" ")
-    return Mode(mode), why
+    return next((f"{one}: {lacks[one]}" for one in planned.faults if one in lacks), None)
 
 
 def read_names(only: str | None) -> tuple[str, ...]:

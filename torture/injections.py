@@ -27,8 +27,10 @@ STOPS = UNCAUGHT | {0}
 NAP = 20.0
 """Seconds in which a lull must have come that is long enough for a sleep."""
 
-# The client's own backend was killed, or Postgres ended every session because one of its processes died.
-CRASH = Allowance(cuts=Cuts.ALL, limit=True, crashes=True)
+# Of a Postgres that is no more nobody is accepted; one of whose processes died accepts until it has noticed that, and
+# then ends every session, those too that have yet to be authenticated.
+KILLED = Allowance(cuts=Cuts.ALL, in_flight=True, crashes=True)
+CRASH = replace(KILLED, late=4)
 
 # Orders through the control socket. None of them excuses that a newcomer fails.
 ASKED = {
@@ -44,8 +46,8 @@ class NotNow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`inject` returns when the fault is over, or raises NotNow. `most`: injections in a round, since pgidle gives up
-    on a Postgres that crashes five times in a minute. `missing`: what this machine lacks for it."""
+    """`inject` returns when the fault is over, or raises NotNow. `most`: injections in a round, since pgidle, unless it
+    stays, gives up on a Postgres that crashes five times in a minute. `missing`: what this machine lacks for it."""
 
     inject: Callable[[Scene, Fault], Awaitable[None]]
     allowance: Allowance
@@ -127,10 +129,11 @@ async def _storm(numbers: tuple[signal.Signals, ...], scene: Scene, fault: Fault
             await asyncio.sleep(scene.chance.choice((0, 0, 0.001, 0.02)))
         if stops and not await until(lambda: scene.machine.pid != pid or not scene.machine.running, 20.0):
             scene.happened.violations.append("it did not end within 20 s of a stop signal")
-    # Whom Postgres had taken by then may be ended before it is authenticated; who comes later may not.
-    window.felt = next(
-        (at for at, what in scene.machine.changes() if what in ENDING and at >= window.began), None
-    )
+    # Whom Postgres had taken by then may be ended before it is authenticated; who comes later may not. An immediate
+    # shutdown waits for nobody.
+    ends = [at for at, what in scene.machine.changes() if what in ENDING and at >= window.began]
+    kills = [at for at in scene.machine.immediate_stops() if at >= window.began]
+    window.felt = max((*kills[:1], *ends[:1]), default=None)
 
 
 async def _sleep(scene: Scene, fault: Fault) -> None:
@@ -184,12 +187,13 @@ async def _break(scene: Scene, fault: Fault) -> None:
 
 
 async def _disk_full(scene: Scene, fault: Fault) -> None:
-    async with scene.window(fault.name, fault.allowance):
+    async with scene.window(fault.name, fault.allowance) as window:
         await scene.carry_out("filler", "CREATE TABLE IF NOT EXISTS filler (text text)", "TRUNCATE filler")
         with scene.volume.filled():
             # More than the free part of a WAL segment.
             await scene.carry_out("filler", FILL)
             await asyncio.sleep(scene.chance.uniform(0, 2.0))
+        window.lifted = time.monotonic()
 
 
 async def _hang_watch(scene: Scene, fault: Fault) -> None:
@@ -272,40 +276,39 @@ NOTHING = Allowance()
 HANGING = Allowance(crashes=True)
 # A postmaster that stands still has its order to stop before it, and the sessions that it then cuts go on meanwhile.
 FROZEN = Allowance(cuts=Cuts.IDLE, crashes=True, deaf=True)
-STOPPED = Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS)
+STOPPED = Allowance(cuts=Cuts.ALL, in_flight=True, late=4, exits=STOPS)
 
 FAULTS: dict[str, Fault] = {
     # Nothing at all is excused but that a session is cut which was idle for the idle timeout.
     "none": Fault(_nothing, NOTHING),
-    "kill postmaster": Fault(_kill_postmaster, CRASH, most=3),
+    "kill postmaster": Fault(_kill_postmaster, KILLED, most=3),
     "kill backend": Fault(_killing("127.0.0.1"), CRASH, most=3),
     "kill checkpointer": Fault(_killing("checkpointer"), CRASH, most=3),
-    # Nobody holds the port until the platform has started another.
-    "kill supervisor": Fault(
-        _kill_supervisor, Allowance(cuts=Cuts.ALL, exits=frozenset({-signal.SIGKILL})), most=4
-    ),
+    # Postgres hears of it by a signal, and accepts until then. Unless the platform does, nobody holds the addresses
+    # until there is another.
+    "kill supervisor": Fault(_kill_supervisor, replace(STOPPED, exits=frozenset({-signal.SIGKILL})), most=4),
     "SIGTERM": Fault(_storming(signal.SIGTERM), STOPPED),
     "SIGINT": Fault(_storming(signal.SIGINT), STOPPED),
     # An immediate shutdown is not clean, and the status says so; all but a sleeping Postgres is ended so.
-    "SIGQUIT": Fault(_storming(signal.SIGQUIT), Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS | {1})),
+    "SIGQUIT": Fault(_storming(signal.SIGQUIT), replace(STOPPED, exits=STOPS | {1})),
     "SIGHUP": Fault(_storming(signal.SIGHUP), NOTHING),
     "mixed signals": Fault(
         _storming(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
-        Allowance(cuts=Cuts.ALL, limit=True, exits=STOPS | {1}),
+        replace(STOPPED, exits=STOPS | {1}),
     ),
     # What it excuses depends on the order: see ASKED.
     "sleep": Fault(_sleep, NOTHING),
     "hold": Fault(_hold, NOTHING),
     "edit configuration": Fault(_edit, NOTHING),
-    # Whoever has to start with broken files ends: 2 for pgidle's own, 1 for Postgres's.
-    "break configuration": Fault(_break, Allowance(exits=frozenset({1, 2}), crashes=True)),
+    # Whoever has to start with broken files ends, unless it stays: 2 for pgidle's own, 1 for Postgres's.
+    "break configuration": Fault(_break, Allowance(gives_up=frozenset({1, 2}), crashes=True)),
     # Postgres panics when it cannot write WAL, and cannot start; it says 53100 itself where it can.
     "disk full": Fault(
         _disk_full,
         Allowance(
             cuts=Cuts.ALL,
-            limit=True,
-            exits=frozenset({1}),
+            in_flight=True,
+            gives_up=frozenset({1}),
             crashes=True,
             errors=("53", "58"),
             words=("No space left on device", "could not write"),

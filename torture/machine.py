@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flycast import Flycast, exited
 from supervised import PATIENCE, Supervised, parse_line
 
-from pgidle.gate import Mode
+from pgidle.gate.gate import Mode
 from torture.record import Exit
 from torture.scenario import readable
 
@@ -80,6 +81,12 @@ class Machine(Supervised):
             pairs = list(zip(self.times, self.lines, strict=True))
         return [(at, str(line.data["state"])) for at, line in pairs if "state" in line.data]
 
+    def immediate_stops(self) -> list[float]:
+        """When Postgres was told to stop at once."""
+        with self._news:
+            pairs = list(zip(self.times, self.lines, strict=True))
+        return [at for at, line in pairs if line.data.get("reason") == "immediate shutdown"]
+
     def gates(self) -> frozenset[Mode]:
         """Gate modes that it said to have."""
         with self._news:
@@ -112,10 +119,13 @@ class Machine(Supervised):
                     if state := line.data.get("state"):
                         self.entered.setdefault(state, []).append(self.times[-1])
                     self._news.notify_all()
-                if line.data.get("state") == "starting" and line.data.get("from") is None and self.exits:
-                    # It listens before it says its first line. Some before it may have ended without one.
+                # It listens before it says its first line. Some before it may have ended without one.
+                if line.data.get("state") == "starting" and line.data.get("from") is None:
                     for gone in self.exits:
                         gone.listening = min(gone.listening, self.times[-1])
+                elif line.data.get("state") == "awake":
+                    for gone in self.exits:
+                        gone.serving = min(gone.serving, self.times[-1])
 
 
 def is_shut_down(installation: Installation, data_dir: str) -> bool:
@@ -173,21 +183,31 @@ class Keeper:
 
 
 class ServiceManager(Keeper):
-    """The platform of a supervisor whose socket it keeps: started again when it has failed, or when somebody knocks."""
+    """The platform of a supervisor whose sockets it keeps: starts it again when it has failed, or somebody knocks."""
 
     async def _wanted(self, status: int) -> None:
         if status == 0:
-            await readable(self.machine.listen[0].fileno(), 1e6)
+            knocks = [asyncio.ensure_future(readable(one.fileno(), 1e6)) for one in self.machine.listen]
+            try:
+                await asyncio.wait(knocks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in knocks:
+                    one.cancel()
+                await asyncio.gather(*knocks, return_exceptions=True)
 
 
-def listening(port: int) -> socket.socket:
-    """A socket as a service manager makes it."""
-    made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    made.bind(("127.0.0.1", port))
-    made.listen(4096)
-    return made
+def listening(port: int, path: Path) -> tuple[socket.socket, socket.socket]:
+    """Sockets as a service manager makes them: on loopback, and at a path, as SocketMode= says."""
+    tcp, unix = socket.socket(), socket.socket(socket.AF_UNIX)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind(("127.0.0.1", port))
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    unix.bind(str(path))
+    path.chmod(0o777)
+    for one in (tcp, unix):
+        one.listen(4096)
+    return tcp, unix
 
 
 class Proxy(Flycast):

@@ -10,10 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from installations import server_user
-from namespaces import IFF_UP, MIGRATION, SIOCSIFFLAGS, UNPRIVILEGED, set_migration
-
-from pgidle.gate import Mode
+from namespaces import IFF_UP, SIOCSIFFLAGS
 
 INSIDE = "TORTURE_INSIDE"
 
@@ -41,11 +38,3 @@ def forget_clocks() -> None:
     root's ends whoever has that pid later and is not root."""
     for left in SHARED_MEMORY.glob("*faketime*") if os.environ.get(INSIDE) else ():
         left.unlink()
-
-
-def set_gate(gate: Mode) -> list[str]:
-    """Have pgidle find this gate mode in a network of ours, and a command before it by which it cannot change that."""
-    moves = gate is Mode.HANDOFF
-    if os.environ.get(INSIDE) and MIGRATION.exists() and moves != (MIGRATION.read_text().strip() == "1"):
-        set_migration(moves)
-    return UNPRIVILEGED.format(server_user()).split() if os.geteuid() == 0 and not moves else []

@@ -6,21 +6,13 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pgidle.gate import Mode
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SOCKET = "socket"
 MODES = ("stay", "exit", SOCKET)
-"""A supervisor that stays, one that exits behind the Flycast stand-in, and one that exits and leaves its socket to
+"""A supervisor that stays, one that exits behind the Flycast stand-in, and one that exits and leaves its sockets to
 whoever has started it, as under systemd."""
-
-GATES = (Mode.HANDOFF, Mode.SYNHOLD)
-"""Gate modes in which nobody is to fail. A socket that somebody else keeps needs the first."""
-
-SYNHOLD = 0.2
-"""How often a round is played in the second, where there is a choice."""
 
 IDLE_TIMEOUTS = (0.05, 0.15, 0.3, 0.6)
 
@@ -36,13 +28,12 @@ COMPANY = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`mode` is one of MODES, `gate` of GATES; `faults` the one that the round is counted under and perhaps another;
-    `clients` the names of the actors; `settings` lines for postgresql.conf."""
+    """`mode` is one of MODES; `faults` the one that the round is counted under and perhaps another; `clients` the names
+    of the actors; `settings` lines for postgresql.conf."""
 
     seed: int
     number: int
     mode: str
-    gate: Mode
     faults: tuple[str, ...]
     idle_timeout: float
     clients: tuple[str, ...]
@@ -51,16 +42,19 @@ class Plan:
     def chance(self, what: str) -> random.Random:
         return random.Random(f"{self.seed} {self.number} {what}")
 
+    @property
+    def local(self) -> frozenset[str]:
+        """Half of the clients: they come over the Unix socket. The first does not, so that somebody wakes a machine."""
+        return frozenset(self.clients[1::2])
+
     def __str__(self) -> str:
-        who = ", ".join(self.clients)
+        who = ", ".join(f"{name} (Unix)" if name in self.local else name for name in self.clients)
         with_what = "".join(f", {setting}" for setting in self.settings)
-        where = f"{self.mode}, {self.gate.value}, idle after {self.idle_timeout:g} s{with_what}"
+        where = f"{self.mode}, idle after {self.idle_timeout:g} s{with_what}"
         return f"{' + '.join(self.faults)}; {where}; {who}"
 
 
-def plan(
-    seed: int, number: int, names: Sequence[str], modes: Sequence[str], gates: Sequence[Mode] = GATES
-) -> Plan:
+def plan(seed: int, number: int, names: Sequence[str], modes: Sequence[str]) -> Plan:
     """Faults are dealt from a shuffled pack of all, so that each has its turn before any comes again."""
     size = len(names)
     chance = random.Random(f"{seed} {number}")
@@ -78,14 +72,6 @@ def plan(
         "garbage": (0, 1),
     }
     clients = tuple(f"{name} {i}" for name, few in mix.items() for i in range(chance.randint(*few)))
-    gate = _gate(seed, number, modes, gates)
-    fitting = [mode for mode in modes if gate is Mode.HANDOFF or mode != SOCKET]
-    mode, idle_timeout = chance.choice(fitting), chance.choice(IDLE_TIMEOUTS)
+    mode, idle_timeout = chance.choice(modes), chance.choice(IDLE_TIMEOUTS)
     settings = tuple(setting for setting in SETTINGS if chance.random() < 0.3)
-    return Plan(seed, number, mode, gate, (fault, *company), idle_timeout, clients, settings)
-
-
-def _gate(seed: int, number: int, modes: Sequence[str], gates: Sequence[Mode]) -> Mode:
-    if len(gates) == 1 or set(modes) == {SOCKET}:
-        return gates[0]
-    return Mode.SYNHOLD if random.Random(f"{seed} {number} gate").random() < SYNHOLD else Mode.HANDOFF
+    return Plan(seed, number, mode, (fault, *company), idle_timeout, clients, settings)

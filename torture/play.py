@@ -16,29 +16,28 @@ from installations import conninfo, free_port
 
 from pgidle.client import request
 from pgidle.errors import PgidleError
-from pgidle.gate import Mode
 from torture import checks
-from torture.injections import FAKETIME, FAULTS, NotNow
+from torture.injections import FAKETIME, FAULTS, NAP, NotNow
 from torture.judging import judge
 from torture.machine import Keeper, Machine, Proxy, ServiceManager, listening, stop
-from torture.namespace import forget_clocks, set_gate
+from torture.namespace import forget_clocks
 from torture.plan import SOCKET
 from torture.record import Round
 from torture.scenario import ACTORS, Crowd
-from torture.scene import Scene
+from torture.scene import LOCAL_PROBE, Scene, until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clients import Ledger
     from installations import Installation, Place
 
+    from torture.injections import Fault
     from torture.plan import Plan
     from torture.volume import Volume
 
 WHOLE = 5
 """Of so many rounds one ends with a look at every index, and not at the ledger's alone."""
-
-LONGER = 2
-"""Times as long is a round in synhold: there Postgres is awake for three seconds before it sleeps again."""
 
 FINISH = 90.0
 """Seconds in which every client must be done once the round is over."""
@@ -82,7 +81,7 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
     volume = stage.volume
     volume.configure(plan.idle_timeout)
     volume.settle(plan.settings)
-    env, prefix = {checks.MARK: mark}, set_gate(plan.gate)
+    env, prefix = {checks.MARK: mark}, []
     if "clock" in plan.faults:
         forget_clocks()
         env |= {
@@ -92,7 +91,8 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
             "NO_FAKE_STAT": "1",
         }
         # Not before: what libfaketime makes for a process that is still root's it cannot open when that is no more.
-        prefix += ["env", f"LD_PRELOAD={FAKETIME}"]
+        prefix = ["env", f"LD_PRELOAD={FAKETIME}"]
+    path = volume.sockets / f".s.PGSQL.{stage.port}"
     machine = Machine(
         stage.installation,
         stage.place,
@@ -102,17 +102,16 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         prefix=prefix,
         config=str(volume.config),
         idle_timeout=None,
-        listen=[listening(stage.port)] if plan.mode == SOCKET else (),
+        listen=listening(stage.port, path) if plan.mode == SOCKET else (),
         when_idle="stay" if plan.mode == "stay" else "exit",
     )
-    happened = Round(plan.idle_timeout, plan.mode == "stay", plan.mode == SOCKET, plan.gate)
+    happened = Round(plan.idle_timeout, plan.mode == "stay", plan.mode == SOCKET, plan.local | {LOCAL_PROBE})
     injected: Counter[str] = Counter()
     began, interrupted = time.monotonic(), False
     sentry = checks.Sentry(volume.data_dir)
     try:
         with sentry:
-            calm = seconds * (LONGER if plan.gate is Mode.SYNHOLD else 1)
-            asyncio.run(_play(stage, plan, machine, happened, injected, calm))
+            asyncio.run(_play(stage, plan, machine, happened, injected, path, seconds))
         happened.violations += checks.orphans(volume.data_dir, mark)
         happened.violations += checks.checksums(stage.installation, volume.data_dir)
         happened.violations += checks.bad_lines(
@@ -132,13 +131,20 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
     happened.violations += sentry.seen
     happened.gates = machine.gates()
     happened.exits, happened.crashes = machine.exits, machine.crashes()
+    happened.stops = machine.state_times("stopping")
     happened.sleeps = len(machine.state_times("asleep"))
     judge(happened)
     return Outcome(plan, happened, machine, injected, time.monotonic() - began, interrupted)
 
 
 async def _play(
-    stage: Stage, plan: Plan, machine: Machine, happened: Round, injected: Counter[str], seconds: float
+    stage: Stage,
+    plan: Plan,
+    machine: Machine,
+    happened: Round,
+    injected: Counter[str],
+    path: Path,
+    seconds: float,
 ) -> None:
     platform: Keeper | Proxy
     if machine.listen:
@@ -151,7 +157,14 @@ async def _play(
         # Not the name of the round before, which pgidle remembers: who comes back after each sleep is flapping.
         front = conninfo(platform.port, application_name=f"round {machine.env[checks.MARK]}")
         crowd = Crowd(
-            platform.port, front, stage.ledger, happened.tally, plan.chance("crowd"), plan.idle_timeout
+            platform.port,
+            path,
+            front,
+            stage.ledger,
+            happened.tally,
+            plan.chance("crowd"),
+            plan.idle_timeout,
+            happened.local,
         )
         scene = Scene(machine, platform, stage.volume, crowd, happened, plan.chance("faults"))
         await asyncio.to_thread(stage.ledger.create, front)
@@ -176,6 +189,9 @@ async def _play(
             one.result()
         stage.volume.restore()
         stage.volume.configure(plan.idle_timeout)
+        # Without one nothing of what it was about was tested.
+        if not await until(lambda: bool(machine.state_times("asleep")), NAP):
+            happened.violations.append(f"no sleep in the whole round, nor {NAP:g} s after it")
         await _finish(stage, machine, platform, happened, front, before, plan.number)
 
 
@@ -184,7 +200,7 @@ async def _inject(scene: Scene, plan: Plan, injected: Counter[str], seconds: flo
     over = time.monotonic() + seconds
     while time.monotonic() < over:
         await asyncio.sleep(scene.chance.uniform(0.05, 0.6))
-        names = [name for name in plan.faults if injected[name] < FAULTS[name].most]
+        names = [name for name in plan.faults if _may_come(FAULTS[name], injected[name], scene.happened)]
         if names:
             # The first is the one that it is about.
             name = names[0] if len(names) == 1 or scene.chance.random() < 0.6 else names[1]
@@ -192,6 +208,11 @@ async def _inject(scene: Scene, plan: Plan, injected: Counter[str], seconds: flo
             with contextlib.suppress(NotNow):
                 await FAULTS[name].inject(scene, FAULTS[name])
                 injected[name] += 1
+
+
+def _may_come(fault: Fault, count: int, happened: Round) -> bool:
+    """Whether a fault may come once more: one that stays gives up on no Postgres."""
+    return count < fault.most or (happened.stays and fault.allowance.crashes)
 
 
 async def _at_rest(machine: Machine, front: str, plan: Plan) -> Counter[str]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pgidle.gate import Mode
+if TYPE_CHECKING:
+    from pgidle.gate.gate import Mode
 
 
 class Doing(enum.Enum):
@@ -48,20 +50,24 @@ class Failure:
 class Allowance:
     """What a fault excuses while it lasts. Whatever is not said here is a violation.
 
-    `cuts`: sessions that may end. `limit`: connections to a Postgres that was killed while it had the port may fail, if
-    they were under way or came in the milliseconds before that was noticed ("Known limits" in docs/how.md); they are
-    counted apart, and those that came then are few.
+    `cuts`: sessions that may end.
+    `in_flight`: whom Postgres had accepted and not yet authenticated when it was hit may fail with it, one connection
+    for each client. `late`: so many of those that came then may, too, before anybody could know ("Known limits" in
+    docs/how.md).
     `deaf`: a backend may hear a cancel request before it reads the statement that it is for.
-    `exits`: statuses with which the supervisor may end; while it is gone nobody holds the port.
+    `exits`: statuses with which the supervisor may end; while it is gone nobody holds its addresses. `gives_up`: more
+    of them, for one that does not stay.
     `crashes`: Postgres may end otherwise than by being put to sleep or stopped.
-    `errors`: classes of SQLSTATE that Postgres itself may answer with; `words`: what such an answer to a connection
-    says, of which a client library tells no SQLSTATE.
+    `errors`: classes of SQLSTATE that Postgres itself may answer with, until the fault is lifted; `words`: what such an
+    answer to a connection says, of which a client library tells no SQLSTATE.
     """
 
     cuts: Cuts = Cuts.NONE
-    limit: bool = False
+    in_flight: bool = False
+    late: int = 0
     deaf: bool = False
     exits: frozenset[int] = frozenset()
+    gives_up: frozenset[int] = frozenset()
     crashes: bool = False
     errors: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -71,8 +77,8 @@ class Allowance:
 class Window:
     """One injection of a fault: from just before it until a client was served again after it.
 
-    `felt`: when pgidle is known to have noticed; None if it need not. `parks_since`: since when the gate, and not
-    Postgres, had newcomers when it happened; None if Postgres had them.
+    `felt`: when pgidle is known to have noticed; None if it need not. `parks_since`: since when newcomers were kept
+    waiting when it happened; None if Postgres accepted them. `lifted`: when its cause was taken away again.
     """
 
     fault: str
@@ -81,6 +87,7 @@ class Window:
     ended: float = float("inf")
     felt: float | None = None
     parks_since: float | None = None
+    lifted: float = float("inf")
 
     def overlaps(self, since: float, until: float) -> bool:
         return self.began <= until and since <= self.ended
@@ -88,7 +95,8 @@ class Window:
 
 @dataclass(slots=True)
 class Exit:
-    """One end of the supervisor. `listening`: when the next one held the port, if one was started.
+    """One end of the supervisor. `listening`: when the next one held the TCP address, if one was started; `serving`:
+    when its Postgres had made the Unix socket, at the latest.
 
     `said`: whether it had written a line; before that Python itself is what a signal meets. `is_clean`: whether
     pg_controldata says that the cluster is shut down.
@@ -99,6 +107,7 @@ class Exit:
     said: bool
     is_clean: bool
     listening: float = float("inf")
+    serving: float = float("inf")
 
 
 @dataclass(slots=True)
@@ -135,20 +144,22 @@ class Round:
     stays: bool
     keeps_socket: bool = False
     """Whether the platform goes on listening when the supervisor is gone."""
-    gate: Mode = Mode.HANDOFF
+    local: frozenset[str] = frozenset()
+    """Clients that come over the Unix socket."""
     gates: frozenset[Mode] = frozenset()
-    """The gate mode that pgidle was to have, and those that it said to have."""
+    """Gate modes that it said to have."""
     tally: Tally = field(default_factory=Tally)
     windows: list[Window] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
     crashes: list[tuple[float, str]] = field(default_factory=list)
     """When and why pgidle lost a Postgres that it had, by its own account."""
+    stops: list[float] = field(default_factory=list)
+    """When it began to put Postgres to sleep."""
     violations: list[str] = field(default_factory=list)
     """Promises that pgidle broke."""
     harness: str | None = None
     """Why the round could not be played to its end, through no fault of pgidle's as far as is known."""
-    limits: int = 0
-    excused: int = 0
-    slept: int = 0
+    excuses: dict[str, int] = field(default_factory=dict)
+    """How many failures were no violation, by the name of the ruling."""
     lost: int = 0
     sleeps: int = 0

@@ -25,11 +25,14 @@ from torture.record import Doing, Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from clients import Ledger
 
 CONNECT_TIMEOUT = 45
 """Seconds after which a connection is taken to be refused, whatever waits."""
+
+LOOPBACK = "127.0.0.1"
 
 NUMBERS = itertools.count()
 
@@ -84,14 +87,17 @@ class Session:
 
 @dataclass(slots=True)
 class Crowd:
-    """Everybody who uses one Postgres in a round."""
+    """Everybody who uses one Postgres in a round. `socket` is the Unix socket's path; who is `local` comes to it, the
+    others to `port`; `conninfo` is without either."""
 
     port: int
+    socket: Path
     conninfo: str
     ledger: Ledger
     tally: Tally
     chance: random.Random
     lull: float
+    local: frozenset[str]
     over: asyncio.Event = field(default_factory=asyncio.Event)
     high: asyncio.Event = field(default_factory=asyncio.Event)
     holding: int = 0
@@ -106,7 +112,7 @@ class Crowd:
             for _ in range(40):
                 if self.holding:
                     await self._unless_over(0.05)
-            await self._unless_over(self.lull * self.chance.uniform(1.2, 2.5) + self.chance.uniform(0.4, 1.2))
+            await self._unless_over(self.lull * self.chance.uniform(1.2, 2.5) + self.chance.uniform(0.6, 2.0))
         self.high.set()
 
     async def live(self, actor: Callable[[Crowd, str, random.Random], Awaitable[None]], name: str) -> None:
@@ -140,6 +146,8 @@ class Crowd:
         try:
             connection = await psycopg.AsyncConnection.connect(
                 self.conninfo,
+                host=str(self.socket.parent) if who in self.local else LOOPBACK,
+                port=int(self.socket.suffix[1:]) if who in self.local else self.port,
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT,
                 # One application that comes back after each sleep is flapping, and sleep is put off for it. pgidle
@@ -299,7 +307,11 @@ async def _stranger(crowd: Crowd, name: str, words: bytes, seconds: float) -> No
     crowd.tally.strangers += 1
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            reader, out = await asyncio.open_connection("127.0.0.1", crowd.port)
+            reader, out = await (
+                asyncio.open_unix_connection(crowd.socket)
+                if name in crowd.local
+                else asyncio.open_connection(LOOPBACK, crowd.port)
+            )
     except (OSError, TimeoutError) as error:
         crowd.tally.fail(began, name, Doing.CONNECT, error)
         return
@@ -309,7 +321,7 @@ async def _stranger(crowd: Crowd, name: str, words: bytes, seconds: float) -> No
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await reader.read()
-        if seconds > 0.4:  # a reset, not an end
+        if seconds > 0.4 and name not in crowd.local:  # a reset, not an end
             linger = struct.pack("ii", 1, 0)
             out.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     out.close()

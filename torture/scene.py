@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 MOMENTS = ("drowsy", "stopping", "asleep", "starting", "terminating", "leaving", "awake")
 """States in which a fault may come just then."""
 
+LOCAL_PROBE = "local probe"
+
 POLL = 0.003
 """Seconds between two looks at other processes."""
 
 MOMENT = 1.0
 """Seconds to wait for such a state: it may not come."""
 
-HAND_OFF = 0.1
-"""Seconds before Postgres is said to be awake in which clients may be handed to it already."""
+LOG_LAG = 0.1
+"""Seconds by which a line of the log may be read late. The gate opens after it says so."""
 
 ANSWER = 90.0
 """Seconds in which an order is answered: a sleep is decided by a checkpoint, a minute at most, and looks."""
@@ -78,12 +80,14 @@ class Scene:
         await asyncio.sleep(self.chance.choice((0, 0, 0.005, 0.03)))
 
     async def recovered(self) -> None:
-        """Wait until a new client is served; a violation if that does not come."""
+        """Wait until new clients are served, the second over the Unix socket; a violation if that does not come."""
         deadline = time.monotonic() + RECOVERY
         while time.monotonic() < deadline:
             async with self.crowd.session("probe") as one:
                 if one and await one.run("SELECT 1"):
-                    return
+                    async with self.crowd.session(LOCAL_PROBE) as other:
+                        if other and await other.run("SELECT 1"):
+                            return
             await asyncio.sleep(0.05)
         self.happened.violations.append(f"nobody was served for {RECOVERY:g} s after a fault")
 
@@ -135,11 +139,11 @@ class Scene:
                     return
 
     def felt(self, one: Window) -> None:
-        """Note when pgidle said that it has lost Postgres, and whether its gate had the newcomers before."""
+        """Note when pgidle said that it has lost Postgres, and whether newcomers were kept waiting before."""
         changes = self.machine.changes()
         one.felt = min((at for at, state in changes if state == "starting" and at >= one.began), default=None)
         for at, state in changes:
-            if at > one.began + HAND_OFF:
+            if at > one.began + LOG_LAG:
                 break
             if state == "awake":
                 one.parks_since = None

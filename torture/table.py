@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torture.injections import FAULTS
+from torture.judging import EXCUSES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +26,7 @@ MEANING = {
     "injections": "how often it was done, in any round",
     "connections": "that clients tried in those rounds",
     "broken": "connections and sessions that failed and should not have",
-    "known limit": 'failed as docs/how.md says under "Known limits"',
-    "by fault": "failed or cut, which this fault excuses",
-    "by sleep": "sessions cut that were idle for the idle timeout",
+    **{ruling.name.lower().replace("_", " "): ruling.value for ruling in EXCUSES},
     "commits": "that were acknowledged",
     "lost": "of those: not there at the end of a round",
 }
@@ -48,9 +47,9 @@ class Totals:
     playing: int | None = None
     """The number of the round in play."""
     rounds: int = 0
-    gates: Counter[str] = field(default_factory=Counter)
-    """Rounds in each gate mode."""
     sleeps: int = 0
+    sleepless: int = 0
+    """Rounds without a sleep, which have tested nothing."""
     broken: int = 0
     unplayed: int = 0
 
@@ -60,20 +59,18 @@ class Totals:
         tally = happened.tally
         self.interrupted |= outcome.interrupted
         self.rounds += not outcome.interrupted
-        self.gates[outcome.plan.gate.value] += not outcome.interrupted
         self.sleeps += happened.sleeps
+        self.sleepless += not (happened.sleeps or outcome.interrupted)
         self.broken += bool(happened.violations)
         self.unplayed += happened.harness is not None and not happened.violations
-        failed = len(tally.failures) - happened.limits - happened.excused - happened.slept
+        failed = len(tally.failures) - sum(happened.excuses.values())
         self.rows.setdefault(outcome.plan.faults[0], Counter()).update(
             {
                 "rounds": int(not outcome.interrupted),
                 "went wrong": int(outcome.is_wrong),
                 "connections": tally.tried + tally.strangers,
                 "broken": failed,
-                "known limit": happened.limits,
-                "by fault": happened.excused,
-                "by sleep": happened.slept,
+                **{name.lower().replace("_", " "): count for name, count in happened.excuses.items()},
                 "commits": tally.commits,
                 "lost": happened.lost,
             }
@@ -84,7 +81,7 @@ class Totals:
     @property
     def is_good(self) -> bool:
         """Whether something was tested, to its end, and every promise was kept."""
-        return bool(self.rounds) and not (self.broken or self.unplayed or self.interrupted)
+        return bool(self.rounds) and not (self.broken or self.unplayed or self.sleepless or self.interrupted)
 
     def verdict(self) -> str:
         """The last line: what was tested, what came of it, and what was not tested."""
@@ -94,6 +91,7 @@ class Totals:
         wrong = [
             *([f"BROKEN PROMISES in {_count(self.broken, 'round')}"] if self.broken else ()),
             *([f"the harness failed in {_count(self.unplayed, 'round')}"] if self.unplayed else ()),
+            *([f"no sleep in {_count(self.sleepless, 'round')}"] if self.sleepless else ()),
             *([f"interrupted{where}"] if self.interrupted else ()),
         ]
         if self.interrupted and not self.broken:
@@ -102,9 +100,7 @@ class Totals:
         faults = f"{len(played)} of {len(FAULTS)} faults"
         unplayed = f"; not played: {', '.join(rest)}" if rest else ""
         left_out = f"; left out: {', '.join(self.lacks)}" if self.lacks else ""
-        gates = ", ".join(f"{count} in {gate}" for gate, count in sorted(self.gates.items()) if count)
-        rounds = _count(self.rounds, "round") + (f" ({gates})" if gates else "")
-        return f"{rounds}, {faults}, {_count(self.sleeps, 'sleep')}: {said}{unplayed}{left_out}"
+        return f"{_count(self.rounds, 'round')}, {faults}, {_count(self.sleeps, 'sleep')}: {said}{unplayed}{left_out}"
 
     def text(self) -> str:
         names = sorted(self.rows)

@@ -48,6 +48,7 @@ class Volume:
         self.config = self.beside / "pgidle.toml"
         self.clock = self.beside / "clock"
         self._ballast = self.root / "ballast"
+        self.sockets = place.folder("s")
         options_ = (
             "-U",
             "postgres",
@@ -64,7 +65,7 @@ class Volume:
         )
         run_as_server(installation.program("initdb"), "-D", self.data_dir, *options_)
         with (self.data_dir / "postgresql.conf").open("a") as conf:
-            conf.write(f"{CONF}unix_socket_directories = '{place.folder('s')}'\n")
+            conf.write(f"{CONF}unix_socket_directories = '{self.sockets}'\n")
         self._first = {
             name: (self.data_dir / name).read_text() for name in ("postgresql.conf", "pg_hba.conf")
         }

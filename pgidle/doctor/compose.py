@@ -39,12 +39,11 @@ if TYPE_CHECKING:
     from pgidle.doctor.told import Context, Told
     from pgidle.doctor.tree import Node
 
-SYSCTL = "net.ipv4.tcp_migrate_req"
 LOOPBACK = ("127.", "[::1]", "::1", "localhost")
 READ = frozenset(
     {
         *("image", "build", "command", "entrypoint", "environment", "env_file", "restart", "stop_signal"),
-        *("stop_grace_period", "sysctls", "network_mode", "ports", "volumes", "healthcheck", "pre_stop"),
+        *("stop_grace_period", "network_mode", "ports", "volumes", "healthcheck", "pre_stop"),
         *("post_start", "container_name", "hostname"),
     }
 )
@@ -62,6 +61,7 @@ HARMLESS = frozenset(
             "annotations",
         ),
         *("secrets", "configs", "expose", "links", "dns", "extra_hosts", "init", "tty", "stdin_open"),
+        "sysctls",
         *(
             "mem_limit",
             "mem_reservation",
@@ -241,7 +241,6 @@ def _examine_service(chart: Chart, key: str, service: Node, context: Context) ->
             _unknown_variable(chart, name, service)
     _check_waking(chart, service, told)
     _check_stop(chart, service, told, context)
-    _check_kernel(chart, service)
     _check_ports(chart, service, environ, told)
     _check_scale(chart, key, service)
     targets = [target_of(each) for each in service.list("volumes")]
@@ -343,22 +342,6 @@ def _check_stop(chart: Chart, service: Node, told: Told, context: Context) -> No
         f"stop_grace_period: {longer}s",
         is_given=given is not None,
     )
-
-
-def _check_kernel(chart: Chart, service: Node) -> None:
-    if (service.word("network_mode") or "") == "host":
-        return
-    said = {key: node.text for key, node in variables(service.at("sysctls")).items()}
-    if said.get(SYSCTL) == "1":
-        chart.fine(f"sysctl {SYSCTL}=1")
-    else:
-        chart.note(
-            f"sysctl {SYSCTL} is not set",
-            _where(chart, service, "sysctls"),
-            "a container may not set it itself, so the gate works in mode synhold: who wakes Postgres waits a second"
-            " or two",
-            f"sysctls: {{{SYSCTL}: 1}}",
-        )
 
 
 def _check_scale(chart: Chart, key: str, service: Node) -> None:

@@ -36,7 +36,7 @@ def extended(service: Node, root: Node, depth: int = 0) -> Node:
             node = replace(node, table={**below.table, **node.table})
         elif below is not None and below.rows is not None and node.rows is not None:
             node = replace(node, rows=below.rows + node.rows)
-        elif below is not None and key in ("environment", "sysctls"):
+        elif below is not None and key == "environment":
             node = Node(node.line, table={**variables(below), **variables(node)})
         merged[key] = node
     return replace(service, table=merged)

@@ -29,9 +29,9 @@ from pgidle.doctor.service import check_service, check_stop
 from pgidle.doctor.volume import check_room
 from pgidle.errors import PgidleError
 from pgidle.first_start import first_start
-from pgidle.gate import Mode
+from pgidle.gate.gate import Mode
 from pgidle.options import absolute
-from pgidle.privileges import MIGRATION, acting_as, plan, python_unreadable, user_name
+from pgidle.privileges import acting_as, plan, python_unreadable, user_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -206,25 +206,14 @@ def _question(settings: Settings, parameters: Parameters | None, postgres: str |
 
 def _check_gate(chart: Chart, answer: Answer) -> None:
     release = os.uname().release
-    if answer.mode is Mode.HANDOFF:
-        chart.fine(f"gate mode handoff on Linux {release}")
-    elif answer.mode is Mode.NONE:
+    if answer.mode is Mode.SHARED:
+        chart.fine(f"gate mode shared on Linux {release}")
+    else:
         chart.wrong(
             f"gate mode none: {answer.gate_why.partition(': ')[0]}",
             f"Linux {release}",
             "clients that come while Postgres is not ready are refused",
             answer.gate_why.partition(": ")[2] or "see docs/how.md",
-        )
-    elif os.geteuid() == 0 and os.access(MIGRATION, os.W_OK):
-        chart.fine(
-            f"gate mode handoff on Linux {release}, once `pgidle run`, started as root, has set its sysctl"
-        )
-    else:
-        chart.note(
-            "gate mode synhold",
-            f"Linux {release}",
-            "the kernel does not move waiting connections, so who wakes Postgres waits a second or two",
-            "sysctl -w net.ipv4.tcp_migrate_req=1 (Linux 5.14+; docker run --sysctl net.ipv4.tcp_migrate_req=1)",
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import traceback
 from dataclasses import asdict, dataclass, field
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.errors import PgidleError
-from pgidle.gate import Mode, open_shim, try_mode
+from pgidle.gate.gate import Mode
+from pgidle.gate.preloaded import open_library
 from pgidle.privileges import become, for_children
-from pgidle.steering import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +59,7 @@ def ask(identity: Identity | None, question: Question) -> Answer:
 
     Everything that the child needs is imported here: the user may not be able to read Python.
     """
-    shim = open_shim()
+    library = open_library()
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         try:
@@ -69,7 +68,7 @@ def ask(identity: Identity | None, question: Question) -> Answer:
             os.setsid()
             if identity is not None:
                 become(identity)
-            answer = json.dumps(asdict(_answer(question, shim)))
+            answer = json.dumps(asdict(_answer(question, is_compiled=library is not None)))
             with os.fdopen(writer, "w", encoding="utf-8", errors="surrogateescape") as out:
                 out.write(answer)
             os._exit(0)
@@ -77,8 +76,8 @@ def ask(identity: Identity | None, question: Question) -> Answer:
             traceback.print_exc(file=sys.stderr)
         os._exit(1)
     os.close(writer)
-    if shim is not None:
-        os.close(shim)
+    if library is not None:
+        os.close(library)
     with os.fdopen(reader, encoding="utf-8") as said:
         text = said.read()
     os.waitpid(pid, 0)
@@ -88,13 +87,11 @@ def ask(identity: Identity | None, question: Question) -> Answer:
     return Answer(**json.loads(text))
 
 
-def _answer(question: Question, shim: int | None) -> Answer:
+def _answer(question: Question, *, is_compiled: bool) -> Answer:
     settings = question.settings
-    try:
-        family = resolve(settings.listen_addresses, settings.port)[0][0]
-    except (OSError, IndexError):
-        family = socket.AF_INET
-    mode, why = try_mode(family, shim)
+    mode, why = Mode.SHARED, ""
+    if not is_compiled:
+        mode, why = Mode.NONE, "the library was not compiled: install a C compiler and then pgidle again"
     folders, refusal = settings.socket_dir, ""
     if question.postgres is not None:
         said, status = _run(_command(question.postgres, settings))

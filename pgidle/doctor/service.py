@@ -10,9 +10,9 @@ from pgidle.doctor.durations import written
 from pgidle.doctor.finding import refuse
 from pgidle.doctor.places import debian_unit
 from pgidle.errors import PgidleError
-from pgidle.gate import Mode, refuse_taken
+from pgidle.gate.gate import Mode
+from pgidle.gate.listeners import listen_on, resolve
 from pgidle.options import WhenIdle
-from pgidle.steering import resolve
 
 if TYPE_CHECKING:
     from pgidle.doctor.finding import Chart
@@ -97,12 +97,14 @@ def _check_port(chart: Chart, settings: Settings) -> None:
         )
         return
     try:
-        refuse_taken(resolve(settings.listen_addresses, settings.port))
+        made, _ = listen_on(resolve(settings.listen_addresses, settings.port))
     except PgidleError as error:
         refuse(chart, "port", error)
     except OSError as error:
         refuse(chart, "listen-addresses", PgidleError(f"{settings.listen_addresses}: {error.strerror}"))
     else:
+        for one in made:
+            one.close()
         chart.fine(f"port {settings.port} is free")
     if settings.when_idle is WhenIdle.STAY:
         chart.fine("when-idle stay: pgidle wakes Postgres itself")

@@ -30,12 +30,11 @@ READ = {
     "Service": frozenset(
         {
             *("ExecStart", "ExecStop", "ExecStopPost", "Environment", "EnvironmentFile", "Restart", "Type"),
-            *("KillMode", "KillSignal", "TimeoutStopSec", "TimeoutSec", "Sockets", "User", "PrivateNetwork"),
-            *("ProtectKernelTunables", "ProtectSystem", "ProtectHome", "ReadWritePaths", "StateDirectory"),
-            *("MemoryDenyWriteExecute",),
+            *("KillMode", "KillSignal", "TimeoutStopSec", "TimeoutSec", "Sockets", "PrivateNetwork"),
+            *("ProtectSystem", "ProtectHome", "ReadWritePaths", "StateDirectory", "MemoryDenyWriteExecute"),
         }
     ),
-    "Socket": frozenset({"ListenStream", "BindIPv6Only", "FreeBind", "ReusePort", "Accept", "Service"}),
+    "Socket": frozenset({"ListenStream", "BindIPv6Only", "FreeBind", "SocketUser", "Accept", "Service"}),
     "Unit": frozenset({"Requires"}),
 }
 """What is looked at."""
@@ -152,12 +151,7 @@ def _examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
         )
     for one in streams:
         if one.value.startswith(("/", "@")):
-            chart.wrong(
-                f"ListenStream={one.value} is a Unix socket",
-                one.where,
-                "pgidle holds clients on TCP sockets; Postgres makes its Unix socket itself",
-                "ListenStream=5432",
-            )
+            _check_unix(chart, unit, one, streams)
         elif (one.value.isdecimal() or one.value.startswith("[::]:")) and unit.word(
             "Socket", "BindIPv6Only"
         ) != "ipv6-only":
@@ -178,15 +172,6 @@ def _examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
                 "at boot the socket fails if the machine has not got the address yet",
                 "FreeBind=yes",
             )
-    if unit.is_on("Socket", "ReusePort"):
-        chart.fine("ReusePort=yes")
-    else:
-        chart.wrong(
-            "ReusePort=yes is missing",
-            unit.where("Socket", "ReusePort", "ListenStream"),
-            "Postgres cannot listen beside a socket that does not share its port",
-            "ReusePort=yes",
-        )
     if unit.is_on("Socket", "Accept"):
         chart.wrong(
             "Accept=yes",
@@ -194,6 +179,38 @@ def _examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
             "systemd would start one pgidle for each connection",
             "Accept=no, which is the default",
         )
+
+
+def _check_unix(chart: Chart, unit: Unit, stream: Setting, streams: list[Setting]) -> None:
+    """A Unix socket is one of Postgres's by its name."""
+    named = re.search(r"/\.s\.PGSQL\.(\d+)$", stream.value)
+    ports = [found[1] for one in streams if (found := re.search(r"(?:^|:)(\d+)$", one.value))]
+    port = ports[0] if ports else "5432"
+    said = unit.last("Socket", "SocketUser")
+    if named is None and "%" not in stream.value:
+        chart.wrong(
+            f"ListenStream={stream.value} is no Unix socket of Postgres's",
+            stream.where,
+            f"Postgres has it as .s.PGSQL.{port} in one of unix_socket_directories, and nowhere else",
+            f"ListenStream=/run/postgresql/.s.PGSQL.{port}",
+        )
+    elif named is not None and ports and named[1] not in ports:
+        chart.wrong(
+            f"ListenStream={stream.value} is for port {named[1]}, and TCP has {port}",
+            stream.where,
+            "one Postgres has one port, by which its Unix socket is named, too",
+            f"ListenStream={stream.value[: named.start(1)]}{port}",
+        )
+    elif stream.value.startswith("/") and said is not None and said.value not in ("root", "0"):
+        chart.note(
+            f"SocketUser={said.value}",
+            said.where,
+            f"systemd gives {said.value} whatever a link at {stream.value} leads to: a file of root's, where "
+            "that user may write the folder",
+            "leave it out: root's socket serves Postgres as well, and SocketMode= says who may connect",
+        )
+    else:
+        chart.fine(f"the Unix socket {stream.value} wakes it, too")
 
 
 def _examine_service(chart: Chart, unit: Unit, context: Context, beside: Beside) -> None:
@@ -223,7 +240,7 @@ def _examine_service(chart: Chart, unit: Unit, context: Context, beside: Beside)
     _check_restart(chart, unit, told)
     _check_type(chart, unit)
     _check_stop(chart, unit, told, context)
-    check_sandbox(chart, unit, told, has_socket=beside.socket is not None)
+    check_sandbox(chart, unit, told)
     _check_activation(chart, unit, told, beside)
 
 
@@ -425,13 +442,4 @@ def _check_activation(chart: Chart, unit: Unit, told: Told, beside: Beside) -> N
             unit.where("Service", "ExecStart"),
             "with when-idle exit, the default, the service ends when Postgres sleeps",
             f"give {own} to pgidle doctor, too; or write pgidle run --when-idle stay",
-        )
-    user = unit.last("Service", "User")
-    if socket is not None and user is not None and user.value not in ("root", "0"):
-        chart.note(
-            f"User={user.value} in a service that a socket unit starts",
-            user.where,
-            "its clients are served in gate mode handoff only; without root pgidle cannot set"
-            " net.ipv4.tcp_migrate_req, nor make the socket its own",
-            f"no User=, and Environment=PGIDLE_USER={user.value}",
         )

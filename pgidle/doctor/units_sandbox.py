@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from pgidle.doctor.told import Told
     from pgidle.doctor.unit_file import Unit
 
-MIGRATION = "net.ipv4.tcp_migrate_req"
-
 
 def _check_paths(chart: Chart, unit: Unit, told: Told) -> None:
     """Whether the data directory may be written: systemd.exec(5), "Sandboxing"."""
@@ -39,7 +37,7 @@ def _check_paths(chart: Chart, unit: Unit, told: Told) -> None:
             )
 
 
-def check_sandbox(chart: Chart, unit: Unit, told: Told, *, has_socket: bool) -> None:
+def check_sandbox(chart: Chart, unit: Unit, told: Told) -> None:
     if unit.is_on("Service", "PrivateNetwork"):
         chart.wrong(
             "PrivateNetwork=yes",
@@ -55,20 +53,4 @@ def check_sandbox(chart: Chart, unit: Unit, told: Told, *, has_socket: bool) -> 
             unit.where("Service", "MemoryDenyWriteExecute"),
             "Postgres compiles parts of long queries (JIT), which fail then",
             "jit = off in postgresql.conf",
-        )
-    if not unit.is_on("Service", "ProtectKernelTunables"):
-        return
-    where, what = unit.where("Service", "ProtectKernelTunables"), "ProtectKernelTunables=yes"
-    why = "pgidle cannot set net.ipv4.tcp_migrate_req"
-    cure = f"no ProtectKernelTunables=, or, before it starts, sysctl -w {MIGRATION}=1 (to keep: in /etc/sysctl.d)"
-    if has_socket:
-        chart.wrong(
-            f"{what} in a service that a socket unit starts",
-            where,
-            f"{why}, and unless something else has set it, clients that wait at systemd's socket are not served",
-            cure,
-        )
-    else:
-        chart.note(
-            what, where, f"{why}, so who wakes Postgres may wait a second or two (gate mode synhold)", cure
         )

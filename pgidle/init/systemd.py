@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
 import sys
 from pathlib import Path
 from shlex import join
@@ -16,11 +18,17 @@ from pgidle.init.plan import File, Plan, render
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pgidle.conf_file import Parameters
     from pgidle.init.choices import Choices
 
 INSTALLED = "/opt/pgidle/bin/pgidle"
 HOMES = ("/home/", "/root/", "/run/user/")
+DEBIAN_SOCKET_DIR = "/var/run/postgresql"
+"""Built into Debian's Postgres."""
 ADDRESSES = {"*": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}
+
+_PLAIN_FOLDER = re.compile(r"[/@][\w./+-]*\w", re.ASCII)
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_.-]*", re.ASCII)
 
 
 def as_configured(given: Mapping[str, str]) -> dict[str, str]:
@@ -41,11 +49,18 @@ def as_configured(given: Mapping[str, str]) -> dict[str, str]:
 def plan(choices: Choices) -> Plan:
     cluster = find_cluster(choices.data_dir)
     postgres_args = f" -- {join(cluster.postgres_args)}" if cluster is not None else ""
+    parameters = read_parameters(choices.data_dir, cluster.postgres_args if cluster is not None else ())
+    owner = _owner(choices.data_dir)
+    folders = parameters.value("unix_socket_directories", DEBIAN_SOCKET_DIR if cluster is not None else "")
+    unix = _unix_lines(folders, choices.port)
     instance = f"@{choices.name}" if choices.name else ""
     values = {
         "name": choices.name or "main",
         "port": choices.port,
         "listen": "\n".join(_listen_lines(choices)),
+        "unix": "\n".join(unix + _group_lines(parameters)),
+        "owner": owner,
+        "mode": _mode(parameters),
         "data_dir": choices.data_dir,
         "idle_timeout": choices.idle_timeout,
         "stop_timeout": choices.stop_timeout,
@@ -63,6 +78,8 @@ def plan(choices: Choices) -> Plan:
         "service": f"pgidle{instance}.service",
         "env": choices.name or "pgidle",
     }
+    if unix:
+        values["listen"] = f"{values['listen']}\n{render('systemd/unix.conf', values)}"
     # Where a unit is written, and the template it is made of.
     units = {"pgidle.socket": "pgidle.socket", "pgidle.service": "pgidle.service"}
     if choices.name:
@@ -77,9 +94,8 @@ def plan(choices: Choices) -> Plan:
     )
     values["units"] = " ".join(dict.fromkeys(path.partition("/")[0] for path in units))
     values["before"] = render("systemd/password.txt" if cluster is None else "systemd/takeover.txt", values)
-    values["connect"] = render(
-        "systemd/connect.txt" if cluster is None else "systemd/connect-existing.txt", values
-    )
+    connect = "connect" if cluster is None else "connect-unix" if unix else "connect-existing"
+    values["connect"] = render(f"systemd/{connect}.txt", values)
     values["back"] = "\n" + render("systemd/back.txt", values) if cluster is not None else ""
     return Plan(files, render("systemd/steps.txt", values))
 
@@ -104,6 +120,36 @@ def _listen_lines(choices: Choices) -> list[str]:
         f"ListenStream=[{host}]:{choices.port}" if ":" in host else f"ListenStream={host}:{choices.port}"
         for host in hosts
     ]
+
+
+def _unix_lines(folders: str, port: int) -> list[str]:
+    """One for each folder, less what a unit would take for more than a path. systemd warns of /var/run, a link."""
+    plain = [one for one in (name.strip() for name in folders.split(",")) if _PLAIN_FOLDER.fullmatch(one)]
+    return [f"ListenStream={re.sub('^/var/run/', '/run/', one)}/.s.PGSQL.{port}" for one in plain]
+
+
+def _group_lines(parameters: Parameters) -> list[str]:
+    group = parameters.value("unix_socket_group")
+    return [f"SocketGroup={group}"] if _PLAIN_NAME.fullmatch(group) else []
+
+
+def _mode(parameters: Parameters) -> str:
+    """As Postgres is going to set it: octal where it begins with 0."""
+    said = parameters.value("unix_socket_permissions")
+    try:
+        return f"{int(said, 8 if said.startswith('0') else 10) & 0o777:04o}"
+    except ValueError:
+        return "0777"
+
+
+def _owner(data_dir: str) -> str:
+    """Who Postgres is going to run as."""
+    try:
+        uid = Path(data_dir).stat().st_uid
+        name = pwd.getpwuid(uid).pw_name if uid else ""
+    except (OSError, KeyError):
+        name = ""
+    return name if _PLAIN_NAME.fullmatch(name) else "postgres"
 
 
 def _program() -> str:

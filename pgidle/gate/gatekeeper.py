@@ -1,0 +1,357 @@
+"""Who opens and shuts the gate, hears what the postmaster tells of it, and notices who comes.
+
+Tells GATE_SHUT and GATE_SILENT (what came of an order to shut), POSTMASTER_FAILING, CLIENT_PARKED, and on the way out
+EXIT_CHOSEN, NOBODY_PARKED and LEAVING_PUT_OFF.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pgidle.gate.channel import Answer, ChannelError, ChildSignalled, StopSignalled, Waits
+from pgidle.gate.gate import Mode
+from pgidle.gate.unix_sockets import UnixSockets
+from pgidle.lifecycle import Event
+from pgidle.options import WhenIdle, is_folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.gate.channel import Told
+    from pgidle.gate.gate import Gate
+    from pgidle.gate.leaving import Leaving
+    from pgidle.gate.listeners import Listener
+    from pgidle.light import socket
+    from pgidle.log import Log
+    from pgidle.loop import Loop
+
+ANSWER_LIMIT = 5.0
+"""Seconds within which a postmaster answers an order, else it is not obeyed for all that is known."""
+
+ORDER_AGAIN = 0.1
+"""Seconds until an order to open that could not be given is given again."""
+
+LEAVE_AGAIN = 5.0
+"""Seconds before another attempt to leave, where handshakes that do not end were in the way of the last."""
+
+
+class Gatekeeper:
+    """Stands at one gate. `happen` takes an event and the reason for it."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        loop: Loop,
+        log: Log,
+        happen: Callable[[Event, str], None],
+        no_wake: tuple[str, ...],
+    ) -> None:
+        self.no_wake = no_wake
+        """Networks whose clients wait until somebody else wakes Postgres, and folders of Unix sockets that are not
+        there until then."""
+        self._gate = gate
+        self._loop = loop
+        self._log = log
+        self._happen = happen
+        self._channel: int | None = None
+        self._watched: list[int] = []
+        self._leaving: Leaving | None = None
+        self._unix = UnixSockets(gate, log)
+        self._is_asleep = False
+        self._is_to_open = False
+        """Postgres is to accept clients, as soon as it is not about to end."""
+
+    # The postmaster's end
+
+    def began(self, end: socket.socket, data_dir: str) -> None:
+        """A postmaster was started, with our end of its channel."""
+        self._channel = self._gate.began(end, data_dir).fileno()
+        self._loop.watch(self._channel, self._on_channel)
+
+    def ending(self, data_dir: str, port: int) -> None:
+        """It has exited, and is not reaped yet: what it told last, and its Unix sockets' lock files, are ours now."""
+        self._on_channel()
+        self._unix.hold(data_dir, port)
+
+    def gone(self) -> None:
+        """It is no more."""
+        self._rest()
+        self._forget_channel()
+        self._loop.cancel("gate")
+        self._is_to_open = False
+        self._gate.gone()
+
+    def open(self) -> None:
+        """Have Postgres accept whoever waits and whoever comes."""
+        self._rest()
+        self._loop.cancel("gate")
+        self._is_to_open = True
+        self._order_open()
+
+    def _order_open(self) -> None:
+        """Until then everybody waits, so it is tried for as long as there is somebody to order."""
+        if not self._gate.open() and self._channel is not None:
+            self._loop.after(ORDER_AGAIN, "gate", self._order_open)
+
+    def shut(self) -> None:
+        """Have Postgres accept nobody any more, and tell when it is so."""
+        self._is_to_open = False
+        self.attend()
+        if self._gate.mode is Mode.NONE:
+            self._happen(Event.GATE_SHUT, "nobody can be kept waiting")
+        elif self._gate.shut():
+            self._loop.after(ANSWER_LIMIT, "gate", self._on_silence)
+        else:
+            self._on_silence()
+
+    def _on_silence(self) -> None:
+        self._happen(Event.GATE_SILENT, "Postgres does not say that it lets nobody in")
+
+    def _on_channel(self) -> None:
+        try:
+            while (told := self._gate.receive()) is not None:
+                self._on_told(told)
+        except (EOFError, ChannelError):
+            # Its exit tells its end. A program that took the library off goes on without: nothing is answered then.
+            self._forget_channel()
+
+    def _on_told(self, told: Told) -> None:
+        match told:
+            case Waits():
+                self._unix.check(self.no_wake)
+            case Answer() if self._gate.is_answered:
+                self._on_answer()
+            case StopSignalled() if told.sender != os.getpid():
+                self._happen(Event.POSTMASTER_FAILING, f"Postgres is stopped by {_process(told.sender)}")
+            case ChildSignalled() if self._gate.is_ending:
+                self._happen(Event.POSTMASTER_FAILING, "Postgres ends its processes, so all of it may end")
+            case ChildSignalled() if self._is_to_open:
+                self._order_open()
+
+    def _on_answer(self) -> None:
+        if self._gate.is_open:
+            self._unix.empty_ended()
+        if self._is_to_open and not self._gate.is_open and not self._gate.is_ending:
+            self._order_open()  # A worker's end was on its way, and no other.
+        elif not self._is_to_open and not self._gate.is_open:
+            self._loop.cancel("gate")
+            self._happen(Event.GATE_SHUT, "Postgres lets nobody in")
+
+    def _forget_channel(self) -> None:
+        if self._channel is not None:
+            self._loop.forget(self._channel)
+            self._channel = None
+
+    # Who comes
+
+    def attend(self) -> None:
+        """Notice everybody who parks from now on. Who is there already is noticed at once."""
+        self._rest()
+        for one in self._gate.listeners:
+            self._watched.append(one.fileno())
+            self._loop.watch(one.fileno(), self._on_gate, edge=True)
+
+    def _rest(self) -> None:
+        """Whoever comes is Postgres's to notice."""
+        for fd in self._watched:
+            self._loop.forget(fd)
+        self._watched = []
+
+    def spare(self, no_wake: tuple[str, ...]) -> None:
+        """From now on it is these networks and folders whose clients wake nobody; who is parked and not theirs any more
+        does."""
+        self.no_wake = no_wake
+        if self._watched and self._is_asleep:
+            self._rest()
+            self._unix.refuse(no_wake)
+            self.attend()
+        if self._watched:
+            self._on_gate()
+
+    def before_start(self) -> None:
+        """Postgres is about to start: nobody has to be waited for, and in mode `none` the port is Postgres's."""
+        self._rest()
+        self._is_asleep = False
+        self._loop.cancel("leave")
+        self._loop.cancel("touch")
+        self._unix.wake()
+        self._gate.make_way()
+
+    def look_at_queue(self, when_idle: WhenIdle) -> None:
+        """Postgres sleeps: is somebody waiting already? Else stay and listen, or leave."""
+        self._is_asleep = True
+        self._rest()
+        self._unix.restore()
+        self._unix.refuse(self.no_wake)
+        if why := self._why_wake():
+            self._happen(Event.CLIENT_PARKED, why)
+        elif when_idle is WhenIdle.EXIT:
+            self._happen(Event.EXIT_CHOSEN, "nobody is parked, and --when-idle is exit")
+        else:
+            self._gate.notice()
+            self.attend()
+            self._touch()
+
+    def _touch(self) -> None:
+        """Cleaners of /tmp take what nobody has touched for days. Others take all: what is gone is made again."""
+        from pgidle.gate.unix_path import TOUCH_EVERY, find
+
+        self._rest()
+        self._unix.restore()
+        self.attend()
+        for path in self._gate.paths():
+            try:
+                if (file := find(path)) is not None:
+                    file.touch()
+            except OSError:
+                continue  # It is touched again later, and by Postgres while that runs.
+        self._loop.after(TOUCH_EVERY, "touch", self._touch)
+
+    def _on_gate(self) -> None:
+        if why := self._why_wake():
+            self._happen(Event.CLIENT_PARKED, why)
+
+    def _why_wake(self) -> str:
+        """Why Postgres is not to go on sleeping: who is parked and may wake it, or that there is no room for more of
+        those who may not; empty if it is."""
+        parked = self._gate.parked()
+        if not (parked and self.no_wake):
+            return parked_text(parked) if parked else ""
+        from ipaddress import ip_address, ip_network
+
+        networks = [ip_network(one) for one in self.no_wake if not is_folder(one)]
+        try:
+            waiting = self._gate.who()
+            # One that has given up keeps its place, and only Postgres, which accepts in order, can take it from there
+            # without cutting another. Whoever finds no place would wake nobody.
+            crowds = [_crowd_text(one) for one in self._gate.listeners if one.is_crowded()]
+        except OSError:
+            return parked_text(parked)
+        callers = sum(
+            one.uid is not None
+            or one.port == 0
+            or not any(ip_address(one.address) in network for network in networks)
+            for one in waiting
+        )
+        return parked_text(callers) if callers else "; ".join(crowds)
+
+    # The way out
+
+    def begin_leaving(self) -> None:
+        """Let nobody come any more, and see whether anybody has."""
+        from pgidle.gate.leaving import Leaving
+
+        self._rest()
+        if all(one.is_inherited for one in self._gate.listeners):
+            if why := self._why_wake():
+                self._happen(Event.CLIENT_PARKED, why)
+            else:
+                reason = "nobody is parked; the socket stays open with the service manager"
+                self._happen(Event.NOBODY_PARKED, reason)
+            return
+        try:
+            self._leaving = Leaving(self._gate.listeners)
+        except OSError as error:
+            self._happen(Event.LEAVING_PUT_OFF, f"the kernel refuses to keep clients away: {error.strerror}")
+            return
+        self._look_for_the_last_time()
+
+    def _look_for_the_last_time(self) -> None:
+        from pgidle.gate.leaving import SETTLING, Outcome
+
+        if self._leaving is None:
+            return
+        try:
+            outcome = self._leaving.look()
+        except OSError as error:
+            self._happen(Event.LEAVING_PUT_OFF, f"the kernel does not tell who comes: {error.strerror}")
+            return
+        if outcome is Outcome.NOT_YET:
+            self._loop.after(SETTLING, "leave", self._look_for_the_last_time)
+        elif outcome is Outcome.SOMEBODY:
+            self._happen(Event.CLIENT_PARKED, parked_text(self._gate.parked()))
+        elif outcome is Outcome.NOT_NOW:
+            self._happen(Event.LEAVING_PUT_OFF, "connections in the middle of their handshake do not end")
+        else:
+            self._happen(Event.NOBODY_PARKED, "nobody is parked")
+
+    def call_off(self) -> None:
+        """Stay after all: clients may come again."""
+        from pgidle.gate.listeners import replace_ended
+
+        self._loop.cancel("leave")
+        if self._leaving is None:
+            # It did not come to that, as somebody could not be kept away; others may be.
+            for one in self._gate.listeners:
+                if not (one.is_unix or one.is_inherited):
+                    one.unplug()
+            return
+        ended_ones, self._leaving = self._leaving.call_off(), None
+        for ended in ended_ones:
+            try:
+                self._gate.listeners.append(replace_ended(ended))
+            except OSError as error:
+                self._log.note(
+                    "gate", f"no Unix socket at {ended.name} before the next start: {error.strerror}"
+                )
+
+    def leave_again_later(self) -> None:
+        """Another attempt after some seconds; who comes until then wakes Postgres."""
+        self.attend()
+        self._loop.after(LEAVE_AGAIN, "leave", lambda: self.look_at_queue(WhenIdle.EXIT))
+
+    def drain(self) -> bool:
+        """Asked to stop, with Postgres serving: let nobody begin to come, and whoever has begun still be served.
+        Whether nobody is left on the way; ask again in SETTLING."""
+        from pgidle.gate.leaving import Leaving, Outcome
+
+        if all(one.is_inherited for one in self._gate.listeners):
+            return True
+        try:
+            if self._leaving is None:
+                self._leaving = Leaving(self._gate.listeners)
+            return self._leaving.look() is Outcome.NOBODY
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        """The end: the files of Unix sockets go with it."""
+        from pgidle.gate.unix_path import find, release_lock
+
+        self._rest()
+        for one in self._gate.listeners:
+            one.close()
+            if one.path is not None:
+                try:
+                    if one.is_inherited:
+                        release_lock(one.path)
+                    elif (file := find(one.path)) is not None:
+                        file.remove()
+                except OSError as error:
+                    self._log.note("gate", f"{one.path} is left behind: {error.strerror}")
+
+
+def parked_text(count: int) -> str:
+    """How many, for a person."""
+    return f"{count} client{'s' * (count > 1)} parked at the gate"
+
+
+def _crowd_text(one: Listener) -> str:
+    """A queue with little room left. Raises OSError where the kernel does not tell."""
+    parked = one.parked()
+    return (
+        f"{parked} of {one.places()} places in the queue at {one.name} are taken by connections that wake nobody, "
+        f"{max(0, parked - len(one.who()))} of them given up"
+    )
+
+
+def _process(pid: int) -> str:
+    """A process as a person would know it."""
+    if pid == 0:
+        return "the kernel"
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f"{file.read().strip()} ({pid})"
+    except OSError:
+        return f"process {pid}"

@@ -1,0 +1,286 @@
+"""The gate's listening sockets: one for each address, from first to last.
+
+Made here for TCP; a Unix socket is Postgres's to make, which knows its folders, permissions and group, and is kept from
+then on; a service manager may hand over either. All are as Postgres's own would be (SO_REUSEADDR, one IP version for
+each), never block, and have as long a queue as the kernel allows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from pgidle.errors import PgidleError
+from pgidle.gate import port_table
+from pgidle.light import close, socket
+from pgidle.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, TypeAlias
+
+    from pgidle.gate.unix_path import SocketFile
+
+    Address: TypeAlias = tuple[int, tuple[str, int]]
+
+WIDE = 65535
+"""A backlog that leaves the limit to net.core.somaxconn."""
+_TCPI_UNACKED = 24
+"""Offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, how many wait to be accepted. Behind it is
+tcpi_sacked: how many may (tcp_get_info() in net/ipv4/tcp.c)."""
+_CROWDED = 0.5
+"""The share of a queue's places from which on it has little room left."""
+_FARTHEST = 255
+_LEAST_HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 21), socket.AF_INET6: (socket.IPPROTO_IPV6, 73)}
+"""IP_MINTTL (linux/in.h) and IPV6_MINHOPCOUNT (linux/in6.h): how many hops a packet must have left to be heard. Most
+begin with 64 or 128."""
+
+
+@record
+class Waiting:
+    """Somebody at the gate: an address and a port, or a user at a Unix socket (None where the kernel does not tell)."""
+
+    address: str
+    port: int
+    uid: int | None = None
+
+
+class Listener:
+    """One listening socket. `is_inherited`: a service manager has it too, and keeps it when we are gone."""
+
+    def __init__(self, made: socket.socket, *, is_inherited: bool) -> None:
+        self.socket = made
+        self.is_inherited = is_inherited
+        self.is_unix = made.family == socket.AF_UNIX
+        self.is_ended = False
+        """Nobody can come to it any more; who came before is still in its queue."""
+        made.setblocking(False)
+        name = made.getsockname()
+        self.name = os.fsdecode(name) if self.is_unix else _zoned(name)
+        """An address as a number, a path, or an abstract name with a NUL in front."""
+        self.port = 0 if self.is_unix else int(name[1])
+        self.inode = os.fstat(made.fileno()).st_ino
+        self.file: SocketFile | None = None
+        """Of a Unix socket: what clients come to it by, once that is known. Its inode is its own while it listens."""
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    @property
+    def path(self) -> str | None:
+        """Of a Unix socket that has a file."""
+        return self.name if self.is_unix and not self.name.startswith("\0") else None
+
+    def parked(self) -> int:
+        """How many wait to be accepted. Where the kernel does not count them, 1 for any. Raises OSError."""
+        if not self.is_unix:
+            return self._queue()[0]
+        try:
+            return port_table.unix_queue(self.inode)
+        except OSError:
+            return _is_readable(self.socket)
+
+    def places(self) -> int:
+        """How many may wait to be accepted: the backlog of listen(2), and net.core.somaxconn at most. TCP only."""
+        return self._queue()[1]
+
+    def is_crowded(self) -> bool:
+        """Whether little room is left for others. At a Unix socket nobody waits for long."""
+        return not self.is_unix and self.parked() >= _CROWDED * self.places()
+
+    def who(self) -> list[Waiting]:
+        """Who waits to be accepted, as far as the kernel tells. Raises OSError where it tells nothing."""
+        if self.is_unix:
+            return [Waiting(self.name, 0, peer.uid) for peer in port_table.unix_peers(self.inode)]
+        return [
+            Waiting(one.address, one.port)
+            for one in self._connections()
+            if one.state == port_table.ESTABLISHED and one.inode == 0
+        ]
+
+    def handshakes(self) -> int:
+        """How many are about to be in the queue. Raises OSError where the kernel tells nothing."""
+        return 0 if self.is_unix else sum(one.state == port_table.SYN_RECV for one in self._connections())
+
+    def plug(self) -> None:
+        """Let nobody begin to connect any more: SYNs are dropped without an answer, so that their senders try again.
+
+        Handshakes under way complete: tcp_v4_rcv and tcp_v6_rcv look for those first. The connections that come of them
+        hear nothing before whoever accepts them takes this off; the library does. TCP only. Raises OSError.
+        """
+        self._hear(_FARTHEST)
+
+    def unplug(self) -> None:
+        """Let them come again. Raises OSError."""
+        self._hear(0)
+
+    def end(self) -> None:
+        """Unix only: from now on whoever comes is refused, in the same instant for all (unix_shutdown() and
+        unix_stream_connect() in net/unix/af_unix.c take the same lock). There is no way back."""
+        self.is_ended = True
+        self.socket.shutdown(socket.SHUT_RD)
+
+    def listen_as_ourselves(self) -> None:
+        """Have a Unix socket's clients be told of this process's user, and not of who made it: SO_PEERCRED, by which
+        libpq's requirepeer goes, is of whoever called listen() last (net/unix/af_unix.c). Raises OSError."""
+        self.socket.listen(WIDE)
+
+    def note_file(self) -> None:
+        """Remember the file that clients come to a Unix socket by, and whose it is now. Raises OSError."""
+        from pgidle.gate.unix_path import find
+
+        if self.path is not None and (self.file is None or self.file.is_in_place()):
+            self.file = find(self.path)
+
+    def is_lost(self) -> bool:
+        """Whether the file of a Unix socket was removed, or another stands in its place. Raises OSError."""
+        return self.file is not None and not self.file.is_in_place()
+
+    def close(self) -> None:
+        close(self.socket)
+
+    def _queue(self) -> tuple[int, int]:
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_UNACKED + 8)
+        parked, places = struct.unpack_from("@II", info, _TCPI_UNACKED)
+        return int(parked), int(places)
+
+    def _hear(self, least_hops: int) -> None:
+        level, option = _LEAST_HOPS[self.socket.family]
+        self.socket.setsockopt(level, option, least_hops)
+
+    def _connections(self) -> list[port_table.Entry]:
+        everywhere = self.name in ("0.0.0.0", "::")
+        found = port_table.connections(self.socket.family, self.port)
+        return [one for one in found if everywhere or one.local == self.name.partition("%")[0]]
+
+
+def replace_ended(ended: Listener) -> Listener:
+    """Another listener at the path of a Unix socket that has ended, for the same clients. Raises OSError."""
+    if ended.path is None:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    ended.note_file()
+    if ended.file is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return listen_at(ended.file)
+
+
+def listen_at(file: SocketFile) -> Listener:
+    """A listener at the path of a file of ours, for the same clients, whatever stands there now. Raises OSError."""
+    try:
+        os.unlink(file.path)
+    except FileNotFoundError:
+        pass
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        made.bind(file.path)
+        # The group first: it takes rights away with it.
+        os.chown(file.path, -1, file.group)
+        os.chmod(file.path, file.mode)
+        made.listen(WIDE)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(mask)
+    listener = Listener(made, is_inherited=False)
+    listener.note_file()
+    return listener
+
+
+def resolve(listen_addresses: str, port: int) -> list[Address]:
+    """The addresses that Postgres would bind for its listen_addresses, as numbers, each once.
+
+    Raises OSError (socket.gaierror) for a name that cannot be resolved.
+    """
+    found: list[Address] = []
+    for entry in (name.strip() for name in listen_addresses.split(",")):
+        for name in ("0.0.0.0", "::") if entry == "*" else (entry,) if entry else ():
+            # As bytes: for a str Python imports a codec, which takes longer than all sockets here.
+            host = name.encode("ascii") if name.isascii() else name
+            for family, _, _, _, where in socket.getaddrinfo(
+                host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+            ):
+                address = (family, (_zoned(where), int(where[1])))
+                if address not in found:
+                    found.append(address)
+    return found
+
+
+def listen_on(addresses: Sequence[Address]) -> tuple[list[Listener], list[str]]:
+    """A listener on each, and why there is none on which of them: those that this machine does not have are left out,
+    as Postgres does, if there is any other. Raises PgidleError."""
+    made: list[Listener] = []
+    missing = []
+    try:
+        for address in addresses:
+            try:
+                made.append(Listener(_make(address), is_inherited=False))
+            except OSError as error:
+                host, port = address[1]
+                if error.errno == errno.EADDRINUSE:
+                    raise PgidleError(
+                        f"port {port} on {host} is taken", "stop what listens there, or set --port"
+                    ) from error
+                why = f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
+                if error.errno == errno.EINVAL and host.startswith("fe80:"):
+                    raise PgidleError(
+                        why, f"a link-local address needs its interface: {host}%eth0"
+                    ) from error
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise PgidleError(why, "set --listen-addresses and --port") from error
+                missing.append(why)
+        if addresses and not made:
+            raise PgidleError(missing[0], "set --listen-addresses")
+    except PgidleError:
+        for one in made:
+            one.close()
+        raise
+    return made, missing
+
+
+def _make(address: Address) -> socket.socket:
+    family, where = address
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(_sockaddr(where))
+        made.listen(WIDE)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _zoned(where: tuple[Any, ...]) -> str:
+    """The host of a socket address, with the name of its zone, if it has one."""
+    host = str(where[0]).partition("%")[0]
+    if len(where) < 4 or not where[3]:
+        return host
+    try:
+        return f"{host}%{socket.if_indextoname(where[3])}"
+    except OSError:
+        return f"{host}%{where[3]}"
+
+
+def _sockaddr(where: tuple[str, int]) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An address as bind(2) takes it. Raises OSError where its zone, the interface behind %, is not there.
+
+    The zone goes where IPv6 has it, in sin6_scope_id (ipv6(7)): Python keeps what stands there, and drops the other.
+    """
+    bare, _, zone = where[0].partition("%")
+    if not zone:
+        return where
+    return bare, where[1], 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+
+
+def _is_readable(one: socket.socket) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(one.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

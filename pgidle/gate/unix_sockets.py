@@ -1,0 +1,179 @@
+"""The Unix sockets while Postgres sleeps: that their files stay, and that those which wake nobody are not there."""
+
+from __future__ import annotations
+
+import os
+
+from pgidle.gate.listeners import listen_at
+from pgidle.gate.unix_path import hold_lock, is_alive, owner, release_lock
+from pgidle.light import socket
+from pgidle.options import is_folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pgidle.gate.gate import Gate
+    from pgidle.gate.listeners import Listener
+    from pgidle.gate.unix_path import SocketFile
+    from pgidle.log import Log
+
+
+class UnixSockets:
+    """Those of one gate. What cannot be done is said, and tried again the next time."""
+
+    def __init__(self, gate: Gate, log: Log) -> None:
+        self._gate = gate
+        self._log = log
+        self._lock = ("", 0)
+        """Data directory and port that a lock file names, once there has been a postmaster."""
+        self._refused: list[SocketFile] = []
+
+    def hold(self, data_dir: str, port: int) -> None:
+        """The postmaster has exited, and is not reaped yet: the lock files are ours."""
+        self._lock = (data_dir, port)
+        for path in self._gate.paths():
+            try:
+                hold_lock(path, data_dir, port)
+            except OSError as error:
+                self._log.once("gate", f"the lock of {path} cannot be kept: {error.strerror}")
+        for one in self._gate.listeners:
+            try:
+                one.note_file()
+            except OSError:
+                continue  # It is as it was, for all that is known.
+
+    def restore(self) -> None:
+        """Make those anew whose file somebody has removed or replaced; who waits at the former is served too."""
+        for one in [one for one in self._gate.listeners if not one.is_ended]:
+            try:
+                self._restore(one)
+            except OSError as error:
+                self._log.once("gate", f"no Unix socket at {one.name}: {error.strerror}")
+
+    def refuse(self, no_wake: Iterable[str]) -> None:
+        """Postgres sleeps: who comes to these folders, and to no other, is refused. Somebody who has come already is
+        not, and stays in the queue."""
+        folders = [folder for folder in no_wake if is_folder(folder)]
+        for file in [file for file in self._refused if not _is_in(file.path, folders)]:
+            self._refused.remove(file)
+            try:
+                hold_lock(file.path, *self._lock)
+                self._gate.listeners.append(listen_at(file))
+            except OSError as error:
+                self._log.note(
+                    "gate", f"no Unix socket at {file.path} before Postgres wakes: {error.strerror}"
+                )
+        for one in [one for one in self._gate.listeners if not one.is_inherited and not one.is_ended]:
+            if one.path is not None and one.file is not None and _is_in(one.path, folders):
+                self._refuse(one, one.file)
+
+    def wake(self) -> None:
+        """Postgres is about to start, and makes those again that are not there."""
+        self._refused = []
+        self.restore()
+
+    def check(self, no_wake: Iterable[str]) -> None:
+        """Postgres has begun to listen: say what it does not listen on, and what of `no_wake` has no effect."""
+        for one in self._gate.left_out:
+            if one.path is None or one.is_inherited:
+                self._log.once(
+                    f"gate {one.name}", f"Postgres does not listen on {one.name}: nobody is served there"
+                )
+            else:
+                self._log.note("gate", f"Postgres listens no more on {one.name}, which is gone now")
+                self._drop(one)
+        for folder in no_wake:
+            held = [
+                one for one in self._gate.listeners if one.path is not None and _is_in(one.path, [folder])
+            ]
+            if is_folder(folder) and not held:
+                self._log.once(
+                    f"no-wake {folder}", f"no-wake: {folder} is none of Postgres's unix_socket_directories"
+                )
+            elif is_folder(folder) and any(one.is_inherited for one in held):
+                self._log.once(
+                    f"no-wake {folder}",
+                    f"no-wake: the service manager holds the socket in {folder}, which wakes",
+                )
+
+    def empty_ended(self) -> None:
+        """Postgres accepts: have it take whoever came to a socket before its end. It looks there whenever somebody
+        comes to the one that has its place."""
+        for path in {one.path for one in self._gate.listeners if one.path is not None and one.is_ended}:
+            caller = socket.socket(
+                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            )
+            try:
+                caller.connect(path)
+            except OSError:
+                pass  # Its queue is full: others come.
+            finally:
+                caller.close()
+
+    def _restore(self, one: Listener) -> None:
+        if one.file is None or not one.is_lost() or not self._lock[0]:
+            return
+        path = one.file.path
+        pid = owner(path)
+        if pid not in (None, os.getpid()) and is_alive(pid or 0):
+            self._log.once("gate", f"the Unix socket {path} is process {pid}'s now: stop it")
+            return
+        hold_lock(path, *self._lock)
+        made = listen_at(one.file)
+        self._gate.listeners.append(made)
+        self._log.note("gate", f"{path} was removed or replaced, and is made again")
+        if one.is_inherited:
+            one.is_ended = True  # Nobody can come to it, and the service manager has it still.
+        else:
+            one.end()
+        if not one.parked():
+            self._forget(one)
+
+    def _refuse(self, one: Listener, file: SocketFile) -> None:
+        if one.parked():
+            return
+        one.end()
+        if one.parked():
+            # In the last instant: the next postmaster accepts from there, with another at its place.
+            try:
+                self._gate.listeners.append(listen_at(file))
+            except OSError as error:
+                self._log.note(
+                    "gate", f"no Unix socket at {file.path} before the next start: {error.strerror}"
+                )
+            return
+        self._refused.append(file)
+        self._drop(one)
+
+    def _drop(self, one: Listener) -> None:
+        """With its files."""
+        if not one.is_ended:
+            one.end()
+        try:
+            if one.file is not None:
+                one.file.remove()
+            elif one.path is not None:
+                release_lock(one.path)
+        except OSError as error:
+            self._log.note("gate", f"{one.name} is left behind: {error.strerror}")
+        self._forget(one)
+
+    def _forget(self, one: Listener) -> None:
+        self._gate.listeners.remove(one)
+        one.close()
+
+
+def _is_in(path: str, folders: list[str]) -> bool:
+    """Whether a file is in one of these folders, which may be written otherwise."""
+    try:
+        here = os.stat(os.path.dirname(path))
+    except OSError:
+        return False
+    for folder in folders:
+        try:
+            if os.path.samestat(os.stat(folder), here):
+                return True
+        except OSError:
+            continue
+    return False
