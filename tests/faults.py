@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import psycopg
 from installations import server_user
 
@@ -17,7 +18,6 @@ import pgidle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import psutil
     from installations import Place
     from supervised import Supervised
 
@@ -89,9 +89,19 @@ def without_shim(place: Place) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def with_title(one: Supervised, title: str) -> list[psutil.Process]:
+    """Processes of Postgres's that have this in their title. One that is gone meanwhile has none."""
+    found = []
+    for process in one.processes():
+        with contextlib.suppress(psutil.Error):
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def child(one: Supervised, title: str) -> psutil.Process:
     """The postmaster's child that has this in its title."""
-    found = [process for process in one.processes() if title in " ".join(process.cmdline())]
+    found = with_title(one, title)
     assert len(found) == 1, found
     return found[0]
 

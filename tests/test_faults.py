@@ -22,7 +22,7 @@ import psutil
 import psycopg
 import pytest
 from clients import Ledger
-from faults import carry_out, child, connect, last_reason, notes, query, start_again, without_shim
+from faults import carry_out, child, connect, last_reason, notes, query, start_again, with_title, without_shim
 from installations import server_user
 from namespaces import UNPRIVILEGED
 from postgres_fixture import wait_until
@@ -452,7 +452,7 @@ def held_drowsy(one: Supervised) -> Iterator[None]:
     """Drowsy, as the last look waits for a lock: five seconds at most."""
     with contextlib.suppress(psycopg.OperationalError), connect(one) as locker:
         with stopped(child(one, "checkpointer")):
-            wait_until(lambda: any("CHECKPOINT" in " ".join(p.cmdline()) for p in one.processes()))
+            wait_until(lambda: with_title(one, "CHECKPOINT") != [])
             locker.execute("BEGIN")
             locker.execute("LOCK pg_authid IN ACCESS EXCLUSIVE MODE")
         one.wait_for_state("drowsy")
@@ -683,7 +683,7 @@ def test_a_look_that_hangs(newest: Installation, launch, why: str):
     one.wait_for_state("awake")
     with ExitStack() as hanging:
         if why == "backend stopped":
-            wait_until(lambda: any("[local]" in " ".join(p.cmdline()) for p in one.processes()))
+            wait_until(lambda: with_title(one, "[local]") != [])
             hanging.enter_context(stopped(child(one, "[local]")))
         else:
             locker = hanging.enter_context(connect(one))
