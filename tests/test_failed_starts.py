@@ -104,6 +104,7 @@ def test_a_mistake_in_a_file_is_named_and_mended(installation: Installation, lau
         assert (health.returncode, health.stdout) == (0, "starting\n")
         conf.write_text(good)
     # Said once, and that it is over; Postgres's own lines are all there.
+    one.wait_log("that is over", since=mark)
     said = [
         line for line in one.lines[mark:] if line.data.get("topic") == "start" and "nonsense" in line.text
     ]

@@ -576,7 +576,8 @@ def test_a_shutdown_that_only_the_archiver_delays_is_clean(installation: Install
         assert one.stop() == 0
     else:
         mark = one.mark()
-        assert one.pgidle("sleep").returncode == 0
+        # Refused while the session before is on its way out.
+        wait_until(lambda: one.pgidle("sleep").returncode == 0)
         one.wait_for_state("stopping", since=mark)
         assert query(one, "SELECT count(*) FROM cache") == 1
         one.wait_for_state("asleep", since=mark)
