@@ -240,6 +240,16 @@ def test_only_a_gap_that_a_fault_made_excuses_a_refusal() -> None:
     assert rule(replace(later, who=LOCAL, began=100.41), happened(stopped, exits=(gone,))) is Ruling.VIOLATION
 
 
+def test_a_stop_closes_the_unix_socket_before_the_end() -> None:
+    stopped = Window("SIGTERM", STOPPED, 99.0, 101.0, felt=99.1)
+    gone = Exit(0, at=100.0, said=True, is_clean=True, listening=100.2, serving=100.4, stopping=99.1)
+    refused = failure(Doing.CONNECT, began=99.2, at=99.2, who=LOCAL, text="Connection refused")
+    assert rule(refused, happened(stopped, exits=(gone,))) is Ruling.AWAY
+    assert rule(replace(refused, began=98.8, at=98.8), happened(stopped, exits=(gone,))) is Ruling.VIOLATION
+    assert rule(replace(refused, who="writer 0"), happened(stopped, exits=(gone,))) is Ruling.VIOLATION
+    assert rule(replace(refused, text="EOF"), happened(stopped, exits=(gone,))) is Ruling.VIOLATION
+
+
 def test_nobody_is_left_in_the_queues_of_a_supervisor_that_ended_in_order() -> None:
     stopped = Window("SIGTERM", STOPPED, 99.5, 101.0, felt=99.9)
     cut = failure(Doing.CONNECT, began=99.95, at=100.0)

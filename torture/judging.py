@@ -144,7 +144,8 @@ def _is_away(gone: Exit, failure: Failure, happened: Round) -> bool:
     is_local = failure.who in happened.local
     # The lines that these are known by come later than the sockets: no slack there.
     back = gone.serving if is_local else gone.listening
-    if happened.keeps_socket or not (gone.at - SLACK <= failure.at and failure.began <= back):
+    since = min(gone.at, gone.stopping) if is_local else gone.at
+    if happened.keeps_socket or not (since - SLACK <= failure.at and failure.began <= back):
         return False
     sleeps = gone.status == 0 and not happened.stays and is_local
     return (sleeps or excused(gone, happened)) and (gone.status != 0 or _is_refusal(failure))

@@ -45,17 +45,21 @@ class Machine(Supervised):
         status = self._process.wait(timeout)
         at = min(time.monotonic(), self._lost_at())
         self.killed_at = None
-        self.exits.append(
-            Exit(status, at, self.has_spoken, is_shut_down(self.installation, str(self.data_dir)))
-        )
+        is_clean = is_shut_down(self.installation, str(self.data_dir))
+        stopping = min(self._said("terminating"), default=float("inf"))
+        self.exits.append(Exit(status, at, self.has_spoken, is_clean, stopping=stopping))
         return status
 
     def _lost_at(self) -> float:
         """When this supervisor let go of the port, as far as that is known: killed, or by its own word `failed`."""
+        killed = [self.killed_at] if self.killed_at is not None else []
+        return min([*self._said("failed"), *killed], default=float("inf"))
+
+    def _said(self, state: str) -> list[float]:
+        """When this supervisor said that it was in a state."""
         with self._news:
             recent = list(zip(self.times, self.lines, strict=True))[-200:]
-        said = [at for at, x in recent if x.data.get("pid") == self.pid and x.data.get("state") == "failed"]
-        return min([*said, *([self.killed_at] if self.killed_at is not None else [])], default=float("inf"))
+        return [at for at, x in recent if x.data.get("pid") == self.pid and x.data.get("state") == state]
 
     @property
     def has_spoken(self) -> bool:
