@@ -20,7 +20,7 @@ from psycopg.types.json import set_json_loads
 from pgidle import query
 from pgidle.arrivals import Arrivals
 from pgidle.disk import room_of
-from pgidle.inbox import Checkpointed
+from pgidle.observer.answers import Checkpointed
 from pgidle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.sockets import plain
 from pgidle.watch_connection import GRACE, STATEMENT_TIMEOUT, WatchConnection, WatchError, one_line

@@ -184,6 +184,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         loop=loop,
         log=log,
         manager=manager,
+        supervisor_pid=os.getpid(),
     )
 
 

@@ -1,4 +1,4 @@
-"""A listening socket that speaks HTTP: one request for each connection, and a limit to everything.
+"""Connections that speak HTTP: one request for each, and a limit to everything.
 
 h11 parses; asyncio carries the bytes. A server of its own kind would wake many times a second to see whether
 it should end: more than all the rest of an idle supervisor.
@@ -13,30 +13,28 @@ import asyncio
 import itertools
 import select
 import socket
-import struct
 from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
 
+from pgidle.http_listener import (
+    CONNECTIONS,
+    CONNECTIONS_OF_ONE,
+    END_OF_HEAD,
+    LONGEST_HEAD,
+    REQUEST_TIME,
+    origin,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
 
     Answering = Callable[[str, str, str], Awaitable["Answer"]]
 
-# Seconds from connect to the end of the request, and for taking the answer: a silent or endless client is not kept. How
-# long the answer itself may take is for `answering` to say.
-REQUEST_TIME = 3.0
+# Seconds for taking the answer. How long the answer itself may take is for `answering` to say.
 CONNECTION_TIME = 10.0
-# Connections at a time and door, and of one address (of IPv6: one network of 64 bits), so that a flood does not take
-# every descriptor.
-CONNECTIONS = 64
-CONNECTIONS_OF_ONE = 16
-# Bytes of a request's head.
-LONGEST_HEAD = 8192
-END_OF_HEAD = b"\r\n\r\n"
-_UCRED = struct.Struct("=iII")
 # Seconds that answers under way get when the door closes.
 CLOSING_TIME = 0.2
 
@@ -50,28 +48,30 @@ class Answer(NamedTuple):
 
 
 class Door:
-    """A listening socket, taken over, and what answers behind it. Belongs to the loop's thread.
+    """What answers those who are let in. Belongs to the loop's thread.
 
     `answering` is called with a request's method, path and query, and must not raise; it is cancelled where the client
-    goes away. `users` are the uids that may connect, for a Unix socket; None: everybody may.
+    goes away.
     """
 
-    def __init__(
-        self, answering: Answering, listener: socket.socket, users: Collection[int] | None = None
-    ) -> None:
+    def __init__(self, answering: Answering) -> None:
         self.answering = answering
-        self.users = users
         self.connections: set[_Connection] = set()
-        self._listener = listener
-        self._server: asyncio.Server | None = None
         self._numbers = itertools.count()
 
     def next_number(self) -> int:
         return next(self._numbers)
 
-    async def open(self) -> None:
+    async def let_in(self, connected: socket.socket, data: bytes) -> None:
+        """Answer somebody who has sent `data` so far."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), sock=self._listener)
+        try:
+            transport, connection = await loop.connect_accepted_socket(lambda: _Connection(self), connected)
+        except OSError:
+            connected.close()  # It has gone meanwhile.
+            return
+        if not transport.is_closing():
+            connection.data_received(data)
 
     def make_room(self) -> None:
         """Cut who has kept silent longest, where there are too many."""
@@ -84,9 +84,7 @@ class Door:
         next((one for one in by_age if one.is_silent()), by_age[-1]).cut()
 
     async def close(self) -> None:
-        """Let nobody in any more, let answers under way end, and cut the rest."""
-        if self._server:
-            self._server.close()
+        """Let answers under way end, and cut the rest."""
         tasks = [one.task for one in self.connections if one.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSING_TIME)
@@ -111,12 +109,9 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
         loop = asyncio.get_running_loop()
         self._end = loop.call_later(REQUEST_TIME, self.cut)
-        self.origin = _origin(transport)
+        self.origin = origin(transport.get_extra_info("peername"))
         self._door.connections.add(self)
-        if self._door.users is not None and _user(transport) not in self._door.users:
-            self.cut()
-        else:
-            self._door.make_room()
+        self._door.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end.cancel()
@@ -195,22 +190,3 @@ class _Connection(asyncio.Protocol):
         self._end = asyncio.get_running_loop().call_later(CONNECTION_TIME, self.cut)
         self._transport.write(b"".join(part for part in sent if part))
         self._transport.close()
-
-
-def _origin(transport: asyncio.Transport) -> str:
-    """Whom a connection counts for."""
-    peer = transport.get_extra_info("peername")
-    if not isinstance(peer, tuple):
-        return ""
-    address = str(peer[0]).partition("%")[0]
-    if ":" not in address or "." in address:
-        return address
-    return socket.inet_pton(socket.AF_INET6, address)[:8].hex()
-
-
-def _user(transport: asyncio.Transport) -> int:
-    """The uid of who connected, by the kernel (SO_PEERCRED, unix(7): struct ucred)."""
-    credentials = transport.get_extra_info("socket").getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
-    )
-    return int(_UCRED.unpack(credentials)[1])

@@ -82,6 +82,14 @@ def save(state_dir: StateDir, history: History) -> None:
     state_dir.keep(LAST_SLEEP, json.dumps(kept, indent=1) + "\n")
 
 
+def remember(state_dir: StateDir, why: str, now: float, seconds: float) -> None:
+    """Keep a sleep that began `now`, of which nobody knows whom it has cut."""
+    try:
+        save(state_dir, load(state_dir).slept(why, now, frozenset(), seconds))
+    except OSError:
+        return  # The log has it.
+
+
 def last_sleep(state_dir: str) -> LastSleep | None:
     """What was kept of the last sleep, for who is not the supervisor; None where there is nothing that can be read."""
     try:

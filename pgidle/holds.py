@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.log import Log
-    from pgidle.loop import Loop
+    from pgidle.observer.timers import Timers
     from pgidle.orders import Program
     from pgidle.statedir import StateDir
 
@@ -37,21 +37,36 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Holds:
-    """Belongs to the supervisor's thread, but for `leases`, which is replaced as a whole."""
+    """Belongs to the observer's loop, but for `leases`, which is replaced as a whole."""
 
-    def __init__(self, state_dir: StateDir, loop: Loop, log: Log, ended: Callable[[], None]) -> None:
-        """Go on with what an earlier supervisor kept. `ended` is called when a program's end has ended a hold."""
+    def __init__(
+        self,
+        state_dir: StateDir,
+        timers: Timers,
+        log: Log,
+        content: str | None,
+        changed: Callable[[str], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """Go on with what an earlier observer told (`content`), or else with what an earlier supervisor kept.
+
+        `changed` is told each change, as the file has it; `ended` is called when a program's end has ended a hold.
+        """
         self.leases: tuple[Lease, ...] = ()
-        self._loop = loop
+        self._timers = timers
         self._log = log
+        self._changed = changed
         self._ended = ended
+        self._is_told = content is not None
         self._last = 0
         self._boot = _read(BOOT_ID)
         self._holds: dict[int, tuple[Hold, Lease]] = {}
         self._pidfds: dict[int, int] = {}
         self._writer = _Writer(lambda content: state_dir.keep(HOLDS, content, durable=True))
         try:
-            self._go_on(_read_file(f"{state_dir.path}/{HOLDS}"))
+            self._go_on(
+                from_text(content) if content is not None else _read_file(f"{state_dir.path}/{HOLDS}")
+            )
         except (OSError, ValueError) as error:
             where = f"{state_dir.path}/{HOLDS}"
             self._log.note("hold", f"{where} holds nothing, for it is not as pgidle writes it: {error}")
@@ -97,12 +112,13 @@ class Holds:
                 )
                 continue
             self._add(hold)
-            self._log.note(
-                "hold",
-                f"{_name(hold)} counts again; it ends {self._holds[hold.number][1].ends(time.monotonic())}",
-            )
+            if not self._is_told:
+                ends = self._holds[hold.number][1].ends(time.monotonic())
+                self._log.note("hold", f"{_name(hold)} counts again; it ends {ends}")
         if self._content() != file:
             self._save()
+        elif not self._is_told:
+            self._changed(to_text(file))
 
     def _add(self, hold: Hold) -> None:
         left = hold.left(time.time())
@@ -124,7 +140,7 @@ class Holds:
     def _drop(self, number: int) -> None:
         del self._holds[number]
         if (pidfd := self._pidfds.pop(number, None)) is not None:
-            self._loop.forget(pidfd)
+            self._timers.forget(pidfd)
             os.close(pidfd)
         self._tell()
 
@@ -132,7 +148,9 @@ class Holds:
         return HoldFile(self._boot, self._last, tuple(hold for hold, _ in self._holds.values()))
 
     def _save(self, number: int = 0, kept: Kept | None = None) -> None:
-        self._writer.write(to_text(self._content()), lambda error: kept(number, error) if kept else None)
+        content = to_text(self._content())
+        self._changed(content)
+        self._writer.write(content, lambda error: kept(number, error) if kept else None)
 
     def _watch(self, number: int, program: Program, *, is_new: bool) -> bool:
         """Whether the program runs; then its end ends the hold.
@@ -149,7 +167,7 @@ class Holds:
             os.close(pidfd)
             return False
         self._pidfds[number] = pidfd
-        self._loop.watch(pidfd, lambda: self._on_end(number))
+        self._timers.watch(pidfd, lambda: self._on_end(number))
         return True
 
     def _on_end(self, number: int) -> None:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pgidle.binaries import Binaries
     from pgidle.first_start import FirstStart
     from pgidle.gate.gate import Gate
-    from pgidle.inbox import SettingsChanged
     from pgidle.inherited import Manager
     from pgidle.log import Log
     from pgidle.loop import Loop
@@ -22,8 +21,16 @@ if TYPE_CHECKING:
 
 
 @record
+class SettingsRead:
+    """The settings, or the line that says what is wrong with them."""
+
+    settings: Settings | None
+    error: str
+
+
+@record
 class Doors:
-    """Listening sockets, which the backstage takes over: HTTP on TCP (any number), and the control socket."""
+    """Listening sockets: HTTP on TCP (any number), and the control socket."""
 
     tcp: tuple[socket.socket, ...]
     control: socket.socket
@@ -33,21 +40,19 @@ class Doors:
 class Files:
     """What to notice changes of: the data directory's configuration, and the settings file, there or not yet.
 
-    `resolve` reads the settings again, on any thread; it raises PgidleError.
+    `resolve` reads the settings again; it raises PgidleError.
     """
 
     data_dir: str
     settings_file: str | None
     resolve: Callable[[], Settings]
 
-    def read(self) -> SettingsChanged:
+    def read(self) -> SettingsRead:
         """The settings as they are now, or what is wrong with them."""
-        from pgidle.inbox import SettingsChanged
-
         try:
-            return SettingsChanged(self.resolve(), "")
+            return SettingsRead(self.resolve(), "")
         except PgidleError as error:
-            return SettingsChanged(None, str(error))
+            return SettingsRead(None, str(error))
 
 
 @record
@@ -69,3 +74,4 @@ class House:
     loop: Loop
     log: Log
     manager: Manager | None
+    supervisor_pid: int

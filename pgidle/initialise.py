@@ -9,7 +9,6 @@ moving what was complete and throws away what was not.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pgidle.cluster import COMPLETE, INITDB_DATA, INITDB_FOLDER, OWN_FOLDER
 from pgidle.errors import PgidleError
-from pgidle.initdb import PR_SET_PDEATHSIG, Order, end_processes, make_cluster
+from pgidle.forked import SupervisorGone, fork, settle
+from pgidle.initdb import Order, end_processes, make_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,7 +150,6 @@ class Initialisation:
     """`initialise` in a forked child, so that the supervisor's loop stays free to hear signals.
 
     The child dies with the supervisor. `fileno()` turns readable when it has ended; then ask `error()`.
-    Fork before any thread exists.
     """
 
     def __init__(
@@ -159,14 +158,7 @@ class Initialisation:
         self._inner = Path(data_dir, INITDB_DATA)
         self._answer, writer = os.pipe()
         supervisor = os.getpid()
-        # No signal may meet the child while it still has the supervisor's handlers.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                _child(lambda: initialise(data_dir, order, before), writer, supervisor)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self.pid = fork(lambda: _child(lambda: initialise(data_dir, order, before), writer, supervisor))
         os.close(writer)
 
     def fileno(self) -> int:
@@ -220,21 +212,12 @@ def _child(work: Callable[[], None], writer: int, supervisor: int) -> NoReturn:
 
 
 def _settle(writer: int, supervisor: int) -> None:
-    """Make the forked copy a program of its own: no handler, descriptor or terminal of the supervisor's."""
-    os.setsid()
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)) and number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)
-    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if descriptor > 2 and descriptor != writer:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+    try:
+        settle((writer,), supervisor, signal.SIGTERM)
+    except SupervisorGone:
+        raise _Stopped from None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != supervisor:
-        raise _Stopped
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

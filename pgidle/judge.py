@@ -1,7 +1,7 @@
 """When to look at Postgres, and what the looks add up to: idle, not idle, and still idle with nobody let in.
 
-The judge asks the backstage for looks, has `policy` weigh them, and tells the supervisor IDLE_JUDGED,
-IDLE_CONFIRMED or ACTIVITY_SEEN. It is made when Postgres is up, so that its imports cost no wake.
+The judge orders looks, has `policy` weigh them, and tells the supervisor what they add up to. It lives in the observer,
+whose end is the end of what it remembers: then the idle clock begins anew.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 from pgidle import keepers, policy
 from pgidle.flapping import SOON, Backoff, applications, flapping, ignored_waker, waker
-from pgidle.gate.gatekeeper import parked_text
 from pgidle.history import load, save
-from pgidle.holds import Holds
-from pgidle.lifecycle import Event
+from pgidle.observer.messages import Judgement
 from pgidle.orders import Sleep
 from pgidle.policy import is_near
 from pgidle.reasons import ReasonKind, slot_text
@@ -25,12 +23,12 @@ from pgidle.startable import Startable, StartResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.backstage import Backstage
-    from pgidle.gate.gate import Gate
-    from pgidle.holds import Kept
-    from pgidle.inbox import Checkpointed, Looked, Requested, StartTried
+    from pgidle.holds import Holds, Kept
     from pgidle.log import Log
-    from pgidle.loop import Loop
+    from pgidle.looks import Looks
+    from pgidle.observer.answers import Checkpointed, Looked, StartTried
+    from pgidle.observer.timers import Timers
+    from pgidle.ordering import Requested
     from pgidle.orders import Hold
     from pgidle.policy import Look
     from pgidle.reasons import Verdict
@@ -59,35 +57,36 @@ DRAIN_LIMIT = 2.0
 
 
 class Judge:
-    """The verdicts on one Postgres. Lives as long as the supervisor; `begin` for every wake."""
+    """The verdicts on one Postgres; `begin` for every wake."""
 
     def __init__(
         self,
         settings: Settings,
-        backstage: Backstage,
-        gate: Gate,
-        loop: Loop,
+        orders: Looks,
+        holds: Holds,
+        timers: Timers,
         log: Log,
         state_dir: StateDir,
-        happen: Callable[[Event, str], None],
+        tell: Callable[[Judgement, str], None],
         next_start: StartQuestion,
+        counts: tuple[int, int] = (0, 0),
     ) -> None:
+        """`orders` carries out looks, checkpoints and trials; each is answered by a call of `looked`, `checkpointed` or
+        `start_tried`. `tell` is told each judgement, and why. `counts`: of looks so far, and of those that failed."""
         self.settings = settings
-        self.holds = Holds(state_dir, loop, log, self._on_hold_changed)
+        self.holds = holds
         self.backoff = Backoff()
         self.verdict: Verdict | None = None
-        self.looks = 0
-        self.looks_failed = 0
+        self.looks, self.looks_failed = counts
         self.sessions: int | None = None
         self._state_dir = state_dir
         self._history = load(state_dir)
         self._connected: frozenset[str] = frozenset()
         self._slots: dict[str, float] = {}
-        self._backstage = backstage
-        self._gate = gate
-        self._loop = loop
+        self._orders = orders
+        self._timers = timers
         self._log = log
-        self._happen = happen
+        self._tell = tell
         self._next_start = next_start
         self._start: StartResult | None = None
         self._tried_at = 0.0
@@ -128,8 +127,8 @@ class Judge:
     def pause(self, why: str, *, granted: bool) -> None:
         """Postgres is not to be looked at any more; who asked for a sleep is told whether it comes."""
         self._ticket += 1
-        self._loop.cancel("look")
-        self._loop.cancel("drain")
+        self._timers.cancel("look")
+        self._timers.cancel("drain")
         self._is_confirming = False
         self.answer(granted, why)
         self._tell_askers()
@@ -141,14 +140,14 @@ class Judge:
 
     def look_now(self) -> None:
         """Ask for a look; one that is under way no longer counts."""
-        self._loop.cancel("look")
+        self._timers.cancel("look")
         self._ticket += 1
-        self._backstage.look(self._ticket, LOOK_DEADLINE)
+        self._orders.look(self._ticket, LOOK_DEADLINE)
 
     def look_for(self, asker: Callable[[], None]) -> None:
         """Call back when there has been a look that is no older than this question."""
         self._askers.append(asker)
-        if self._loop.is_set("look"):
+        if self._timers.is_set("look"):
             self.look_now()
 
     def confirm(self) -> None:
@@ -156,7 +155,7 @@ class Judge:
         self._is_confirming = True
         self._drain_since = time.monotonic()
         self._ticket += 1
-        self._loop.cancel("look")
+        self._timers.cancel("look")
         self._look_for_the_last_time()
 
     def asked_to_sleep(self, request: Requested) -> None:
@@ -192,15 +191,15 @@ class Judge:
     def hold(self, order: Hold, kept: Kept) -> int:
         """Take a hold, which any look respects from now on; its number. Raises PgidleError."""
         number = self.holds.take(order.seconds, order.why, order.program, kept)
-        self._on_hold_changed()
+        self.on_hold_changed()
         return number
 
     def release(self, name: str | None, kept: Kept) -> None:
         """End one hold, or every one. Raises PgidleError."""
         self.holds.release(name, kept)
-        self._on_hold_changed()
+        self.on_hold_changed()
 
-    def _on_hold_changed(self) -> None:
+    def on_hold_changed(self) -> None:
         if not self._is_confirming:
             self.look_now()
 
@@ -233,7 +232,6 @@ class Judge:
             settings,
             self._memory,
             now,
-            parked=self._gate.parked(),
             leases=self.holds.leases,
             backoff=backoff,
             start=self._start,
@@ -266,7 +264,7 @@ class Judge:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind not in idle)
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
-            self._loop.after(verdict.next_look, "look", self.look_now)
+            self._timers.after(verdict.next_look, "look", self.look_now)
             if not is_near(verdict, now):
                 self._disconnect()
 
@@ -275,7 +273,7 @@ class Judge:
         self._tried_at = 0.0
         self._is_trying = True
         self._trial += 1
-        self._backstage.try_start(self._trial, replace(self._next_start, prepared=self._prepared))
+        self._orders.try_start(self._trial, replace(self._next_start, prepared=self._prepared))
 
     def start_tried(self, message: StartTried) -> None:
         """It is known, or known not to be known, whether Postgres would start."""
@@ -313,7 +311,7 @@ class Judge:
             self._tried_at = time.monotonic()
             self.look_now()
         else:
-            self._happen(Event.IDLE_JUDGED, self._summary())
+            self._tell(Judgement.IDLE, self._summary())
 
     @property
     def last_sleep(self) -> LastSleep | None:
@@ -376,36 +374,34 @@ class Judge:
     def _checkpoint(self) -> None:
         if not self._is_checkpointing:
             self._is_checkpointing = True
-            self._backstage.checkpoint(CHECKPOINT_TIMEOUT)
+            self._orders.checkpoint(CHECKPOINT_TIMEOUT)
 
     def _conclude(self, look: Look, verdict: Verdict) -> None:
         if not self._is_forced:
             if verdict.idle:
                 self._confirm()
             else:
-                self._happen(Event.ACTIVITY_SEEN, "; ".join(map(str, verdict.reasons)))
+                self._tell(Judgement.USED, "; ".join(map(str, verdict.reasons)))
         elif isinstance(look, Snapshot) and look.has_arrivals and self._may_drain():
             # Force cuts sessions, but nobody who has yet to get one: it takes milliseconds.
-            self._loop.after(DRAIN_POLL, "drain", self._look_for_the_last_time)
+            self._timers.after(DRAIN_POLL, "drain", self._look_for_the_last_time)
         else:
             self._confirm()
 
     def _disconnect(self) -> None:
         # The last look, after a checkpoint, cannot connect again.
         if not self._is_checkpointing:
-            self._backstage.disconnect()
+            self._orders.disconnect()
 
     def _look_for_the_last_time(self) -> None:
-        self._backstage.look(self._ticket, LOOK_DEADLINE, may_connect=False)
+        self._orders.look(self._ticket, LOOK_DEADLINE, may_connect=False)
 
     def _confirm(self) -> None:
-        """Nobody uses Postgres; and nobody has come meanwhile?"""
-        if parked := self._gate.parked():
-            self._happen(Event.CLIENT_PARKED, parked_text(parked))
-        elif self._is_trying and not self._is_forced:
-            self._happen(Event.ACTIVITY_SEEN, "a file has changed that Postgres is started with")
+        """Nobody uses Postgres; and it would start with what is there now?"""
+        if self._is_trying and not self._is_forced:
+            self._tell(Judgement.USED, "a file has changed that Postgres is started with")
         else:
-            self._happen(Event.IDLE_CONFIRMED, self._summary())
+            self._tell(Judgement.CONFIRMED, self._summary())
 
     def _may_drain(self) -> bool:
         return time.monotonic() - self._drain_since < DRAIN_LIMIT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pgidle.inbox import Checkpointed, Looked, StartTried
 from pgidle.lean import collect_garbage
+from pgidle.observer.answers import Checkpointed, Looked, StartTried
 from pgidle.snapshot import LookFailed
 from pgidle.start_trial import try_start
 from pgidle.startable import Startable, StartResult
@@ -14,7 +14,7 @@ from pgidle.startable import Startable, StartResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from pgidle.inbox import Inbox
+    from pgidle.observer.answers import Ended
     from pgidle.snapshot import Snapshot
     from pgidle.startable import StartQuestion
 
@@ -42,15 +42,14 @@ class Watching(Protocol):
 class Looks:
     """Belongs to the loop's thread. A watcher's own fault (an exception) ends the task group."""
 
-    def __init__(self, inbox: Inbox, group: asyncio.TaskGroup) -> None:
-        self._inbox = inbox
+    def __init__(self, ended: Callable[[Ended], None], group: asyncio.TaskGroup) -> None:
+        """`ended` is called with what came of each order, on the loop."""
+        self._ended = ended
         self._group = group
         self._turn = asyncio.Lock()
         self._trial = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._watching: Watching | None = None
-        self.ended = asyncio.Event()
-        """Set when nothing more will be asked."""
 
     def watch(self, connect: Callable[[], Watching]) -> None:
         """Look through what `connect` makes, instead of what there was."""
@@ -69,19 +68,19 @@ class Looks:
 
     def look(self, ticket: int, deadline: float, *, may_connect: bool = True) -> None:
         def answer(seen: Snapshot | LookFailed | None) -> None:
-            self._inbox.post(Looked(ticket, seen or LookFailed(GIVEN_UP)))
+            self._ended(Looked(ticket, seen or LookFailed(GIVEN_UP)))
 
         self._start(self._look(deadline, may_connect), answer)
 
     def checkpoint(self, deadline: float) -> None:
         def answer(ended: Checkpointed | None) -> None:
-            self._inbox.post(ended or Checkpointed(GIVEN_UP))
+            self._ended(ended or Checkpointed(GIVEN_UP))
 
         self._start(self._checkpoint(deadline), answer)
 
     def try_start(self, ticket: int, question: StartQuestion) -> None:
         def answer(found: StartResult | None) -> None:
-            self._inbox.post(StartTried(ticket, found or StartResult(Startable.UNKNOWN, GIVEN_UP)))
+            self._ended(StartTried(ticket, found or StartResult(Startable.UNKNOWN, GIVEN_UP)))
 
         self._start(self._try_start(question), answer)
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from pgidle.status import Memory
-
-if TYPE_CHECKING:
-    import psutil
 
 
 class Meter:
@@ -18,8 +14,8 @@ class Meter:
     psutil itself would be 1.5 MB of what there is to tell, so it is imported when somebody asks.
     """
 
-    def __init__(self) -> None:
-        self._self: psutil.Process | None = None
+    def __init__(self, supervisor_pid: int) -> None:
+        self._supervisor_pid = supervisor_pid
         self._read: tuple[float, int | None, Memory] | None = None
 
     def read(self, postmaster_pid: int | None) -> Memory:
@@ -27,8 +23,8 @@ class Meter:
         if self._read is None or self._read[1] != postmaster_pid or now - self._read[0] >= 1:
             import psutil
 
-            self._self = self._self or psutil.Process(os.getpid())
-            memory = Memory(self._self.memory_info().rss, _postgres(postmaster_pid))
+            sizes = [psutil.Process(pid).memory_info().rss for pid in (self._supervisor_pid, os.getpid())]
+            memory = Memory(sizes[0], sizes[1], _postgres(postmaster_pid))
             self._read = (now, postmaster_pid, memory)
         return self._read[2]
 

@@ -1,47 +1,61 @@
-"""Orders from the control socket: carried out, and answered when it is known what came of them."""
+"""Orders from the control socket: carried out, and answered when it is known what came of them. In the observer."""
 
 from __future__ import annotations
 
 import time
 
 from pgidle.errors import PgidleError
-from pgidle.lifecycle import Event, State
+from pgidle.lifecycle import State
 from pgidle.options import WhenIdle
 from pgidle.orders import Hold, Release, Sleep, Wake
-from pgidle.record import replace
+from pgidle.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.inbox import Requested
     from pgidle.judge import Judge
+    from pgidle.orders import Order
 
 SERVING = (State.AWAKE, State.DROWSY)
 
 
-class Ordering:
-    """Carries out orders, and knows who waits for the end of one. Belongs to the supervisor's thread."""
+@record
+class Requested:
+    """Somebody gave an order at the control socket.
 
-    def __init__(self, happen: Callable[[Event, str], None]) -> None:
-        self._happen = happen
-        self._for_wake: list[Requested] = []
+    `reply` takes whether it was granted and a line about it, once. `is_awaited` says whether anybody still waits for
+    that.
+    """
+
+    order: Order
+    reply: Callable[[bool, str], None]
+    is_awaited: Callable[[], bool]
+
+
+class Ordering:
+    """Carries out orders, and knows who waits for the end of one."""
+
+    def __init__(self, want_wake: Callable[[str], int]) -> None:
+        """`want_wake` tells the supervisor of a wake, and gives the number by which its answer is known."""
+        self._want_wake = want_wake
+        self._for_wake: list[tuple[int, Requested]] = []
         self._for_sleep: list[Requested] = []
 
-    def take(self, request: Requested, state: State, why: str, judge: Judge | None) -> None:
+    def take(self, request: Requested, state: State, why: str, judge: Judge) -> None:
         """Carry out one; `why` is why the state holds."""
         # Who has gone away meanwhile is not kept.
-        self._for_wake = [one for one in self._for_wake if one.is_awaited()]
+        self._for_wake = [(number, one) for number, one in self._for_wake if one.is_awaited()]
         self._for_sleep = [one for one in self._for_sleep if one.is_awaited()]
-        if judge is None or state in (State.TERMINATING, State.FAILED):
+        if state in (State.TERMINATING, State.FAILED):
             request.reply(False, f"not while {state.noun}: {why}")
             return
         match request.order:
             case Wake(wait):
                 judge.wanted()
-                self._happen(Event.WAKE_REQUESTED, "asked to wake")
+                number = self._want_wake("asked to wake")
                 if wait:
-                    self._for_wake.append(request)
+                    self._for_wake.append((number, request))
                 else:
                     was = "awake" if state is State.AWAKE else f"waking, was {state.noun}"
                     request.reply(True, was)
@@ -65,12 +79,13 @@ class Ordering:
         except PgidleError as error:
             request.reply(False, str(error))
             return
+        wake = self._want_wake(f"hold {number} was taken")
         if order.program is not None:
             said = f"hold {number}: held awake for {order.program.name}{until}"
-            self._for_wake.append(
-                replace(request, reply=lambda granted, why: request.reply(granted, said if granted else why))
+            waiting = replace(
+                request, reply=lambda granted, why: request.reply(granted, said if granted else why)
             )
-        self._happen(Event.WAKE_REQUESTED, f"hold {number} was taken")
+            self._for_wake.append((wake, waiting))
 
     def _release(self, request: Requested, name: str | None, judge: Judge) -> None:
         def kept(ended: int, error: str) -> None:
@@ -104,34 +119,43 @@ class Ordering:
 
         return replace(request, reply=reply)
 
-    def entered(self, before: State, after: State, why: str, when_idle: WhenIdle) -> None:
-        """Something has happened, and been dealt with: answer whoever has waited for it."""
+    def entered(self, before: State, after: State, why: str, when_idle: WhenIdle, number: int) -> None:
+        """Something has happened, and been dealt with: answer whoever has waited for it. `number` is that of the last
+        wake that had been asked for by then."""
         if after is State.AWAKE:
-            self._answer(self._for_wake, True, "awake: Postgres accepts connections")
+            self._answer_wakes(number, True, "awake: Postgres accepts connections")
         if after is before:
             return
         if after is State.ASLEEP and when_idle is WhenIdle.STAY:
-            self._answer(self._for_sleep, True, f"asleep: {why}")
+            self._answer_sleeps(True, f"asleep: {why}")
         elif after is State.STARTING:
             slept = before in (State.ASLEEP, State.LEAVING)
             said = "it slept, and woke again at once" if slept else "not put to sleep"
-            self._answer(self._for_sleep, False, f"{said}: {why}")
+            self._answer_sleeps(False, f"{said}: {why}")
 
     def start_failed(self, why: str) -> None:
         """It goes on being tried. Who has asked for a wake is told, and may ask again."""
-        self._answer(self._for_wake, False, f"not awake: {why}")
+        self._answer_wakes(None, False, f"not awake: {why}")
 
     def leaving(self, state: State, status: int, why: str) -> None:
         """The supervisor ends, in this state: nobody who still waits will hear of anything else."""
-        self._answer(self._for_wake, False, f"pgidle ends: {why}")
+        self._answer_wakes(None, False, f"pgidle ends: {why}")
         slept = "asleep, and pgidle has exited" if state is State.LEAVING else f"stopped: {why}"
-        self._answer(self._for_sleep, status == 0, slept if status == 0 else f"pgidle ends: {why}")
+        self._answer_sleeps(status == 0, slept if status == 0 else f"pgidle ends: {why}")
 
-    @staticmethod
-    def _answer(waiting: list[Requested], granted: bool, text: str) -> None:
+    def _answer_wakes(self, number: int | None, granted: bool, text: str) -> None:
+        """Those asked for up to a number, or all."""
+        waiting, self._for_wake = self._for_wake, []
+        for asked, one in waiting:
+            if number is not None and asked > number:
+                self._for_wake.append((asked, one))
+            else:
+                one.reply(granted, text)
+
+    def _answer_sleeps(self, granted: bool, text: str) -> None:
+        waiting, self._for_sleep = self._for_sleep, []
         for one in waiting:
             one.reply(granted, text)
-        waiting.clear()
 
 
 def _moment(seconds: float) -> str:

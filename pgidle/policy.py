@@ -126,25 +126,23 @@ def evaluate(
     leases: tuple[Lease, ...] = (),
     backoff: Backoff = NO_BACKOFF,
     *,
-    parked: int = 0,
     start: StartResult | None = None,
 ) -> tuple[Verdict, Memory]:
-    """Judge. `parked`: clients that wait at the gate. `backoff`: what `flapping` says. `now` is monotonic.
+    """Judge. `backoff`: what `flapping` says. `now` is monotonic.
     `start`: whether Postgres would start again, where that has been tried since it woke or a file has changed.
     """
     leases = tuple(lease for lease in leases if lease.until > now)
     held = tuple(_lease(lease, now) for lease in leases)
-    waiting = tuple(_parked(parked))
     if isinstance(look, LookFailed):
         unknown = Reason(ReasonKind.UNKNOWN, Signal.LOOK, one_line(look.reason), "with the next whole look")
         memory = Memory(
             memory.awake_since, now, "a look failed", blocked_since=memory.blocked_since, held=memory.held
         )
         again = _next_look(_far(settings, LOOK_UNCOUNTED, LOOK_AGAIN), None, now, LOOK_AGAIN)
-        return Verdict(False, (unknown, *waiting, *held), None, again), memory
+        return Verdict(False, (unknown, *held), None, again), memory
 
     look, held_on = note_held(look, memory.held)
-    activity = (*_activity(look, settings), *waiting, *changes(look, settings, memory.baseline))
+    activity = (*_activity(look, settings), *changes(look, settings, memory.baseline))
     lasting = any(reason.ends for reason in activity)
     blocking = tuple(blockers(look, settings, start))
     firm = any(blocker.signal is not Signal.MAINTENANCE for blocker in blocking)
@@ -205,12 +203,6 @@ def _remember(
 
 def _default(moment: float | None, otherwise: float) -> float:
     return otherwise if moment is None else moment
-
-
-def _parked(parked: int) -> Iterator[Reason]:
-    if parked:
-        text = f"{parked} client{'s' * (parked > 1)} parked at the gate"
-        yield Reason(ReasonKind.ACTIVITY, Signal.PARKED, text, "when Postgres has served them")
 
 
 def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:

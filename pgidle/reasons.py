@@ -28,7 +28,6 @@ class Signal(Enum):
     VANISHED_SESSION = "vanished_session"
     COUNTERS = "counters"
     CONNECTING = "connecting"
-    PARKED = "parked"
     REPLICATION = "replication"
     BASE_BACKUP = "base_backup"
     SUBSCRIPTION = "subscription"

@@ -6,33 +6,29 @@ initialise the data directory on the first start, spawn, and look until postmast
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
-from pgidle.cluster import living_postmaster, read_pidfile
+from pgidle.cluster import living_postmaster
 from pgidle.collected_log import end_of_log
 from pgidle.complaints import last_complaint
-from pgidle.early import postgres_command, spawn_postmaster
+from pgidle.config_files import signatures
+from pgidle.early import spawn_postmaster
 from pgidle.errors import FAULTS, fault_text
 from pgidle.lifecycle import Event
 from pgidle.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
-from pgidle.privileges import user_name
-from pgidle.statedir import WATCH_ROLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.activity import Watcher
+    from pgidle.config_files import Signature
     from pgidle.error_copy import ErrorCopy
     from pgidle.first_start import FirstStart
     from pgidle.gate.gatekeeper import Gatekeeper
     from pgidle.house import House
     from pgidle.initialise import Initialisation
     from pgidle.postmaster import Postmaster
-    from pgidle.settings import Settings
-    from pgidle.startable import StartQuestion
 
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
 """While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
@@ -71,7 +67,6 @@ class Server:
         self.stop_timeout = settings.stop_timeout
         self._first = house.first
         self._binaries = house.binaries
-        self._addresses = house.gate.hosts
         self._environ = house.environ
         self._gate = house.gate
         self._gatekeeper = gatekeeper
@@ -89,7 +84,8 @@ class Server:
         """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
         than to the lock that the one we spawn then finds taken."""
         self._ready_since: float | None = None
-        self._socket_folder: int | None = None
+        self.files_read: dict[str, Signature] = {}
+        """What Postgres has read of its configuration, by name."""
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
         self._asked_to_stop = False
@@ -125,62 +121,6 @@ class Server:
         """Whether an immediate shutdown would empty unlogged tables: once its checkpoint is written it does not."""
         data_dir = self._settings.data_dir
         return not is_checkpointed(data_dir) and has_unlogged(data_dir)
-
-    def watcher(self, settings: Settings) -> Callable[[], Watcher]:
-        """What makes a watcher of the running postmaster; it is called where importing psycopg holds nobody up."""
-        pidfile = read_pidfile(settings.data_dir)
-        pid, port, gate = self.pid or 0, settings.port, self._gate
-        # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
-        first = pidfile.socket_dir if pidfile is not None else ""
-        if first.startswith("@"):
-            # psycopg takes an abstract name for a host's.
-            first = next((os.path.dirname(path) for path in gate.paths()), "")
-        socket_dir = self._socket_dir_for_libpq(first)
-        host = socket_dir or (self._addresses[0] if self._addresses else "localhost")
-        state_dir = self._house.state_dir
-        users = [self._environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
-
-        def remember_role(is_there: bool) -> None:
-            """So that not even the first look after the next wake is a superuser's."""
-            try:
-                state_dir.keep(WATCH_ROLE, "") if is_there else state_dir.forget(WATCH_ROLE)
-            except OSError:
-                return  # On a full disk that one is.
-
-        def make() -> Watcher:
-            from pgidle.activity import Watcher
-
-            wanted = [user for user in users if user]
-            return Watcher(
-                host,
-                port,
-                pid,
-                wanted,
-                settings.watch,
-                gate.hosts,
-                knows_role=state_dir.find(WATCH_ROLE) is not None,
-                on_role=remember_role,
-            )
-
-        return make
-
-    def _socket_dir_for_libpq(self, socket_dir: str) -> str:
-        """The folder of Postgres's Unix socket by a name that a connection string can hold: one in UTF-8."""
-        try:
-            socket_dir.encode()
-        except UnicodeEncodeError:
-            if self._socket_folder is None:
-                self._socket_folder = os.open(socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            return f"/proc/self/fd/{self._socket_folder}"
-        return socket_dir
-
-    def start_question(self) -> StartQuestion:
-        """The next start, for those who ask whether it would succeed."""
-        from pgidle.startable import StartQuestion
-
-        house = self._house
-        command, version = tuple(postgres_command(house)), house.binaries.version_major
-        return StartQuestion(command, version, house.settings.data_dir, house.state_dir.path, house.environ)
 
     def start(self, delay: float = 0.0) -> None:
         """Begin the steps of a start, after `delay` seconds."""
@@ -231,6 +171,7 @@ class Server:
 
     def reload(self) -> None:
         """Have Postgres read its configuration again."""
+        self.files_read = signatures(self._settings.data_dir)
         if self._postmaster is not None and self.is_ready:
             self._postmaster.reload()
         else:
@@ -332,6 +273,7 @@ class Server:
     def _adopt(self, postmaster: Postmaster) -> None:
         """Look after it from now on."""
         self._postmaster = postmaster
+        self.files_read = signatures(self._settings.data_dir)
         self.is_clean = False
         self.is_ready = False
         self._is_reload_due = False

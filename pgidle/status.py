@@ -63,9 +63,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that the supervisor has resident, and that all of Postgres takes (None: it does not run)."""
+    """Bytes that the supervisor and its observer have resident, and that all of Postgres takes (None: it does not
+    run)."""
 
     supervisor: int
+    observer: int
     postgres: int | None
 
 
@@ -120,7 +122,11 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
         "looks_failed": report.looks_failed,
         "last_sleep": asdict(report.last_sleep) if report.last_sleep is not None else None,
         "settings": dict(report.settings),
-        "memory": {"supervisor": memory.supervisor, "postgres": memory.postgres},
+        "memory": {
+            "supervisor": memory.supervisor,
+            "observer": memory.observer,
+            "postgres": memory.postgres,
+        },
     }
 
 
@@ -170,7 +176,8 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         taken = f", {_mebibytes(memory['postgres'])}" if memory["postgres"] is not None else ""
         yield "Postgres", f"postmaster {status['postmaster_pid']}{taken}"
     pid, up = status["supervisor_pid"], duration_text(status["uptime"])
-    yield "pgidle", f"pid {pid}, {_mebibytes(memory['supervisor'])}, up for {up}"
+    sizes = f"{_mebibytes(memory['supervisor'])} and, for this answer, {_mebibytes(memory['observer'])}"
+    yield "pgidle", f"pid {pid}, {sizes}, up for {up}"
     yield "data", status["data_dir"]
     counts = ("wakes", "sleeps", "crashes", "looks", "looks_failed")
     yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
@@ -242,7 +249,11 @@ def as_metrics(report: Report, now: float, memory: Memory) -> str:
     family("looks_total", "counter", "Looks at Postgres.", ("", report.looks))
     family("looks_failed_total", "counter", "Looks that failed or were partial.", ("", report.looks_failed))
     family("uptime_seconds", "gauge", "Seconds since the supervisor started.", ("", now - report.started))
-    sizes = [(_labels(of="supervisor"), memory.supervisor), (_labels(of="postgres"), memory.postgres)]
+    sizes = [
+        (_labels(of="supervisor"), memory.supervisor),
+        (_labels(of="observer"), memory.observer),
+        (_labels(of="postgres"), memory.postgres),
+    ]
     family("memory_bytes", "gauge", "Memory taken.", *sizes)
     return "\n".join(lines) + "\n"
 

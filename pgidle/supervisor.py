@@ -1,37 +1,28 @@
 """The supervisor: the only place that knows the state, and the only one that changes it.
 
-Everything that happens arrives here, in one thread: signals, the end of a child, a client who parks, and messages
-from the backstage thread. What it means is `lifecycle.advance`'s to say; `_EFFECTS` names the methods that carry it
-out. Looking, talking HTTP and watching files happen in the backstage, which is imported only once clients are being
-served, because every import before that is time that somebody waits.
+Everything that happens arrives here, in one thread: signals, the end of a child, a client who parks, a health check,
+and what the observer says. What it means is `lifecycle.advance`'s to say; `_EFFECTS` names the methods that carry it
+out. Looking, orders, other HTTP and watching files are the observer's, a process of its own that is started once
+clients are being served, and ends while Postgres sleeps.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import signal
 import time
 from collections import deque
 
+from pgidle.config_files import signature
 from pgidle.errors import FAULTS, fault_text
-from pgidle.gate.gatekeeper import Gatekeeper
-from pgidle.inbox import (
-    BackstageFailed,
-    Checkpointed,
-    ConfigurationChanged,
-    Inbox,
-    Looked,
-    LookWanted,
-    Requested,
-    SettingsChanged,
-    StartTried,
-)
+from pgidle.gate.gatekeeper import Gatekeeper, parked_text
+from pgidle.http_listener import HttpListener
 from pgidle.lifecycle import Effect, Event, State, advance
+from pgidle.light import signal
 from pgidle.notify import Notifier
+from pgidle.observer import messages as say
+from pgidle.observer.handle import Observer
+from pgidle.observer.messages import Judgement, Situation
 from pgidle.options import WhenIdle
-from pgidle.ordering import SERVING, Ordering
 from pgidle.record import record
 from pgidle.restarts import FailedStart, Restarts
 from pgidle.server import Server
@@ -40,21 +31,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.backstage import Backstage
-    from pgidle.house import House
-    from pgidle.inbox import Message
-    from pgidle.judge import Judge
+    from pgidle.config_files import Signature
+    from pgidle.house import House, SettingsRead
+    from pgidle.light import socket
+    from pgidle.observer.messages import ToSupervisor
+    from pgidle.observer.pair import PairEnd
     from pgidle.postmaster import Postmaster
-    from pgidle.status import Report
 
-BACKSTAGE_AFTER = 0.3
-"""A start that takes longer (seconds) is worth talking about: recovery, initdb."""
+SERVING = (State.AWAKE, State.DROWSY)
 
 ATTEND_AFTER = 0.15
-"""Seconds that the first wake leaves to Postgres and its clients before the second thread is imported."""
+"""Seconds that a wake leaves to Postgres and its clients before an observer is started."""
 
 EXIT_PATIENCE = 0.5
-"""Seconds that the second thread gets to end: who asks for the status at this moment is answered."""
+"""Seconds that the observer gets to end: who asks for the status at this moment is answered."""
+
+CONFIRM_LIMIT = 10.0
+"""Seconds for the last look, and for those on whom a forced sleep waits meanwhile."""
+
+FRESH = 1.0
+"""Seconds: an older judgement is none. The observer may have been stopped since, or we."""
+
+LINGER = 60.0
+"""Seconds for which the observer stays, while Postgres sleeps, after somebody has asked it."""
+
+WAKING = (b"POST /wake", b"POST /hold")
+"""How orders begin that Postgres has to be awake for."""
+
+SETTINGS_POLL = 10.0
+"""Seconds between two looks at the settings file: nobody else watches it while Postgres sleeps."""
 
 STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
 """Of the stop timeout, the part that Postgres gets at most to serve whoever has come before it is told to stop; and
@@ -87,7 +92,6 @@ class Supervisor:
         self.started = self.moment.since
         self.restarts = Restarts()
         self.failed_start: FailedStart | None = None
-        self.judge: Judge | None = None
         self.wakes = 0
         self.sleeps = 0
         self.crashes = 0
@@ -96,12 +100,18 @@ class Supervisor:
         self._gatekeeper = Gatekeeper(house.gate, house.loop, house.log, self._happen, house.settings.no_wake)
         self._log = house.log
         self._notifier = Notifier(house.manager, house.loop, house.log)
-        self._inbox = Inbox()
         self._events: deque[tuple[Event, str]] = deque()
-        self._ordering = Ordering(self._happen)
-        self._backstage: Backstage | None = None
+        self._observer = Observer(house.loop, house.log, self._serve, self._on_said, self._on_observer_lost)
+        self._http: list[HttpListener] = []
+        self._control: HttpListener | None = None
         self._exit_status: int | None = None
         self._attended: int | None = None
+        self._period = 0
+        self._heard = 0
+        """The number of what the observer has asked last."""
+        self._holds: str | None = None
+        self._looks = (0, 0)
+        self._settings_signature = self._seen_signature = self._signature()
         self._delay = 0.0
         self._stop_since = 0.0
         self._is_wanted = False
@@ -134,7 +144,13 @@ class Supervisor:
     def _live(self) -> int:
         self._loop.on_fault(self._on_fault)
         self._loop.on_signal(self._on_signal)
-        self._loop.watch(self._inbox.fileno(), self._on_inbox)
+        for listener in self.house.doors.tcp:
+            self._http.append(HttpListener(listener, self._loop, self._asked, self._on_asked))
+        self._control = HttpListener(
+            self.house.doors.control, self._loop, self._asked, self._on_order, (0, os.geteuid())
+        )
+        if self.house.files.settings_file:
+            self._loop.after(SETTINGS_POLL, "settings", self._look_at_settings)
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
         self._notifier.entered(State.STARTING, self.moment.why, self.settings.stop_timeout)
         self._do(Effect.START_POSTMASTER)
@@ -145,17 +161,10 @@ class Supervisor:
         return self._exit_status
 
     def _leave(self, status: int) -> None:
-        self._ordering.leaving(self.state, status, self.moment.why)
         self._notifier.leaving(self.state, self._slept_because)
-        if self._backstage is not None:
-            self._backstage.stop(EXIT_PATIENCE)
+        self._tell_situation()
+        self._observer.leave(status, EXIT_PATIENCE)
         self._gatekeeper.close()
-
-    def report(self) -> Report:
-        """Everything there is to say, from memory. Any thread may ask."""
-        from pgidle.report import make_report
-
-        return make_report(self)
 
     def _happen(self, event: Event, why: str) -> None:
         """Note an event; it is dealt with when the callback that noticed it has returned."""
@@ -174,7 +183,8 @@ class Supervisor:
                 self._enter(after, why)
             for effect in effects:
                 self._do(effect)
-            self._ordering.entered(before.state, after, why, self.settings.when_idle)
+            if self.moment is not before or event is Event.WAKE_REQUESTED:
+                self._tell_situation()
 
     def _do(self, effect: Effect) -> None:
         """Carry out an effect. One that fails (FAULTS) never ends us: where there is an event for it, that is what has
@@ -209,19 +219,15 @@ class Supervisor:
         self._notifier.entered(after, why, self.settings.stop_timeout)
         if after is State.STOPPING:
             self._slept_because, self._sleep_since = why, self.moment.since
-        if self.judge is None or before not in SERVING:
-            return
-        if after not in SERVING:
-            self.judge.pause(why, granted=after is State.STOPPING)
-        elif before is State.DROWSY:
-            self.judge.answer(False, f"not put to sleep: {why}")
+        if after is not State.DROWSY:
+            self._loop.cancel("confirm")
+        if after is State.ASLEEP:
+            self._part_later()
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Nobody accepts any more. Whether it is started again depends on how often it has crashed."""
         self._gatekeeper.gone()
         self.house.state_dir.remember_postmaster(None)
-        if self._backstage is not None:
-            self._backstage.unwatch()
         is_sleep = event is Event.POSTMASTER_EXITED_CLEANLY and self.state is State.STOPPING
         if event is Event.RESTARTS_EXHAUSTED or self.state is State.TERMINATING or is_sleep:
             return event, why
@@ -237,7 +243,8 @@ class Supervisor:
             self._on_start_failed(why)
         if self.state is State.STARTING:
             self.moment = Moment(State.STARTING, self.moment.since, f"{why}; it is tried again")
-            self._ordering.start_failed(self.moment.why)
+            self._tell_situation()
+            self._observer.tell(say.StartFailed(self.moment.why))
         return event, why
 
     def _on_start_failed(self, why: str) -> None:
@@ -257,7 +264,8 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
-            self._happen(Event.STOP_REQUESTED, f"{signal.Signals(number).name} received")
+            name = "SIGTERM" if number == signal.SIGTERM else "SIGINT"
+            self._happen(Event.STOP_REQUESTED, f"{name} received")
         elif number == signal.SIGQUIT:
             self._happen(Event.STOP_REQUESTED, "SIGQUIT received: immediate shutdown")
             self._happen(Event.STOP_TIMED_OUT, "SIGQUIT received")
@@ -265,20 +273,21 @@ class Supervisor:
             self._log.note("reload", "SIGHUP received: Postgres is told to reload")
             self._notifier.reloading()
             self.server.reload()
-            if self.judge is not None and self.state in SERVING:
-                self.judge.try_start()
-            self._on_settings(self.house.files.read())
+            self._observer.tell(say.TryStart())
+            self._read_settings()
             self._notifier.reloaded()
         elif number == signal.SIGCHLD and os.getpid() == 1:
             self._reap_strangers()
 
     def _reap_strangers(self) -> None:
         """A container's first process is given everybody's orphans. Our own child is reaped when its pidfd says so."""
-        with contextlib.suppress(ChildProcessError):
+        try:
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if ended.si_pid in self.server.children:
+                if ended.si_pid in (*self.server.children, self._observer.pid):
                     return
                 os.waitpid(ended.si_pid, os.WNOHANG)
+        except ChildProcessError:
+            return
 
     def _on_stop_timeout(self) -> None:
         """Who waits for a sleep to end is served sooner, unless that would cost what is in unlogged tables."""
@@ -291,48 +300,153 @@ class Supervisor:
     def _on_kill_timeout(self) -> None:
         self._happen(Event.STOP_TIMED_OUT, "the immediate shutdown took too long")
 
-    def _on_inbox(self) -> None:
-        for message in self._inbox.drain():
-            self._hear(message)
+    # The observer
 
-    def _hear(self, message: Message) -> None:
-        self._loop.attempt(object(), lambda: self._on_message(message))
+    def _serve(self, end: PairEnd, is_urgent: bool) -> None:
+        """What a fork of ours does."""
+        from pgidle.observer.process import Begun, serve
 
-    def _on_message(self, message: Message) -> None:
+        begun = Begun(
+            self.house,
+            self.settings,
+            self.house.supervisor_pid,
+            self._situation(),
+            self._holds,
+            *self._looks,
+            self.server.files_read,
+            self._settings_signature,
+        )
+        serve(begun, end, is_urgent=is_urgent)
+
+    def _situation(self) -> Situation:
+        moment = self.moment
+        return Situation(
+            moment.state,
+            moment.since,
+            moment.why,
+            self._parked(),
+            self.server.pid,
+            self.server.is_initialising,
+            self.started,
+            self.wakes,
+            self.sleeps,
+            self.crashes,
+            self.failed_start,
+            self._heard,
+        )
+
+    def _parked(self) -> int:
+        try:
+            return self._gate.parked()
+        except OSError:
+            return 0  # Not known in this moment.
+
+    def _tell_situation(self) -> None:
+        if self._observer.is_ready:
+            self._observer.tell(self._situation())
+
+    def _on_said(self, message: ToSupervisor) -> None:
         match message:
-            case Looked() if self.judge is not None and self.state in SERVING:
-                self.judge.looked(message)
-            case Checkpointed() if self.judge is not None and self.state is State.AWAKE:
-                self.judge.checkpointed(message)
-            case StartTried() if self.judge is not None and self.state in SERVING:
-                self.judge.start_tried(message)
-            case Requested():
-                self._ordering.take(message, self.state, self.moment.why, self.judge)
-            case LookWanted():
-                self._on_look_wanted(message)
-            case SettingsChanged():
-                self._on_settings(message)
-            case ConfigurationChanged():
-                self._on_configuration(message)
-            case BackstageFailed():
-                # Nobody can be seen any more, so nobody may be cut: Postgres stays awake, and it is said.
-                self._log.note(
-                    "backstage", f"failed, so Postgres is not put to sleep any more: {message.error}"
-                )
+            case say.Ready():
+                self._tell_situation()
+                if self.state is State.AWAKE:
+                    self._attend()
+            case say.Judged():
+                self._on_judged(message)
+            case say.WakeWanted(number, why):
+                self._heard = number
+                self._happen(Event.WAKE_REQUESTED, why)
+            case say.SituationWanted(number):
+                self._heard = number
+                self._tell_situation()
+            case say.FilesChanged(_, True):
+                self._read_settings()
+            case say.FilesChanged(names, False):
+                self._log.note("reload", f"{', '.join(names)} has changed: Postgres is told to reload")
+                self.server.reload()
+                self._observer.tell(say.TryStart())
+            case say.HoldsChanged(content):
+                self._holds = content
+            case say.Looks(taken, failed):
+                self._looks = (taken, failed)
 
-    def _on_configuration(self, message: ConfigurationChanged) -> None:
-        self._log.note("reload", f"{message.name} has changed: Postgres is told to reload")
-        self.server.reload()
-        if self.judge is not None and self.state in SERVING:
-            self.judge.try_start()
+    def _on_judged(self, judged: say.Judged) -> None:
+        """A judgement of an earlier period, or one that has lain about, is none."""
+        if judged.period != self._period or self.state not in SERVING:
+            return
+        is_fresh = time.monotonic() - judged.at < FRESH
+        if self.state is State.AWAKE:
+            if judged.judgement is Judgement.IDLE and is_fresh:
+                self._happen(Event.IDLE_JUDGED, judged.why)
+            else:
+                self._attend()  # It goes on looking.
+        elif judged.judgement is Judgement.USED:
+            self._happen(Event.ACTIVITY_SEEN, judged.why)
+        elif judged.judgement is Judgement.CONFIRMED:
+            # Nobody uses Postgres; and nobody has come meanwhile?
+            if parked := self._gate.parked():
+                self._happen(Event.CLIENT_PARKED, parked_text(parked))
+            elif is_fresh:
+                self._happen(Event.IDLE_CONFIRMED, judged.why)
+            else:
+                self._happen(Event.ACTIVITY_SEEN, "the last look is too long ago to count")
 
-    def _on_look_wanted(self, message: LookWanted) -> None:
-        if self.judge is not None and self.state is State.AWAKE:
-            self.judge.look_for(message.reply)
-        else:
-            message.reply()
+    def _on_observer_lost(self, why: str) -> None:
+        """Nobody can be seen, so nobody may be cut."""
+        self._heard = 0
+        if self.state is State.DROWSY:
+            self._happen(Event.ACTIVITY_SEEN, f"nobody looks at Postgres: {why}")
+        elif self.state is State.AWAKE:
+            self._observer.want()
 
-    def _on_settings(self, message: SettingsChanged) -> None:
+    def _on_unconfirmed(self) -> None:
+        self._happen(Event.ACTIVITY_SEEN, f"no last look within {CONFIRM_LIMIT:g} s")
+
+    def _part_later(self) -> None:
+        """Have no observer while Postgres sleeps, unless somebody asks it now and then."""
+        left = self._observer.asked_at + LINGER - time.monotonic()
+        if self.state is not State.ASLEEP or self.settings.when_idle is WhenIdle.EXIT:
+            return
+        self._loop.after(max(left, 0.0), "part", self._part)
+
+    def _part(self) -> None:
+        if self.state is State.ASLEEP:
+            if self._observer.asked_at + LINGER > time.monotonic():
+                self._part_later()
+            else:
+                self._observer.end()
+
+    def _asked(self) -> tuple[State, str]:
+        return self.state, self.failed_start.why if self.failed_start is not None else ""
+
+    def _on_asked(self, connected: socket.socket, data: bytes) -> None:
+        self._observer.hand_over(say.Connection(False, data), connected)
+        self._part_later()
+
+    def _on_order(self, connected: socket.socket, data: bytes) -> None:
+        if self.state in (State.ASLEEP, State.LEAVING) and data.startswith(WAKING):
+            # As good as a client: before the observer knows of it there might be nobody left to be told.
+            self._happen(Event.WAKE_REQUESTED, "asked to wake")
+        self._observer.hand_over(say.Connection(True, data), connected)
+        self._part_later()
+
+    # Settings
+
+    def _signature(self) -> Signature:
+        return signature(self.house.files.settings_file) if self.house.files.settings_file else None
+
+    def _look_at_settings(self) -> None:
+        """Read what has changed, once it changes no more."""
+        seen, self._seen_signature = self._seen_signature, self._signature()
+        if self._seen_signature not in (self._settings_signature, None) and seen == self._seen_signature:
+            self._read_settings()
+        self._loop.after(SETTINGS_POLL, "settings", self._look_at_settings)
+
+    def _read_settings(self) -> None:
+        self._settings_signature = self._signature()
+        self._on_settings(self.house.files.read())
+
+    def _on_settings(self, message: SettingsRead) -> None:
         if message.settings is None:
             self._log.once("settings", f"the settings stay as they were: {message.error}")
             return
@@ -350,10 +464,8 @@ class Supervisor:
         self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
         if self.state is State.ASLEEP and self.settings.when_idle is WhenIdle.EXIT:
             self._gatekeeper.look_at_queue(self.settings.when_idle)
-        if self.judge is not None:
-            self.judge.adopt(self.settings)
-            if self.state is State.AWAKE:
-                self.judge.look_now()
+        self._observer.tell(say.Adopt(self.settings))
+        self._part_later()
 
     # What is done
 
@@ -364,63 +476,35 @@ class Supervisor:
         self._gatekeeper.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
-        if self.judge is None:
-            self._loop.after(BACKSTAGE_AFTER, "backstage", self._open_backstage)
 
     def _open_gate(self) -> None:
         self._gatekeeper.open()
-        # What a wake needs besides comes after the clients have been served: on one core they would wait for imports.
-        self._loop.after(0.0 if self._backstage is not None else ATTEND_AFTER, "attend", self._attend)
+        # What a wake needs besides comes after the clients have been served: on one core they would wait for it.
+        self._loop.after(0.0 if self._observer.is_ready else ATTEND_AFTER, "attend", self._attend)
 
     def _attend(self) -> None:
-        """Look after Postgres, from now on or again."""
-        if self.state is not State.AWAKE:
+        """Have Postgres looked at, from now on or again."""
+        if self.state is not State.AWAKE or self.server.pid is None:
             return
-        self._open_backstage()
-        if self.judge is None or self._backstage is None or self.server.pid is None:
-            return
+        self._loop.cancel("attend")
         if self._attended != self.server.pid:
             self._attended = self.server.pid
             self.wakes += 1
-            self._backstage.watch(self.server.watcher(self.settings))
-            self.judge.begin()
-        else:
-            self.judge.resume()
-
-    def _open_backstage(self) -> None:
-        self._loop.cancel("backstage")
-        if self.judge is not None:
+        if not self._observer.is_ready:
+            self._observer.want()
             return
-        from pgidle.backstage import Backstage
-        from pgidle.judge import Judge
-
-        if self._backstage is None:
-            backstage = Backstage(self._inbox, self.report, self.house.doors, self.house.files)
-            try:
-                backstage.start()
-            except RuntimeError as error:
-                raise OSError(errno.EAGAIN, str(error)) from None
-            self._backstage = backstage
-        self.judge = Judge(
-            self.settings,
-            self._backstage,
-            self._gate,
-            self._loop,
-            self._log,
-            self.house.state_dir,
-            self._happen,
-            self.server.start_question(),
-        )
+        self._period += 1
+        self._observer.tell(say.Attend(self._period, self.server.pid))
 
     def _confirm_idle(self) -> None:
-        if self.judge is not None:
-            self.judge.confirm()
+        self._period += 1
+        self._loop.after(CONFIRM_LIMIT, "confirm", self._on_unconfirmed)
+        if not self._observer.tell(say.Confirm(self._period)):
+            self._happen(Event.ACTIVITY_SEEN, "nobody looks at Postgres")
 
     def _stop_fast(self) -> None:
         # At once: every moment after the last look is one in which an idle session may stop being idle.
         self.server.stop_fast()
-        if self._backstage is not None:
-            self._backstage.unwatch()
 
     def _stop_drained(self) -> None:
         self._stop_since = time.monotonic()
@@ -468,8 +552,11 @@ class Supervisor:
 
     def _record_sleep(self) -> None:
         self.sleeps += 1
-        if self.judge is not None:
-            self.judge.record_sleep(self._slept_because, time.monotonic() - self._sleep_since)
+        slept = say.Slept(self._slept_because, time.monotonic() - self._sleep_since)
+        if not self._observer.tell(slept):
+            from pgidle.history import remember
+
+            remember(self.house.state_dir, slept.why, time.time(), slept.seconds)
 
     def _look_at_queue(self) -> None:
         self._loop.cancel("stop")
@@ -481,7 +568,9 @@ class Supervisor:
 
     def _exit_clean(self) -> None:
         # An order that has come is as good as a client.
-        self._on_inbox()
+        if self._control is not None:
+            self._control.accept()
+        self._observer.receive()
         if not any(event is Event.WAKE_REQUESTED for event, _ in self._events):
             self._exit_status = 0
 

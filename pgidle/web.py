@@ -1,6 +1,6 @@
 """What is answered over HTTP: one application only tells, for TCP, and one, for the Unix socket, also takes orders.
 
-Every answer comes from memory, in any state, and asks Postgres nothing, so it never counts as use.
+Every answer comes from memory, in any state, and never counts as use.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from pgidle.door import Answer
-from pgidle.inbox import LookWanted, Requested
 from pgidle.lifecycle import State
 from pgidle.options import LONGEST
+from pgidle.ordering import Requested
 from pgidle.orders import LONGEST_WHY, Hold, Program, Release, Sleep, Wake
 from pgidle.status import as_dict, as_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from pgidle.inbox import Inbox
     from pgidle.meter import Meter
     from pgidle.orders import Order
     from pgidle.status import Report
@@ -52,13 +51,21 @@ def _error(status: int, message: str) -> Answer:
 
 
 class Application:
-    """What one door says. Runs on the backstage's loop; `report` is called there."""
+    """What one door says."""
 
-    def __init__(self, report: Callable[[], Report], meter: Meter, orders: Inbox | None = None) -> None:
-        """`orders`: where requests go; None makes the door read-only."""
+    def __init__(
+        self,
+        report: Callable[[], Awaitable[Report]],
+        meter: Meter,
+        take: Callable[[Requested], None] | None = None,
+        look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
+    ) -> None:
+        """`report` is what holds now. `take` gets orders; None makes the door read-only. `look` calls back when what is
+        known is no older than the question, or cannot be had."""
         self._report = report
         self._meter = meter
-        self._orders = orders
+        self._take = take
+        self._look = look
 
     async def answer(self, method: str, path: str, query: str) -> Answer:
         """The answer to a request; whatever is wrong with it is an answer too."""
@@ -69,11 +76,13 @@ class Application:
             "/metrics": self._metrics,
         }.get(path)
         if look:
-            if path == "/status" and self._orders is not None:
-                await self._look_now(self._orders)
-            return look() if method in ("GET", "HEAD") else _error(405, f"{path} takes GET")
+            if method not in ("GET", "HEAD"):
+                return _error(405, f"{path} takes GET")
+            if path == "/status" and self._take is not None:
+                await self._look_now()
+            return look(await self._report())
         verb = path.removeprefix("/")
-        if self._orders is None or verb not in PARAMETERS or path == verb:
+        if self._take is None or verb not in PARAMETERS or path == verb:
             return _error(404, f"no such path: {path}")
         if method != "POST":
             return _error(405, f"{path} takes POST")
@@ -81,44 +90,34 @@ class Application:
             order = _read_order(verb, query)
         except ValueError as error:
             return _error(400, str(error))
-        return await self._order(self._orders, order)
+        return await self._order(self._take, order)
 
-    def _health(self) -> Answer:
-        report = self._report()
+    def _health(self, report: Report) -> Answer:
         # Not a failure: who is restarted for it would lose whoever waits.
         problem = {"problem": report.failed_start.why} if report.failed_start is not None else {}
         return _json(503 if report.state is State.FAILED else 200, {"state": report.state.noun, **problem})
 
-    def _ready(self) -> Answer:
-        state = self._report().state
-        return _json(200 if state is State.AWAKE else 503, {"state": state.noun})
+    def _ready(self, report: Report) -> Answer:
+        return _json(200 if report.state is State.AWAKE else 503, {"state": report.state.noun})
 
-    def _status(self) -> Answer:
-        report = self._report()
+    def _status(self, report: Report) -> Answer:
         memory = self._meter.read(report.postmaster_pid)
         return _json(200, as_dict(report, time.monotonic(), time.time(), memory))
 
-    def _metrics(self) -> Answer:
-        report = self._report()
+    def _metrics(self, report: Report) -> Answer:
         memory = self._meter.read(report.postmaster_pid)
         return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
 
-    async def _look_now(self, orders: Inbox) -> None:
+    async def _look_now(self) -> None:
         """Looks may be half a minute apart: have one, where that can be had soon."""
-        loop = asyncio.get_running_loop()
         looked = asyncio.Event()
-
-        def reply() -> None:
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(looked.set)
-
-        orders.post(LookWanted(reply))
+        self._look(looked.set)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FRESH_TIMEOUT):
                 await looked.wait()
 
-    async def _order(self, orders: Inbox, order: Order) -> Answer:
-        """Post it, and wait for the answer for as long as the client does."""
+    async def _order(self, take: Callable[[Requested], None], order: Order) -> Answer:
+        """Have it taken, and wait for the answer for as long as the client does."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[bool, str]] = loop.create_future()
 
@@ -127,13 +126,14 @@ class Application:
                 future.set_result((granted, text))
 
         def reply(granted: bool, text: str) -> None:
-            # The loop is closed when the supervisor answers on its way out: nobody is left to hear it.
+            # Also from the thread that writes holds, and when the loop is closed already: nobody is left to hear it.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(resolve, granted, text)
 
-        orders.post(Requested(order, reply, lambda: not future.done()))
+        take(Requested(order, reply, lambda: not future.done()))
         granted, text = await future
-        body = {"granted": granted, "message": text, "state": self._report().state.noun}
+        report = await self._report()
+        body = {"granted": granted, "message": text, "state": report.state.noun}
         return _json(200 if granted else 409, body)
 
 

@@ -1,0 +1,110 @@
+"""The observer: all that looks at Postgres and talks with people, in a process that comes and goes.
+
+It judges whether Postgres is used, answers HTTP beyond health checks, takes orders, and notices changed files. It holds
+no socket of Postgres's clients and no lock, and what it remembers ends with it, but for what it has told or written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pgidle.errors import fault_text
+from pgidle.forked import SupervisorGone, settle
+from pgidle.light import signal
+from pgidle.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pgidle.config_files import Signature
+    from pgidle.house import House
+    from pgidle.observer.messages import Situation
+    from pgidle.observer.pair import PairEnd
+    from pgidle.settings import Settings
+
+COMM = b"pgidle-observer"
+"""Its name in `ps -o comm`, of at most 15 bytes."""
+
+LOWEST = 19
+"""A thread's nice value (setpriority(2)), which no other can have for it: so that it ends with the thread."""
+
+PR_SET_NAME = 15
+DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""What a service manager or a terminal sends to all of its processes: this one ends with the supervisor."""
+
+
+@record
+class Begun:
+    """What an observer begins with. `holds` are those that the one before told of; `signatures` are those of the files
+    that Postgres has read, by name, and of the settings file that was read, by path."""
+
+    house: House
+    settings: Settings
+    supervisor_pid: int
+    situation: Situation
+    holds: str | None
+    looks: int
+    looks_failed: int
+    postgres_files: dict[str, Signature]
+    settings_file: Signature
+
+
+def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
+    """Be an observer, in a fork of the supervisor, to the end of the process. `is_urgent`: somebody waits for it."""
+    try:
+        _become(begun, end)
+        if not is_urgent:
+            _import_at_leisure()
+        from pgidle.observer.serving import run
+
+        run(begun, end)
+    except SupervisorGone:
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, one line says it, and the supervisor hears of the end
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        begun.house.log.note("observer", f"failed: {fault_text(error)} ({_place(error)})")
+        os._exit(1)
+    os._exit(0)
+
+
+def _become(begun: Begun, end: PairEnd) -> None:
+    import ctypes
+
+    kept = {end.fileno(), begun.house.state_dir.folder}
+    settle(kept, begun.supervisor_pid, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_NAME, COMM)
+    for number in DEAF_TO:
+        # No SIG_IGN, which its children would inherit.
+        signal.signal(number, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if sys.stderr is not None:
+        sys.stderr.flush()
+
+
+def _import_at_leisure() -> None:
+    """Import what looking takes, and be in nobody's way meanwhile: clients are served, and the first look has time."""
+    import threading
+
+    def work() -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
+        except OSError:
+            pass  # Then it is in the way.
+        from pgidle.lean import import_lean
+
+        import_lean()
+        import pgidle.activity
+        import pgidle.observer.serving
+        import pgidle.reload  # noqa: F401
+
+    thread = threading.Thread(target=work, name="imports")
+    thread.start()
+    thread.join()
+
+
+def _place(error: BaseException) -> str:
+    """Where it happened, for who mends it."""
+    import traceback
+
+    return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])

@@ -1,0 +1,264 @@
+"""The observer's loop: what it is told is done, and what comes of that is told."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from pgidle.door import Door
+from pgidle.holds import Holds
+from pgidle.judge import Judge
+from pgidle.lifecycle import State
+from pgidle.looks import Looks
+from pgidle.meter import Meter
+from pgidle.observer import messages as say
+from pgidle.observer.answers import Checkpointed, Looked, StartTried
+from pgidle.observer.timers import Timers
+from pgidle.observer.watched import make_watcher, start_question
+from pgidle.ordering import SERVING, Ordering, Requested
+from pgidle.report import make_report
+from pgidle.web import Application
+
+if TYPE_CHECKING:
+    from pgidle.observer.answers import Ended
+    from pgidle.observer.messages import Judgement, Situation, ToSupervisor
+    from pgidle.observer.pair import PairEnd
+    from pgidle.observer.process import Begun
+    from pgidle.status import Report
+
+
+def run(begun: Begun, end: PairEnd) -> None:
+    """Serve until told to end, or until the supervisor has. Raises what goes wrong."""
+    gc.enable()
+    asyncio.run(_run(begun, end))
+
+
+async def _run(begun: Begun, end: PairEnd) -> None:
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as group:
+        serving = Serving(begun, end, group)
+        loop.set_exception_handler(lambda _, context: serving.fail(context))
+        loop.add_reader(end.fileno(), serving.receive)
+        serving.tell(say.Ready())
+        await serving.ended
+        await serving.close()
+
+
+class Serving:
+    """Owns all that the observer does. Belongs to the running loop."""
+
+    def __init__(self, begun: Begun, end: PairEnd, group: asyncio.TaskGroup) -> None:
+        house = begun.house
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._begun = begun
+        self._house = house
+        self._end = end
+        self._group = group
+        self._situation = begun.situation
+        self._number = begun.situation.number
+        self._period = 0
+        self._watched: int | None = None
+        self._unsent: deque[ToSupervisor] = deque()
+        self._asking: dict[int, asyncio.Future[None]] = {}
+        self._noticing: asyncio.Task[None] | None = None
+        timers = Timers()
+        self._looks = Looks(self._on_ended, group)
+        holds = Holds(
+            house.state_dir, timers, house.log, begun.holds, self._on_holds_changed, self._on_hold_ended
+        )
+        self._judge = Judge(
+            begun.settings,
+            self._looks,
+            holds,
+            timers,
+            house.log,
+            house.state_dir,
+            self._on_judged,
+            start_question(house),
+            (begun.looks, begun.looks_failed),
+        )
+        self._ordering = Ordering(self._want_wake)
+        meter = Meter(begun.supervisor_pid)
+        self._telling = Door(Application(self._report, meter).answer)
+        self._control = Door(Application(self._report, meter, self._take, self._look_for).answer)
+
+    def tell(self, message: ToSupervisor) -> None:
+        """Tell the supervisor, as soon as it reads."""
+        self._unsent.append(message)
+        if len(self._unsent) == 1:
+            self._send()
+
+    def receive(self) -> None:
+        """Do all that the supervisor has said."""
+        while True:
+            try:
+                received = self._end.receive()
+            except EOFError:
+                self._finish()
+                return
+            if received is None:
+                return
+            self._do(*received)
+
+    def fail(self, context: dict[str, Any]) -> None:
+        """Something of ours went wrong, in no task."""
+        if not self.ended.done():
+            self.ended.set_exception(context.get("exception") or RuntimeError(context["message"]))
+
+    async def close(self) -> None:
+        """Answer who has asked, and let go of everything."""
+        if self._noticing is not None:
+            self._noticing.cancel()
+        self._looks.unwatch()
+        for door in (self._telling, self._control):
+            await door.close()
+        asyncio.get_running_loop().remove_reader(self._end.fileno())
+
+    def _do(self, message: say.ToObserver, descriptor: int | None) -> None:
+        match message:
+            case say.Connection(is_control, data) if descriptor is not None:
+                door = self._control if is_control else self._telling
+                self._group.create_task(door.let_in(socket.socket(fileno=descriptor), data))
+            case say.Situation():
+                self._on_situation(message)
+            case say.StartFailed(why):
+                self._ordering.start_failed(why)
+            case say.Ping():
+                self.tell(say.Pong())
+            case say.End(is_exit, status):
+                if is_exit:
+                    self._ordering.leaving(self._situation.state, status, self._situation.why)
+                self._finish()
+            case _:
+                self._judge_of(message)
+
+    def _judge_of(self, message: say.ToObserver) -> None:
+        """Do what the judge is told."""
+        is_watching = self._situation.state in SERVING and self._watched is not None
+        match message:
+            case say.Attend(period, postmaster_pid):
+                self._attend(period, postmaster_pid)
+            case say.Confirm(period):
+                self._period = period
+                self._judge.confirm()
+            case say.Adopt(settings):
+                self._judge.adopt(settings)
+                if is_watching and self._situation.state is State.AWAKE:
+                    self._judge.look_now()
+            case say.TryStart() if is_watching:
+                self._judge.try_start()
+            case say.Slept(why, seconds):
+                self._judge.record_sleep(why, seconds)
+
+    def _finish(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _attend(self, period: int, postmaster_pid: int) -> None:
+        self._period = period
+        if self._noticing is None:
+            self._noticing = self._group.create_task(self._notice())
+        if postmaster_pid != self._watched:
+            self._watched = postmaster_pid
+            self._looks.watch(make_watcher(self._house, self._judge.settings, postmaster_pid))
+            self._judge.begin()
+        else:
+            self._judge.resume()
+
+    def _on_situation(self, now: Situation) -> None:
+        before, self._situation = self._situation, now
+        if before.state in SERVING and now.state is not before.state:
+            if now.state not in SERVING:
+                self._judge.pause(now.why, granted=now.state is State.STOPPING)
+            elif before.state is State.DROWSY:
+                self._judge.answer(False, f"not put to sleep: {now.why}")
+        if now.state not in SERVING and self._watched is not None:
+            self._watched = None
+            self._looks.unwatch()
+        self._ordering.entered(before.state, now.state, now.why, self._judge.settings.when_idle, now.number)
+        for number in [number for number in self._asking if number <= now.number]:
+            asking = self._asking.pop(number)
+            if not asking.done():
+                asking.set_result(None)
+
+    async def _notice(self) -> None:
+        from pgidle.reload import notice_changes
+
+        files = self._house.files
+        known = {f"{files.data_dir}/{name}": was for name, was in self._begun.postgres_files.items()}
+        if files.settings_file:
+            known[files.settings_file] = self._begun.settings_file
+
+        def changed(paths: tuple[str, ...]) -> None:
+            if files.settings_file in paths:
+                self.tell(say.FilesChanged((), is_settings=True))
+            names = tuple(sorted(path.rpartition("/")[2] for path in paths if path != files.settings_file))
+            if names:
+                self.tell(say.FilesChanged(names, is_settings=False))
+
+        await notice_changes(known, changed)
+
+    def _on_ended(self, ended: Ended) -> None:
+        """A look, a checkpoint or a trial has ended."""
+        match ended:
+            case Looked() if self._situation.state in SERVING:
+                self._judge.looked(ended)
+                self.tell(say.Looks(self._judge.looks, self._judge.looks_failed))
+            case Checkpointed() if self._situation.state is State.AWAKE:
+                self._judge.checkpointed(ended)
+            case StartTried() if self._situation.state in SERVING:
+                self._judge.start_tried(ended)
+
+    def _on_judged(self, judgement: Judgement, why: str) -> None:
+        self.tell(say.Judged(self._period, judgement, why, time.monotonic()))
+
+    def _on_holds_changed(self, content: str) -> None:
+        self.tell(say.HoldsChanged(content))
+
+    def _on_hold_ended(self) -> None:
+        if self._watched is not None:
+            self._judge.on_hold_changed()
+
+    def _want_wake(self, why: str) -> int:
+        self._number += 1
+        self.tell(say.WakeWanted(self._number, why))
+        return self._number
+
+    def _take(self, request: Requested) -> None:
+        self._ordering.take(request, self._situation.state, self._situation.why, self._judge)
+
+    def _look_for(self, reply: Any) -> None:
+        if self._watched is not None and self._situation.state is State.AWAKE:
+            self._judge.look_for(reply)
+        else:
+            reply()
+
+    async def _report(self) -> Report:
+        """What holds now: the supervisor says so."""
+        self._number += 1
+        number = self._number
+        asking = self._asking[number] = asyncio.get_running_loop().create_future()
+        self.tell(say.SituationWanted(number))
+        try:
+            await asking
+        finally:
+            self._asking.pop(number, None)
+        return make_report(self._situation, self._judge, self._house, self._begun.supervisor_pid)
+
+    def _send(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_writer(self._end.fileno())
+        while self._unsent:
+            try:
+                self._end.send(self._unsent[0])
+            except BlockingIOError:
+                loop.add_writer(self._end.fileno(), self._send)
+                return
+            except OSError:
+                self._finish()  # The supervisor has ended.
+                return
+            self._unsent.popleft()

@@ -1,0 +1,70 @@
+"""What is looked at: where and as whom to connect, and what the next start would be."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pgidle.activity import Watcher
+from pgidle.cluster import read_pidfile
+from pgidle.early import postgres_command
+from pgidle.privileges import user_name
+from pgidle.startable import StartQuestion
+from pgidle.statedir import WATCH_ROLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.house import House
+    from pgidle.settings import Settings
+
+
+def make_watcher(house: House, settings: Settings, postmaster_pid: int) -> Callable[[], Watcher]:
+    """What makes a watcher of a running postmaster, on the loop that it will belong to."""
+    gate, state_dir = house.gate, house.state_dir
+    pidfile = read_pidfile(settings.data_dir)
+    # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
+    first = pidfile.socket_dir if pidfile is not None else ""
+    if first.startswith("@"):
+        # psycopg takes an abstract name for a host's.
+        first = next((os.path.dirname(path) for path in gate.paths()), "")  # noqa: PTH120
+    host = _for_libpq(first) or (gate.hosts[0] if gate.hosts else "localhost")
+    users = [house.environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
+
+    def remember_role(is_there: bool) -> None:
+        """So that not even the first look after the next wake is a superuser's."""
+        try:
+            state_dir.keep(WATCH_ROLE, "") if is_there else state_dir.forget(WATCH_ROLE)
+        except OSError:
+            return  # On a full disk that one is.
+
+    def make() -> Watcher:
+        return Watcher(
+            host,
+            settings.port,
+            postmaster_pid,
+            [user for user in users if user],
+            settings.watch,
+            gate.hosts,
+            knows_role=state_dir.find(WATCH_ROLE) is not None,
+            on_role=remember_role,
+        )
+
+    return make
+
+
+def start_question(house: House) -> StartQuestion:
+    """The next start, for those who ask whether it would succeed."""
+    command, version = tuple(postgres_command(house)), house.binaries.version_major
+    return StartQuestion(command, version, house.settings.data_dir, house.state_dir.path, house.environ)
+
+
+def _for_libpq(socket_dir: str) -> str:
+    """The folder of Postgres's Unix socket by a name that a connection string can hold: one in UTF-8."""
+    try:
+        socket_dir.encode()
+    except UnicodeEncodeError:
+        # Open for as long as this process lives.
+        folder = os.open(socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"/proc/self/fd/{folder}"
+    return socket_dir
