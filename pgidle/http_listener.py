@@ -109,7 +109,7 @@ class HttpListener:
         self._await_oldest()
 
     def _make_room(self) -> None:
-        if len(self._waiting) <= CONNECTIONS_OF_ONE:
+        if len(self._waiting) <= min(CONNECTIONS, CONNECTIONS_OF_ONE):
             return
         crowd: dict[str, int] = {}
         for one in self._waiting.values():

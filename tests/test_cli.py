@@ -1,4 +1,4 @@
-"""The commands, as processes, against a backstage that answers and against nobody."""
+"""The commands, as processes, against a supervisor that answers and against nobody."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from backstaged import Backstaged, make_report
+from answering import Answering, make_report
 
-from pgidle.inbox import Requested
 from pgidle.lifecycle import State
 from pgidle.options import OPTIONS
 from pgidle.orders import Hold, Order, Release, Sleep, Wake
@@ -26,8 +25,8 @@ Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
-def backstaged(tmp_path: Path) -> Iterator[Backstaged]:
-    with Backstaged(tmp_path) as made:
+def answering(tmp_path: Path) -> Iterator[Answering]:
+    with Answering(tmp_path) as made:
         yield made
 
 
@@ -43,19 +42,19 @@ def one_line(done: Done) -> str:
     return done.stderr.removeprefix("pgidle: ")[:-1]
 
 
-def test_status_for_people_and_for_programs(backstaged: Backstaged) -> None:
-    done = pgidle("status", "--state-dir", backstaged.state_dir)
+def test_status_for_people_and_for_programs(answering: Answering) -> None:
+    done = pgidle("status", "--state-dir", answering.state_dir)
     assert done.returncode == 0
     # 90 s, and as long as the command took to ask.
     assert done.stdout.startswith("state       awake for 1min ")
-    done = pgidle("status", "--json", "--state-dir", backstaged.state_dir)
+    done = pgidle("status", "--json", "--state-dir", answering.state_dir)
     assert json.loads(done.stdout)["state"] == "awake"
 
 
 @pytest.mark.parametrize(("state", "status"), [(State.STARTING, 0), (State.ASLEEP, 0), (State.FAILED, 1)])
-def test_health_is_an_exit_status(backstaged: Backstaged, state: State, status: int) -> None:
-    backstaged.report = make_report(state=state)
-    done = pgidle("health", "--state-dir", backstaged.state_dir)
+def test_health_is_an_exit_status(answering: Answering, state: State, status: int) -> None:
+    answering.report = make_report(state=state)
+    done = pgidle("health", "--state-dir", answering.state_dir)
     assert (done.returncode, done.stdout) == (status, f"{state.noun}\n")
 
 
@@ -74,18 +73,17 @@ def test_health_is_an_exit_status(backstaged: Backstaged, state: State, status: 
     ],
 )
 @pytest.mark.parametrize("granted", [True, False])
-def test_orders(backstaged: Backstaged, arguments: tuple[str, ...], order: Order, granted: bool) -> None:
+def test_orders(answering: Answering, arguments: tuple[str, ...], order: Order, granted: bool) -> None:
     asked = []
 
     def answer() -> None:
-        message = backstaged.mail.receive()
-        assert isinstance(message, Requested)
+        message = answering.receive()
         asked.append(message.order)
         message.reply(granted, "so be it")
 
     supervisor = threading.Thread(target=answer)
     supervisor.start()
-    done = pgidle(*arguments, "--state-dir", backstaged.state_dir)
+    done = pgidle(*arguments, "--state-dir", answering.state_dir)
     supervisor.join()
     assert asked == [order]
     if granted:
@@ -95,7 +93,7 @@ def test_orders(backstaged: Backstaged, arguments: tuple[str, ...], order: Order
 
 
 def test_the_supervisor_is_found_by_its_data_directory(tmp_path: Path) -> None:
-    with Backstaged(tmp_path) as made:
+    with Answering(tmp_path) as made:
         made.state_dir.rename(made.data_dir / "pgidle")
         by_option = pgidle("health", "-D", made.data_dir)
         by_environment = pgidle("health", PGDATA=str(made.data_dir))
@@ -105,18 +103,18 @@ def test_the_supervisor_is_found_by_its_data_directory(tmp_path: Path) -> None:
     assert [done.returncode for done in (by_option, by_environment, own, by_file)] == [0] * 4
 
 
-def test_settings_that_do_not_matter_keep_nobody_from_looking(backstaged: Backstaged, tmp_path: Path) -> None:
+def test_settings_that_do_not_matter_keep_nobody_from_looking(answering: Answering, tmp_path: Path) -> None:
     (tmp_path / "pgidle.toml").write_text("state-dir = 'state'\nport = 'nonsense'\nunknown = 1\n")
     wrong = {"PGIDLE_PORT": "x", "PGIDLE_NONSENSE": "x", "PGPORT": "x"}
-    done = pgidle("health", "-D", backstaged.data_dir, "--state-dir", backstaged.state_dir, **wrong)
+    done = pgidle("health", "-D", answering.data_dir, "--state-dir", answering.state_dir, **wrong)
     assert (done.returncode, done.stderr) == (0, "")
-    (tmp_path / "pgidle.toml").write_text(f"state-dir = '{backstaged.state_dir}'\nport = 'nonsense'\n")
-    done = pgidle("health", "-D", backstaged.data_dir, **wrong)
+    (tmp_path / "pgidle.toml").write_text(f"state-dir = '{answering.state_dir}'\nport = 'nonsense'\n")
+    done = pgidle("health", "-D", answering.data_dir, **wrong)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_broken_file_is_said_and_passed_over(tmp_path: Path) -> None:
-    with Backstaged(tmp_path) as made:
+    with Answering(tmp_path) as made:
         made.state_dir.rename(made.data_dir / "pgidle")
         (tmp_path / "pgidle.toml").write_text("= broken")
         done = pgidle("health", "-D", made.data_dir)

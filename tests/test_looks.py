@@ -1,43 +1,197 @@
-"""Looks are far apart while no sleep is near: nobody is connected then, and who asks gets one at once."""
+"""One look at a time, every order answered, and no end of it unnoticed."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import gc
+import weakref
 from typing import TYPE_CHECKING
 
-import psycopg
-from postgres_fixture import wait_until
+import pytest
+
+from pgidle import looks
+from pgidle.looks import Looks
+from pgidle.observer.answers import Checkpointed, Ended, Looked
+from pgidle.snapshot import LookFailed, Snapshot
 
 if TYPE_CHECKING:
-    from conftest import Launch
-    from installations import Installation
-    from supervised import Supervised
+    from collections.abc import Awaitable, Callable
 
-CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgidle'"
+PATIENCE = 20.0
 
 
-def _reasons(one: Supervised) -> str:
-    ran = one.pgidle("status", "--json")
-    assert ran.returncode == 0, ran.stderr
-    return json.dumps(json.loads(ran.stdout)["reasons"])
+class Watcher:
+    """Looks at nothing, for as long as the test says: `go` lets one order end."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Semaphore(0)
+        self.began = asyncio.Semaphore(0)
+        self.closed = asyncio.Event()
+        self.at_once = 0
+        self.overlapped = False
+        self.fault: Exception | None = None
+
+    async def look(self, _deadline: float, /, *, may_connect: bool = True) -> Snapshot | LookFailed:
+        await self._take_time()
+        return Snapshot(at=0.0, server_version=180000)
+
+    async def checkpoint(self, _deadline: float, /) -> Checkpointed:
+        await self._take_time()
+        return Checkpointed(None)
+
+    async def close(self) -> None: ...
+
+    async def end(self) -> None:
+        self.closed.set()
+
+    async def _take_time(self) -> None:
+        self.at_once += 1
+        self.overlapped |= self.at_once > 1
+        self.began.release()
+        try:
+            if self.fault:
+                raise self.fault
+            await self.go.acquire()
+        finally:
+            self.at_once -= 1
 
 
-def test_status_shows_who_came_a_moment_ago(installation: Installation, launch: Launch) -> None:
-    one = launch(installation, idle_timeout="1h", when_idle="stay")
-    one.wait_for_state("awake")
-    wait_until(lambda: "1h" in _reasons(one))
-    for _ in range(5):
-        with psycopg.connect(one.conninfo()) as client:
-            client.execute("SELECT 1")
-            assert f"session {client.info.backend_pid} " in _reasons(one)
-    with psycopg.connect(one.conninfo(), autocommit=True) as client:
-        # A look is a connection of milliseconds.
-        wait_until(lambda: client.execute(CONNECTED).fetchone() == (0,))
-    assert one.stop() == 0
+class Scene:
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._ended: asyncio.Queue[Ended] = asyncio.Queue()
+        self.looks = Looks(self._ended.put_nowait, group)
+
+    async def receive(self) -> Ended:
+        async with asyncio.timeout(PATIENCE):
+            return await self._ended.get()
 
 
-def test_asking_for_the_status_does_not_keep_it_awake(installation: Installation, launch: Launch) -> None:
-    one = launch(installation, idle_timeout="3s", min_awake="1s", when_idle="stay")
-    one.wait_for_state("awake")
-    wait_until(lambda: json.loads(one.pgidle("status", "--json").stdout)["state"] == "asleep")
-    assert one.stop() == 0
+def play(act: Callable[[Scene], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            scene = Scene(group)
+            await act(scene)
+            scene.looks.unwatch()
+
+    asyncio.run(run())
+
+
+def test_a_watcher_leaves_no_garbage() -> None:
+    """Python would collect it in the end, and keep the memory."""
+
+    async def act(scene: Scene) -> None:
+        gone = asyncio.Event()
+        made = asyncio.Event()
+
+        def connect() -> Watcher:
+            watcher = Watcher()
+            watcher.fault = ValueError()
+            watcher.fault.args = (watcher,)
+            weakref.finalize(watcher, gone.set)
+            made.set()
+            return watcher
+
+        scene.looks.watch(connect)
+        await made.wait()
+        scene.looks.unwatch()
+        async with asyncio.timeout(PATIENCE):
+            await gone.wait()
+
+    gc.disable()
+    try:
+        play(act)
+    finally:
+        gc.enable()
+
+
+def test_orders_never_overlap_and_are_answered_in_turn() -> None:
+    async def act(scene: Scene) -> None:
+        watcher = Watcher()
+        scene.looks.watch(lambda: watcher)
+        scene.looks.look(1, PATIENCE)
+        scene.looks.checkpoint(PATIENCE)
+        scene.looks.look(2, PATIENCE)
+        await watcher.began.acquire()
+        for _ in range(3):
+            watcher.go.release()
+        first, second, third = [await scene.receive() for _ in range(3)]
+        assert isinstance(first, Looked)
+        assert second == Checkpointed(None)
+        assert isinstance(third, Looked)
+        assert (first.ticket, third.ticket) == (1, 2)
+        assert not watcher.overlapped
+
+    play(act)
+
+
+def test_without_a_postgres_every_order_is_answered_with_a_failure() -> None:
+    async def act(scene: Scene) -> None:
+        scene.looks.look(1, PATIENCE)
+        scene.looks.checkpoint(PATIENCE)
+        assert await scene.receive() == Looked(1, LookFailed("nothing watches Postgres"))
+        assert await scene.receive() == Checkpointed("nothing watches Postgres")
+
+    play(act)
+
+
+def test_when_postgres_stops_what_is_under_way_and_what_waits_is_given_up() -> None:
+    async def act(scene: Scene) -> None:
+        watcher = Watcher()
+        scene.looks.watch(lambda: watcher)
+        scene.looks.look(1, PATIENCE)
+        await watcher.began.acquire()
+        scene.looks.look(2, PATIENCE)
+        scene.looks.checkpoint(PATIENCE)
+        scene.looks.unwatch()
+        answers = [await scene.receive() for _ in range(3)]
+        assert Looked(1, LookFailed(looks.GIVEN_UP)) in answers
+        assert Looked(2, LookFailed(looks.GIVEN_UP)) in answers
+        assert Checkpointed(looks.GIVEN_UP) in answers
+        await watcher.closed.wait()
+
+    play(act)
+
+
+def test_a_new_postgres_is_watched_by_a_new_watcher() -> None:
+    async def act(scene: Scene) -> None:
+        old, new = Watcher(), Watcher()
+        scene.looks.watch(lambda: old)
+        scene.looks.look(1, PATIENCE)
+        await old.began.acquire()
+        scene.looks.watch(lambda: new)
+        scene.looks.look(2, PATIENCE)
+        new.go.release()
+        assert await scene.receive() == Looked(1, LookFailed(looks.GIVEN_UP))
+        seen = await scene.receive()
+        assert isinstance(seen, Looked)
+        assert isinstance(seen.look, Snapshot)
+        assert old.closed.is_set()
+
+    play(act)
+
+
+def test_a_look_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "GRACE", 0.01)
+
+    async def act(scene: Scene) -> None:
+        watcher = Watcher()
+        scene.looks.watch(lambda: watcher)
+        scene.looks.look(1, 0.01)
+        scene.looks.checkpoint(0.01)
+        assert await scene.receive() == Looked(1, LookFailed("it took longer than 0.01 s"))
+        assert await scene.receive() == Checkpointed("it took longer than 0.01 s")
+
+    play(act)
+
+
+def test_a_fault_of_a_watcher_ends_all() -> None:
+    async def act(scene: Scene) -> None:
+        watcher = Watcher()
+        watcher.fault = RuntimeError("out of order")
+        scene.looks.watch(lambda: watcher)
+        scene.looks.look(1, PATIENCE)
+        await scene.receive()
+
+    with pytest.raises(ExceptionGroup) as ended:
+        play(act)
+    assert ended.group_contains(RuntimeError, match="out of order")

@@ -73,8 +73,6 @@ def has_asked(one: Supervised, process: subprocess.Popen[str]) -> None:
     """Wait until a command has given its order, while whoever is to answer stands still."""
     # Without and with a timeout.
     until(lambda: wait_channel(process).startswith(("unix_stream", "poll_schedule")))
-    # Answered by the thread that posts orders, after it.
-    assert request(str(one.data_dir / "pgidle"), "GET", "/health", PATIENCE)[0] == 200
 
 
 def until(condition: Callable[[], object]) -> None:

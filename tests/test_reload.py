@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from backstaged import Backstaged
 
 from pgidle import reload
-from pgidle.inbox import ConfigurationChanged, SettingsChanged
-from pgidle.settings import resolve
+from pgidle.config_files import POSTGRES_FILES, signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+
+# Seconds after which a test gives up waiting for what must happen.
+PATIENCE = 20.0
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "INTERVAL", 0.02)
     monkeypatch.setattr(reload, "SETTLING", 0.02)
 
 
 @pytest.fixture
-def backstaged(tmp_path: Path, quick: None) -> Iterator[Backstaged]:
-    made = Backstaged(tmp_path)
-    for name in (*reload.POSTGRES_FILES, "postgresql.auto.conf"):
-        (made.data_dir / name).write_text("# nothing\n")
-    (made.data_dir / "base").mkdir()
-    with made:
-        # From then on the files are watched: that was begun before anybody could be answered.
-        assert made.ask("/health")
-        yield made
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data/base").mkdir(parents=True)
+    for name in (*POSTGRES_FILES, "postgresql.auto.conf"):
+        (tmp_path / "data" / name).write_text("# nothing\n")
+    return tmp_path
+
+
+class Noticing:
+    """Two folders as the observer watches them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data_dir, self.settings = folder / "data", folder / "pgidle.toml"
+        paths = [str(self.data_dir / name) for name in POSTGRES_FILES] + [str(self.settings)]
+        self.known = {path: signature(path) for path in paths}
+        self.told: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+
+    async def receive(self) -> set[str]:
+        """The names that are told next."""
+        async with asyncio.timeout(PATIENCE):
+            return {Path(path).name for path in await self.told.get()}
+
+    def play(self, act: Callable[[], Awaitable[Any]]) -> None:
+        async def run() -> None:
+            task = asyncio.ensure_future(reload.notice_changes(self.known, self.told.put_nowait))
+            # It watches from its first step on.
+            await asyncio.sleep(0)
+            await act()
+            task.cancel()
+
+        asyncio.run(run())
 
 
 def _edit(path: Path) -> None:
@@ -57,102 +80,114 @@ def _link(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
-@pytest.fixture
-def no_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_are_noticed_without_inotify(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Iterator[None]:
         raise RuntimeError("Too many open files (os error 24)")
         yield
 
     monkeypatch.setattr(reload, "watch", refuse)
     monkeypatch.setattr(reload, "SETTLED", 0.1)
+    noticing = Noticing(folder)
+
+    async def act() -> None:
+        for name in ("pg_hba.conf", "postgresql.conf"):
+            _replace(noticing.data_dir / name)
+            assert await noticing.receive() == {name}
+
+    noticing.play(act)
 
 
-def test_changes_are_noticed_without_inotify(no_inotify: None, backstaged: Backstaged) -> None:
-    for name in ("pg_hba.conf", "postgresql.conf"):
-        _replace(backstaged.data_dir / name)
-        assert backstaged.mail.receive() == ConfigurationChanged(name)
-
-
-@pytest.mark.parametrize("name", reload.POSTGRES_FILES)
+@pytest.mark.parametrize("name", POSTGRES_FILES)
 @pytest.mark.parametrize("change", [_edit, _replace, _remove, _link])
-def test_postgres_is_told_of_its_own_files(
-    backstaged: Backstaged, name: str, change: Callable[[Path], None]
-) -> None:
-    change(backstaged.data_dir / name)
-    assert backstaged.mail.receive() == ConfigurationChanged(name)
+def test_a_changed_file_is_told(folder: Path, name: str, change: Callable[[Path], None]) -> None:
+    noticing = Noticing(folder)
+
+    async def act() -> None:
+        change(noticing.data_dir / name)
+        assert await noticing.receive() == {name}
+
+    noticing.play(act)
 
 
-def test_what_initdb_makes_is_no_reason_and_what_comes_later_is(tmp_path: Path, quick: None) -> None:
-    with Backstaged(tmp_path) as made:
-        assert made.ask("/health")
-        for name in reload.POSTGRES_FILES:
-            (made.data_dir / name).write_text("# from initdb\n")
-        (tmp_path / "pgidle.toml").write_text("# a sign that those were seen\n")
-        assert isinstance(made.mail.receive(), SettingsChanged)
-        for name in reload.POSTGRES_FILES:
-            _remove(made.data_dir / name)
-            assert made.mail.receive() == ConfigurationChanged(name)
-            (made.data_dir / name).write_text("# by hand\n")
-            assert made.mail.receive() == ConfigurationChanged(name)
+def test_what_has_changed_before_anybody_watched_is_told(folder: Path) -> None:
+    noticing = Noticing(folder)
+    _edit(noticing.data_dir / "pg_hba.conf")
+    noticing.settings.write_text("port = 5433\n")
+
+    async def act() -> None:
+        assert await noticing.receive() == {"pg_hba.conf", "pgidle.toml"}
+
+    noticing.play(act)
 
 
-def test_what_postgres_writes_itself_is_no_reason(backstaged: Backstaged) -> None:
-    for name in ("postgresql.auto.conf", "postmaster.pid", "base/postgresql.conf", "postgresql.conf.swp"):
-        (backstaged.data_dir / name).write_text("# changed\n")
-    (backstaged.data_dir / "pg_hba.conf").write_text("# changed too\n")
-    assert backstaged.mail.receive() == ConfigurationChanged("pg_hba.conf")
+def test_what_postgres_writes_itself_is_no_reason(folder: Path) -> None:
+    noticing = Noticing(folder)
+
+    async def act() -> None:
+        for name in ("postgresql.auto.conf", "postmaster.pid", "base/postgresql.conf", "postgresql.conf.swp"):
+            (noticing.data_dir / name).write_text("# changed\n")
+        (noticing.data_dir / "pg_hba.conf").write_text("# changed too\n")
+        assert await noticing.receive() == {"pg_hba.conf"}
+
+    noticing.play(act)
 
 
-def test_two_folders_are_watched_and_nothing_in_them(backstaged: Backstaged, tmp_path: Path) -> None:
-    said = [each.read_text() for each in Path("/proc/self/fdinfo").iterdir() if each.exists()]
-    # proc_pid_fdinfo(5): one line for each inode that inotify watches, in hexadecimal.
-    inodes = [
-        int(line.split()[2].removeprefix("ino:"), 16)
-        for line in "".join(said).splitlines()
-        if "inotify" in line
-    ]
-    assert sorted(inodes) == sorted(folder.stat().st_ino for folder in (tmp_path, backstaged.data_dir))
+def test_two_folders_are_watched_and_nothing_in_them(folder: Path) -> None:
+    noticing = Noticing(folder)
+
+    async def act() -> None:
+        said = [each.read_text() for each in Path("/proc/self/fdinfo").iterdir() if each.exists()]
+        # proc_pid_fdinfo(5): one line for each inode that inotify watches, in hexadecimal.
+        inodes = [
+            int(line.split()[2].removeprefix("ino:"), 16)
+            for line in "".join(said).splitlines()
+            if "inotify" in line
+        ]
+        assert sorted(inodes) == sorted(one.stat().st_ino for one in (folder, noticing.data_dir))
+
+    noticing.play(act)
 
 
-def test_a_link_to_a_folder_that_is_swapped(backstaged: Backstaged, tmp_path: Path) -> None:
+def test_a_link_to_a_folder_that_is_swapped(folder: Path) -> None:
     """As Kubernetes updates a mounted ConfigMap: the file's own name is never touched."""
-    for version in ("one", "two"):
-        (tmp_path / version).mkdir()
-        (tmp_path / version / "pgidle.toml").write_text(f"# {version}\n")
-    (tmp_path / "now").symlink_to("one")
-    (tmp_path / "pgidle.toml").symlink_to("now/pgidle.toml")
-    assert isinstance(backstaged.mail.receive(), SettingsChanged)
-    (tmp_path / "next").symlink_to("two")
-    (tmp_path / "next").rename(tmp_path / "now")
-    assert isinstance(backstaged.mail.receive(), SettingsChanged)
+    noticing = Noticing(folder)
+
+    async def act() -> None:
+        for version in ("one", "two"):
+            (folder / version).mkdir()
+            (folder / version / "pgidle.toml").write_text(f"# {version}\n")
+        (folder / "now").symlink_to("one")
+        noticing.settings.symlink_to("now/pgidle.toml")
+        assert await noticing.receive() == {"pgidle.toml"}
+        (folder / "next").symlink_to("two")
+        (folder / "next").rename(folder / "now")
+        assert await noticing.receive() == {"pgidle.toml"}
+
+    noticing.play(act)
 
 
-def test_settings_that_appear_change_break_and_go(backstaged: Backstaged, tmp_path: Path) -> None:
-    settings = resolve({"data-dir": "/data"}, {}, None, None, "/").settings
-    file = tmp_path / "pgidle.toml"
-    backstaged.settings = settings
-    file.write_text("port = 5433\n")
-    assert backstaged.mail.receive() == SettingsChanged(settings, "")
-    backstaged.settings = None
-    file.write_text("port = 'x'\n")
-    error = "pgidle.toml: port: 'x' is not a port: write a number"
-    assert backstaged.mail.receive() == SettingsChanged(None, error)
-    backstaged.settings = settings
-    file.unlink()
-    assert backstaged.mail.receive() == SettingsChanged(settings, "")
+def test_settings_that_appear_change_and_go(folder: Path) -> None:
+    noticing = Noticing(folder)
+
+    async def act() -> None:
+        for change in (lambda path: path.write_text("port = 5433\n"), _edit, _remove):
+            change(noticing.settings)
+            assert await noticing.receive() == {"pgidle.toml"}
+
+    noticing.play(act)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path) -> None:
-    made = Backstaged(tmp_path)
-    (tmp_path / "pgidle.toml").touch()
-    tmp_path.chmod(0o300)
+def test_a_folder_that_may_not_be_read_is_left_out(folder: Path) -> None:
+    noticing = Noticing(folder)
+    folder.chmod(0o300)
+
+    async def act() -> None:
+        noticing.settings.touch()
+        _edit(noticing.data_dir / "pg_hba.conf")
+        assert await noticing.receive() == {"pg_hba.conf"}
+
     try:
-        with made:
-            said = made.mail.receive()
-            (made.data_dir / "pg_hba.conf").touch()
-            assert made.mail.receive() == ConfigurationChanged("pg_hba.conf")
+        noticing.play(act)
     finally:
-        tmp_path.chmod(0o700)
-    assert isinstance(said, SettingsChanged)
-    assert "cannot be watched" in said.error
+        folder.chmod(0o700)

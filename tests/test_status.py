@@ -7,7 +7,7 @@ import re
 from math import inf
 
 import pytest
-from backstaged import make_report
+from answering import make_report
 
 from pgidle.lifecycle import State
 from pgidle.policy import Lease
@@ -15,7 +15,7 @@ from pgidle.reasons import Reason, ReasonKind, Signal
 from pgidle.status import LastSleep, Memory, as_dict, as_metrics, as_table
 
 NOW, WALL = 1000.0, 1_795_390_801.5
-MEMORY = Memory(40 * 2**20, 96 * 2**20)
+MEMORY = Memory(12 * 2**20, 30 * 2**20, 96 * 2**20)
 BUSY = Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, "session 7 is active", "when its query ends")
 HELD = Reason(ReasonKind.BLOCKER, Signal.LEASE, "held")
 
@@ -64,7 +64,7 @@ def test_programs_get_everything() -> None:
     assert samples(as_metrics(report, NOW, MEMORY))["leases"] == 2
     assert said["last_sleep"] == {"why": "idle for 5min", "at": WALL - 3600, "seconds": 0.0146}
     assert "idle for 5min; the shutdown took 15 ms\n" in as_table(said)
-    assert said["memory"] == {"supervisor": 40 * 2**20, "postgres": 96 * 2**20}
+    assert said["memory"] == {"supervisor": 12 * 2**20, "observer": 30 * 2**20, "postgres": 96 * 2**20}
 
 
 def test_a_sleep_that_is_due_is_not_in_the_past() -> None:
@@ -76,10 +76,10 @@ def test_a_sleep_that_is_due_is_not_in_the_past() -> None:
 @pytest.mark.parametrize("state", list(State))
 def test_people_get_a_table_in_every_state(state: State) -> None:
     report = make_report(state=state, since=NOW - 90, started=NOW - 100, initialising=True)
-    table = as_table(as_dict(report, NOW, WALL, Memory(1, None)))
+    table = as_table(as_dict(report, NOW, WALL, Memory(1, 1, None)))
     first = f"state       {state.noun}, initialising the data directory for 1min 30s, since 2026-11-22 "
     assert table.startswith(first)
-    assert "\x1b" in as_table(as_dict(report, NOW, WALL, Memory(1, None)), colour=True)
+    assert "\x1b" in as_table(as_dict(report, NOW, WALL, Memory(1, 1, None)), colour=True)
 
 
 def test_the_table_names_every_reason_on_a_line_of_its_own() -> None:
@@ -119,7 +119,7 @@ def test_metrics_say_the_state_in_every_form() -> None:
 
 
 def test_what_is_not_known_is_no_metric() -> None:
-    found = samples(as_metrics(make_report(), NOW, Memory(1, None)))
+    found = samples(as_metrics(make_report(), NOW, Memory(1, 1, None)))
     assert not {"sleep_in_seconds", "sessions", 'memory_bytes{of="postgres"}'} & found.keys()
 
 

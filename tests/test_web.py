@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
-from backstaged import PATIENCE, Backstaged, make_report
+from answering import PATIENCE, Answering, make_report
 
-from pgidle import door
+from pgidle import door, http_listener
 from pgidle.client import NoAnswer, NotRunning, request
 from pgidle.errors import PgidleError
-from pgidle.inbox import Requested
 from pgidle.lifecycle import State
 from pgidle.meter import Meter
 from pgidle.orders import Hold, Order, Program, Release, Sleep, Wake
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def backstaged(tmp_path: Path) -> Iterator[Backstaged]:
-    with Backstaged(tmp_path) as made:
+def answering(tmp_path: Path) -> Iterator[Answering]:
+    with Answering(tmp_path) as made:
         yield made
 
 
-def ask(made: Backstaged, method: str, path: str) -> tuple[int, str, bytes]:
+def ask(made: Answering, method: str, path: str) -> tuple[int, str, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request(method, path)
@@ -40,58 +39,58 @@ def ask(made: Backstaged, method: str, path: str) -> tuple[int, str, bytes]:
         return response.status, response.headers["content-type"], response.read()
 
 
-def give_order(made: Backstaged, path: str) -> tuple[int, dict[str, Any]]:
+def give_order(made: Answering, path: str) -> tuple[int, dict[str, Any]]:
     return request(str(made.state_dir), "POST", path, PATIENCE)
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_health_and_readiness_in_every_state(backstaged: Backstaged, state: State) -> None:
-    backstaged.report = make_report(state=state)
+def test_health_and_readiness_in_every_state(answering: Answering, state: State) -> None:
+    answering.report = make_report(state=state)
     body = json.dumps({"state": state.noun}).encode() + b"\n"
     json_type = "application/json"
     health = 503 if state is State.FAILED else 200
     ready = 200 if state is State.AWAKE else 503
-    assert ask(backstaged, "GET", "/health") == (health, json_type, body)
-    assert ask(backstaged, "GET", "/ready") == (ready, json_type, body)
+    assert ask(answering, "GET", "/health") == (health, json_type, body)
+    assert ask(answering, "GET", "/ready") == (ready, json_type, body)
 
 
-def test_status_and_metrics(backstaged: Backstaged) -> None:
-    backstaged.report = make_report(postmaster_pid=os.getpid())
-    status, _, body = ask(backstaged, "GET", "/status")
+def test_status_and_metrics(answering: Answering) -> None:
+    answering.report = make_report(postmaster_pid=os.getpid())
+    status, _, body = ask(answering, "GET", "/status")
     said = json.loads(body)
     assert status == 200
     assert said["state"] == "awake"
     assert said["memory"]["supervisor"] > 2**20
-    status, kind, body = ask(backstaged, "GET", "/metrics")
+    status, kind, body = ask(answering, "GET", "/metrics")
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert b'pgidle_state{state="awake"} 1\n' in body
-    assert request(str(backstaged.state_dir), "GET", "/status")[1]["state"] == "awake"
+    assert request(str(answering.state_dir), "GET", "/status")[1]["state"] == "awake"
 
 
-def test_head_tells_as_much_without_a_body(backstaged: Backstaged) -> None:
-    backstaged.report = make_report(state=State.DROWSY)
-    assert ask(backstaged, "HEAD", "/ready") == (503, "application/json", b"")
+def test_head_tells_as_much_without_a_body(answering: Answering) -> None:
+    answering.report = make_report(state=State.DROWSY)
+    assert ask(answering, "HEAD", "/ready") == (503, "application/json", b"")
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/nothing", "/health/", "health", "sleep", "/status/x", "//sleep", "/%73leepy"]
 )
-def test_a_wrong_path_is_not_found(backstaged: Backstaged, path: str) -> None:
-    assert ask(backstaged, "GET", path)[0] == 404
-    assert request(str(backstaged.state_dir), "POST", path)[0] == 404
+def test_a_wrong_path_is_not_found(answering: Answering, path: str) -> None:
+    assert ask(answering, "GET", path)[0] == 404
+    assert request(str(answering.state_dir), "POST", path)[0] == 404
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/health"), ("DELETE", "/status"), ("GET", "/sleep")])
-def test_a_wrong_method_is_refused(backstaged: Backstaged, method: str, path: str) -> None:
-    status, body = request(str(backstaged.state_dir), method, path)
+def test_a_wrong_method_is_refused(answering: Answering, method: str, path: str) -> None:
+    status, body = request(str(answering.state_dir), method, path)
     assert status == 405
     assert "takes" in body["error"]
 
 
 @pytest.mark.parametrize("path", ["/sleep", "/wake", "/hold?seconds=1", "/release"])
-def test_nobody_gives_orders_over_tcp(backstaged: Backstaged, path: str) -> None:
-    assert ask(backstaged, "POST", path)[0] == 404
-    assert backstaged.mail.is_empty
+def test_nobody_gives_orders_over_tcp(answering: Answering, path: str) -> None:
+    assert ask(answering, "POST", path)[0] == 404
+    assert answering.orders.empty()
 
 
 @pytest.mark.parametrize(
@@ -119,11 +118,11 @@ def test_nobody_gives_orders_over_tcp(backstaged: Backstaged, path: str) -> None
         "/release?why=x",
     ],
 )
-def test_a_wrong_parameter_is_refused_before_anybody_is_asked(backstaged: Backstaged, path: str) -> None:
-    status, body = give_order(backstaged, path)
+def test_a_wrong_parameter_is_refused_before_anybody_is_asked(answering: Answering, path: str) -> None:
+    status, body = give_order(answering, path)
     assert status == 400
     assert body["error"]
-    assert backstaged.mail.is_empty
+    assert answering.orders.empty()
 
 
 @pytest.mark.parametrize(
@@ -143,14 +142,13 @@ def test_a_wrong_parameter_is_refused_before_anybody_is_asked(backstaged: Backst
 )
 @pytest.mark.parametrize(("granted", "status"), [(True, 200), (False, 409)])
 def test_an_order_reaches_the_supervisor_and_its_answer_the_asker(
-    backstaged: Backstaged, path: str, order: Order, granted: bool, status: int
+    answering: Answering, path: str, order: Order, granted: bool, status: int
 ) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)
-        client.connect(str(backstaged.state_dir / "control.sock"))
+        client.connect(str(answering.state_dir / "control.sock"))
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        asked = backstaged.mail.receive()
-        assert isinstance(asked, Requested)
+        asked = answering.receive()
         assert asked.order == order
         assert asked.is_awaited()
         asked.reply(granted, "so be it")
@@ -161,44 +159,41 @@ def test_an_order_reaches_the_supervisor_and_its_answer_the_asker(
 
 
 def test_an_answer_may_take_its_time_and_who_does_not_wait_leaves_nothing_behind(
-    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    answering: Answering, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(door, "CONNECTION_TIME", 0.2)
     path = b"POST /wake?wait=1 HTTP/1.1\r\nHost: x\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as silent:
         for one in (client, silent):
             one.settimeout(PATIENCE)
-            one.connect(str(backstaged.state_dir / "control.sock"))
+            one.connect(str(answering.state_dir / "control.sock"))
         client.sendall(path)
-        asked = backstaged.mail.receive()
-        assert isinstance(asked, Requested)
+        asked = answering.receive()
         # Came later, and is not kept; who has asked still is.
         assert silent.recv(1) == b""
         asked.reply(True, "at last")
         assert b"at last" in client.makefile("rb").read()
     with pytest.raises(NoAnswer):
-        request(str(backstaged.state_dir), "POST", "/wake?wait=1", 0.05)
-    asked = backstaged.mail.receive()
-    assert isinstance(asked, Requested)
+        request(str(answering.state_dir), "POST", "/wake?wait=1", 0.05)
+    asked = answering.receive()
     while asked.is_awaited():
-        assert ask(backstaged, "GET", "/health")[0] == 200
+        assert ask(answering, "GET", "/health")[0] == 200
     asked.reply(True, "too late, and no harm")
-    assert ask(backstaged, "GET", "/health")[0] == 200
+    assert ask(answering, "GET", "/health")[0] == 200
     assert not caplog.records
 
 
 def test_an_answer_after_the_end_reaches_nobody_and_harms_nobody(tmp_path: Path) -> None:
-    with Backstaged(tmp_path) as made, socket.socket(socket.AF_UNIX) as client:
+    with Answering(tmp_path) as made, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(made.state_dir / "control.sock"))
         client.sendall(b"POST /wake HTTP/1.1\r\nHost: x\r\n\r\n")
-        asked = made.mail.receive()
-    assert isinstance(asked, Requested)
+        asked = made.receive()
     asked.reply(True, "nobody hears this")
 
 
-def test_one_who_asks_at_length_is_answered(backstaged: Backstaged) -> None:
+def test_one_who_asks_at_length_is_answered(answering: Answering) -> None:
     """With a body that nobody needs, in pieces, asking whether to go on, and with nothing more to say after it."""
-    with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+    with socket.create_connection(("127.0.0.1", answering.port), PATIENCE) as client:
         client.sendall(
             b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
         )
@@ -210,29 +205,29 @@ def test_one_who_asks_at_length_is_answered(backstaged: Backstaged) -> None:
         assert b"HTTP/1.1 200 OK\r\n" in answer.read()
 
 
-def test_only_the_first_of_two_requests_is_answered(backstaged: Backstaged) -> None:
-    with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+def test_only_the_first_of_two_requests_is_answered(answering: Answering) -> None:
+    with socket.create_connection(("127.0.0.1", answering.port), PATIENCE) as client:
         client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
         assert client.makefile("rb").read().count(b"HTTP/1.1") == 1
 
 
-def test_garbage_closes_its_own_connection_only(backstaged: Backstaged) -> None:
+def test_garbage_closes_its_own_connection_only(answering: Answering) -> None:
     for garbage in (b"\x00\x03\x00\x00user\x00x\x00\x00", b"GET / HTTP/9\r\n\r\n", b"x" * 100_000):
-        with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", answering.port), PATIENCE) as client:
             with contextlib.suppress(ConnectionError):
                 client.sendall(garbage)
                 client.shutdown(socket.SHUT_WR)
                 assert not client.makefile("rb").read().startswith(b"HTTP/1.1 2")
-    assert ask(backstaged, "GET", "/health")[0] == 200
+    assert ask(answering, "GET", "/health")[0] == 200
 
 
 @pytest.mark.parametrize("limit", ["CONNECTION_TIME", "REQUEST_TIME"])
 def test_a_silent_client_is_not_kept(
-    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch, limit: str
+    answering: Answering, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(door, limit, 0.05)
+    monkeypatch.setattr(door if limit == "CONNECTION_TIME" else http_listener, limit, 0.05)
     for beginning in (b"", b"GET /hea"):
-        with socket.create_connection(("127.0.0.1", backstaged.port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", answering.port), PATIENCE) as client:
             client.sendall(beginning)
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv(1) == b""
@@ -246,7 +241,7 @@ def is_closed(client: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def crowd(made: Backstaged, beginning: bytes, addresses: Sequence[str]) -> Iterator[list[socket.socket]]:
+def crowd(made: Answering, beginning: bytes, addresses: Sequence[str]) -> Iterator[list[socket.socket]]:
     """Connections that say no more than the beginning of a request, one from each address."""
     with contextlib.ExitStack() as stack:
         connected = []
@@ -261,19 +256,19 @@ def crowd(made: Backstaged, beginning: bytes, addresses: Sequence[str]) -> Itera
 @pytest.mark.parametrize("beginning", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n"])
 @pytest.mark.parametrize("spread", [1, 100])
 def test_a_probe_is_answered_whoever_else_is_connected(
-    backstaged: Backstaged, beginning: bytes, spread: int
+    answering: Answering, beginning: bytes, spread: int
 ) -> None:
     addresses = [f"127.0.0.{1 + number % spread}" for number in range(200)]
-    with crowd(backstaged, beginning, addresses):
-        assert ask(backstaged, "GET", "/health")[0] == 200
-        assert ask(backstaged, "GET", "/metrics")[0] == 200
+    with crowd(answering, beginning, addresses):
+        assert ask(answering, "GET", "/health")[0] == 200
+        assert ask(answering, "GET", "/metrics")[0] == 200
 
 
 def test_a_flood_takes_only_so_many_descriptors(
-    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "CONNECTIONS", 4)
-    with crowd(backstaged, b"", [f"127.0.0.{number}" for number in range(1, 6)]) as connected:
+    monkeypatch.setattr(http_listener, "CONNECTIONS", 4)
+    with crowd(answering, b"", [f"127.0.0.{number}" for number in range(1, 6)]) as connected:
         assert is_closed(connected[0])
         for one in connected[1:]:
             one.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -281,10 +276,10 @@ def test_a_flood_takes_only_so_many_descriptors(
 
 
 def test_one_address_takes_only_its_own_place(
-    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "CONNECTIONS_OF_ONE", 2)
-    with crowd(backstaged, b"", ["127.0.0.2", *["127.0.0.1"] * 3]) as connected:
+    monkeypatch.setattr(http_listener, "CONNECTIONS_OF_ONE", 2)
+    with crowd(answering, b"", ["127.0.0.2", *["127.0.0.1"] * 3]) as connected:
         assert is_closed(connected[1])
         connected[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connected[0].makefile("rb").read().startswith(b"HTTP/1.1 200 ")
@@ -292,7 +287,7 @@ def test_one_address_takes_only_its_own_place(
 
 def test_the_control_socket_of_a_deep_folder(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
-    with Backstaged(deep) as made:
+    with Answering(deep) as made:
         assert request(str(made.state_dir), "GET", "/health") == (200, {"state": "awake"})
 
 
@@ -319,8 +314,8 @@ def test_who_is_not_there_is_told_from_who_does_not_answer(
 def test_memory_of_a_process_that_is_no_more_is_not_known() -> None:
     gone = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(gone, 0)
-    assert Meter().read(gone).postgres is None
-    assert Meter().read(None).postgres is None
-    own = Meter().read(os.getpid())
+    assert Meter(os.getpid()).read(gone).postgres is None
+    assert Meter(os.getpid()).read(None).postgres is None
+    own = Meter(os.getpid()).read(os.getpid())
     assert own.postgres
     assert own.supervisor > 2**20

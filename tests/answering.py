@@ -1,0 +1,121 @@
+"""The HTTP of both processes with real sockets, in one thread, and what stands in the supervisor's place: a report."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from pgidle.door import Door
+from pgidle.http_listener import HttpListener
+from pgidle.lifecycle import State
+from pgidle.meter import Meter
+from pgidle.observer.timers import Timers
+from pgidle.status import Report
+from pgidle.web import Application
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pgidle.ordering import Requested
+
+# Seconds after which a test gives up waiting for what must happen.
+PATIENCE = 20.0
+
+
+def make_report(**changes: Any) -> Report:
+    values: dict[str, Any] = {
+        "state": State.AWAKE,
+        "since": time.monotonic() - 90,
+        "why": "Postgres accepts connections",
+        "reasons": (),
+        "sleeps_at": None,
+        "gate_mode": "shared",
+        "gate_why": "clients are handed over by the kernel",
+        "parked": 0,
+        "sessions": None,
+        "leases": (),
+        "data_dir": "/var/lib/postgresql/data",
+        "listen": ("0.0.0.0", "::"),
+        "port": 5432,
+        "supervisor_pid": os.getpid(),
+        "postmaster_pid": None,
+        "initialising": False,
+        "started": time.monotonic() - 100,
+        "wakes": 2,
+        "sleeps": 1,
+        "crashes": 0,
+        "looks": 7,
+        "looks_failed": 0,
+        "last_sleep": None,
+    }
+    return Report(**values | changes)
+
+
+class Answering:
+    """Use it as a context: the thread runs inside. Orders that are given wait in `orders`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state_dir = folder / "state"
+        self.state_dir.mkdir(parents=True)
+        self.data_dir = folder / "data"
+        self.data_dir.mkdir()
+        self.report = make_report()
+        self.orders: queue.Queue[Requested] = queue.Queue()
+        self._tcp = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._tcp.getsockname()[1]
+        self._control = socket.socket(socket.AF_UNIX)
+        descriptor = os.open(self.state_dir, os.O_PATH)
+        self._control.bind(f"/proc/self/fd/{descriptor}/control.sock")
+        os.close(descriptor)
+        self._control.listen()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+        self._ended = asyncio.Event()
+
+    def __enter__(self) -> Answering:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        self._loop.close()
+
+    def receive(self) -> Requested:
+        """The next order, waited for."""
+        return self.orders.get(timeout=PATIENCE)
+
+    async def _report(self) -> Report:
+        return self.report
+
+    def _asked(self) -> tuple[State, str]:
+        return self.report.state, self.report.failed_start.why if self.report.failed_start else ""
+
+    async def _run(self) -> None:
+        meter, timers = Meter(os.getpid()), Timers()
+        telling = Door(Application(self._report, meter).answer)
+        ordering = Door(Application(self._report, meter, self.orders.put).answer)
+        tasks = set()
+
+        def hand_on(door: Door) -> Callable[[socket.socket, bytes], None]:
+            def hand(connected: socket.socket, data: bytes) -> None:
+                taken = socket.socket(fileno=connected.detach())
+                tasks.add(asyncio.ensure_future(door.let_in(taken, data)))
+
+            return hand
+
+        for listener, door, users in ((self._tcp, telling, None), (self._control, ordering, (0, os.geteuid()))):
+            HttpListener(listener, timers, self._asked, hand_on(door), users)  # type: ignore[arg-type]
+        await self._ended.wait()
+        for listener in (self._tcp, self._control):
+            timers.forget(listener.fileno())
+            listener.close()
+        for door in (telling, ordering):
+            await door.close()
