@@ -161,6 +161,7 @@ class _Connection(asyncio.Protocol):
             elif isinstance(event, h11.EndOfMessage) and self._request is not None:
                 self._end.cancel()
                 self.task = asyncio.get_running_loop().create_task(self._answer(self._request))
+                self.task.add_done_callback(self._answered)
                 return
             elif event is h11.NEED_DATA:
                 if self._http.they_are_waiting_for_100_continue:
@@ -172,6 +173,12 @@ class _Connection(asyncio.Protocol):
         path, _, query = request.target.decode("ascii", "replace").partition("?")
         method = request.method.decode("ascii")
         self._send(await self._door.answering(method, path, query), has_body=method != "HEAD")
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.cut()
+            context = {"message": "a request could not be answered", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def _send(self, answer: Answer, *, has_body: bool) -> None:
         headers = [

@@ -14,17 +14,17 @@ class Meter:
     psutil itself would be 1.5 MB of what there is to tell, so it is imported when somebody asks.
     """
 
-    def __init__(self, supervisor_pid: int) -> None:
-        self._supervisor_pid = supervisor_pid
+    def __init__(self) -> None:
         self._read: tuple[float, int | None, Memory] | None = None
 
-    def read(self, postmaster_pid: int | None) -> Memory:
+    def read(self, supervisor: int, postmaster_pid: int | None) -> Memory:
+        """`supervisor`: the bytes that it says it has."""
         now = time.monotonic()
         if self._read is None or self._read[1] != postmaster_pid or now - self._read[0] >= 1:
             import psutil
 
-            sizes = [psutil.Process(pid).memory_info().rss for pid in (self._supervisor_pid, os.getpid())]
-            memory = Memory(sizes[0], sizes[1], _postgres(postmaster_pid))
+            own = psutil.Process(os.getpid()).memory_info().rss
+            memory = Memory(supervisor, own, _postgres(postmaster_pid))
             self._read = (now, postmaster_pid, memory)
         return self._read[2]
 

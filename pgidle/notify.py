@@ -5,10 +5,10 @@ Nothing here waits: what the manager's socket does not take at once is kept and 
 
 from __future__ import annotations
 
-import socket
 import time
 
 from pgidle.lifecycle import State
+from pgidle.light import socket
 from pgidle.log import one_line
 
 TYPE_CHECKING = False

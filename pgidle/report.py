@@ -44,5 +44,6 @@ def make_report(situation: Situation, judge: Judge, house: House, supervisor_pid
         looks_failed=judge.looks_failed,
         last_sleep=judge.last_sleep,
         failed_start=situation.failed_start,
+        resident=situation.resident,
         settings=tuple(describe(judge.settings, harmless)),
     )

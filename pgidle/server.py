@@ -16,6 +16,7 @@ from pgidle.config_files import signatures
 from pgidle.early import spawn_postmaster
 from pgidle.errors import FAULTS, fault_text
 from pgidle.lifecycle import Event
+from pgidle.light import signal
 from pgidle.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
 
 TYPE_CHECKING = False
@@ -383,6 +384,8 @@ def describe(status: int, complaint: str = "") -> str:
         return "the postmaster ended without a clean shutdown: the next start recovers, and empties unlogged tables"
     if status > 0:
         return f"the postmaster exited with status {status}{complaint or ' (its own message is above)'}"
+    from signal import Signals
+
     # Of the real-time signals only the first and the last have names.
-    named = next((one.name for one in signal.Signals if one == -status), f"signal {-status}")
+    named = next((one.name for one in Signals if one == -status), f"signal {-status}")
     return f"the postmaster was ended by {named}{complaint}"

@@ -57,6 +57,8 @@ class Report:
     looks_failed: int
     last_sleep: LastSleep | None
     failed_start: FailedStart | None = None
+    resident: int = 0
+    """Bytes of memory that the supervisor has."""
     settings: tuple[tuple[str, str], ...] = ()
     """Those that hold, by name, as a person would write them."""
 

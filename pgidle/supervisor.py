@@ -332,6 +332,7 @@ class Supervisor:
             self.sleeps,
             self.crashes,
             self.failed_start,
+            _resident(),
             self._heard,
         )
 
@@ -424,8 +425,8 @@ class Supervisor:
         self._part_later()
 
     def _on_order(self, connected: socket.socket, data: bytes) -> None:
-        if self.state in (State.ASLEEP, State.LEAVING) and data.startswith(WAKING):
-            # As good as a client: before the observer knows of it there might be nobody left to be told.
+        if self.state is not State.AWAKE and data.startswith(WAKING):
+            # As good as a client: when the observer knows of it there might be nobody left to be told.
             self._happen(Event.WAKE_REQUESTED, "asked to wake")
         self._observer.hand_over(say.Connection(True, data), connected)
         self._part_later()
@@ -576,6 +577,15 @@ class Supervisor:
 
     def _exit_failed(self) -> None:
         self._exit_status = 1
+
+
+def _resident() -> int:
+    """Bytes of our own memory (proc_pid_statm(5)); 0 where that is not known."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _place(error: BaseException) -> str:

@@ -56,13 +56,15 @@ class Application:
     def __init__(
         self,
         report: Callable[[], Awaitable[Report]],
+        state: Callable[[], State],
         meter: Meter,
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
     ) -> None:
-        """`report` is what holds now. `take` gets orders; None makes the door read-only. `look` calls back when what is
+        """`report` is what holds now, `state` what was told last. `take` gets orders; None makes the door read-only. `look` calls back when what is
         known is no older than the question, or cannot be had."""
         self._report = report
+        self._state = state
         self._meter = meter
         self._take = take
         self._look = look
@@ -101,11 +103,11 @@ class Application:
         return _json(200 if report.state is State.AWAKE else 503, {"state": report.state.noun})
 
     def _status(self, report: Report) -> Answer:
-        memory = self._meter.read(report.postmaster_pid)
+        memory = self._meter.read(report.resident, report.postmaster_pid)
         return _json(200, as_dict(report, time.monotonic(), time.time(), memory))
 
     def _metrics(self, report: Report) -> Answer:
-        memory = self._meter.read(report.postmaster_pid)
+        memory = self._meter.read(report.resident, report.postmaster_pid)
         return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
 
     async def _look_now(self) -> None:
@@ -132,8 +134,7 @@ class Application:
 
         take(Requested(order, reply, lambda: not future.done()))
         granted, text = await future
-        report = await self._report()
-        body = {"granted": granted, "message": text, "state": report.state.noun}
+        body = {"granted": granted, "message": text, "state": self._state().noun}
         return _json(200 if granted else 409, body)
 
 

@@ -53,6 +53,7 @@ def make_report(**changes: Any) -> Report:
         "looks": 7,
         "looks_failed": 0,
         "last_sleep": None,
+        "resident": 12 * 2**20,
     }
     return Report(**values | changes)
 
@@ -95,13 +96,16 @@ class Answering:
     async def _report(self) -> Report:
         return self.report
 
+    def _state(self) -> State:
+        return self.report.state
+
     def _asked(self) -> tuple[State, str]:
         return self.report.state, self.report.failed_start.why if self.report.failed_start else ""
 
     async def _run(self) -> None:
-        meter, timers = Meter(os.getpid()), Timers()
-        telling = Door(Application(self._report, meter).answer)
-        ordering = Door(Application(self._report, meter, self.orders.put).answer)
+        meter, timers = Meter(), Timers()
+        telling = Door(Application(self._report, self._state, meter).answer)
+        ordering = Door(Application(self._report, self._state, meter, self.orders.put).answer)
         tasks = set()
 
         def hand_on(door: Door) -> Callable[[socket.socket, bytes], None]:
@@ -111,7 +115,10 @@ class Answering:
 
             return hand
 
-        for listener, door, users in ((self._tcp, telling, None), (self._control, ordering, (0, os.geteuid()))):
+        for listener, door, users in (
+            (self._tcp, telling, None),
+            (self._control, ordering, (0, os.geteuid())),
+        ):
             HttpListener(listener, timers, self._asked, hand_on(door), users)  # type: ignore[arg-type]
         await self._ended.wait()
         for listener in (self._tcp, self._control):

@@ -35,10 +35,10 @@ STEPS = {
 def main(point: str, door: str, *arguments: str) -> None:
     when, name = point.split()
     # The judge is the observer's, which is a fork of the supervisor; all else is the supervisor's.
-    supervisor, is_observers = os.getpid(), name.startswith("Judge.")
+    first, is_observers = os.getpid(), name.startswith("Judge.")
 
     def stand_still() -> None:
-        if (os.getpid() != supervisor) is not is_observers:
+        if (os.getpid() != first) is not is_observers:
             return
         with socket.socket(socket.AF_UNIX) as told:
             told.connect(door)

@@ -152,24 +152,22 @@ def test_a_wake_is_waited_for_from_every_step_of_a_sleep(
 
 
 def test_a_wake_does_not_wait_longer_than_it_is_told(
-    begin: Begin, newest: Installation, place: Place
+    begin: Begin, launch: Launch, newest: Installation
 ) -> None:
-    one = Stopped(newest, place, "before Server.spawn", **STAY)
-    with one:
-        one.wait_for_state("awake")
-        fall_asleep(one)
-        one.arm()
-        done = one.pgidle("wake", "--wait", "500ms")
-        one.reached()
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "pgidle: starting still after 0.5s: asked to wake\n"
-        waiting = begin(one, "wake", "--wait")
-        has_asked(one, waiting)
-        waiting.send_signal(signal.SIGINT)
-        assert ended(waiting)[0] == 128 + signal.SIGINT
-        one.release()
-        one.wait_for_state("awake")
-        assert one.pgidle("wake", "--wait").returncode == 0
+    one = launch(newest, **STAY)
+    one.wait_for_state("awake")
+    fall_asleep(one)
+    # A start that takes long: recovery, which asks for WAL.
+    (one.data_dir / "recovery.signal").touch()
+    with (one.data_dir / "postgresql.auto.conf").open("a") as file:
+        file.write("restore_command = 'sleep 60'\n")
+    done = one.pgidle("wake", "--wait", "500ms")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "pgidle: starting still after 0.5s: asked to wake\n"
+    waiting = begin(one, "wake", "--wait")
+    has_asked(one, waiting)
+    waiting.send_signal(signal.SIGINT)
+    assert ended(waiting)[0] == 128 + signal.SIGINT
 
 
 def test_a_wake_that_cannot_be_is_said(begin: Begin, newest: Installation, place: Place) -> None:

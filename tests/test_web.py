@@ -275,9 +275,7 @@ def test_a_flood_takes_only_so_many_descriptors(
             assert one.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
 
 
-def test_one_address_takes_only_its_own_place(
-    answering: Answering, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_address_takes_only_its_own_place(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_listener, "CONNECTIONS_OF_ONE", 2)
     with crowd(answering, b"", ["127.0.0.2", *["127.0.0.1"] * 3]) as connected:
         assert is_closed(connected[1])
@@ -314,8 +312,8 @@ def test_who_is_not_there_is_told_from_who_does_not_answer(
 def test_memory_of_a_process_that_is_no_more_is_not_known() -> None:
     gone = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(gone, 0)
-    assert Meter(os.getpid()).read(gone).postgres is None
-    assert Meter(os.getpid()).read(None).postgres is None
-    own = Meter(os.getpid()).read(os.getpid())
+    assert Meter().read(1, gone).postgres is None
+    assert Meter().read(1, None).postgres is None
+    own = Meter().read(1, os.getpid())
     assert own.postgres
-    assert own.supervisor > 2**20
+    assert own.observer > 2**20

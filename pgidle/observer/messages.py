@@ -19,7 +19,8 @@ TYPE_CHECKING = False
 class Situation:
     """All that the supervisor knows of itself. Sent whenever the state has changed, and when it is asked for.
 
-    `number`: what the observer has asked last, and has been dealt with by now.
+    `resident`: its memory in bytes, which nobody else may be allowed to read. `number`: what the observer has asked
+    last, and has been dealt with by now.
     """
 
     state: State
@@ -33,6 +34,7 @@ class Situation:
     sleeps: int
     crashes: int
     failed_start: FailedStart | None
+    resident: int
     number: int = 0
 
 

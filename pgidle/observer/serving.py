@@ -62,6 +62,7 @@ class Serving:
         self._number = begun.situation.number
         self._period = 0
         self._watched: int | None = None
+        self._is_ending = False
         self._unsent: deque[ToSupervisor] = deque()
         self._asking: dict[int, asyncio.Future[None]] = {}
         self._noticing: asyncio.Task[None] | None = None
@@ -82,9 +83,9 @@ class Serving:
             (begun.looks, begun.looks_failed),
         )
         self._ordering = Ordering(self._want_wake)
-        meter = Meter(begun.supervisor_pid)
-        self._telling = Door(Application(self._report, meter).answer)
-        self._control = Door(Application(self._report, meter, self._take, self._look_for).answer)
+        meter = Meter()
+        self._telling = Door(Application(self._report, self._state, meter).answer)
+        self._control = Door(Application(self._report, self._state, meter, self._take, self._look_for).answer)
 
     def tell(self, message: ToSupervisor) -> None:
         """Tell the supervisor, as soon as it reads."""
@@ -154,7 +155,16 @@ class Serving:
             case say.Slept(why, seconds):
                 self._judge.record_sleep(why, seconds)
 
+    def _answer_up_to(self, number: int) -> None:
+        """Who has asked how things are, with up to this number, knows it now."""
+        for one in [one for one in self._asking if one <= number]:
+            asking = self._asking.pop(one)
+            if not asking.done():
+                asking.set_result(None)
+
     def _finish(self) -> None:
+        self._is_ending = True
+        self._answer_up_to(self._number)
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -180,10 +190,7 @@ class Serving:
             self._watched = None
             self._looks.unwatch()
         self._ordering.entered(before.state, now.state, now.why, self._judge.settings.when_idle, now.number)
-        for number in [number for number in self._asking if number <= now.number]:
-            asking = self._asking.pop(number)
-            if not asking.done():
-                asking.set_result(None)
+        self._answer_up_to(now.number)
 
     async def _notice(self) -> None:
         from pgidle.reload import notice_changes
@@ -223,6 +230,9 @@ class Serving:
         if self._watched is not None:
             self._judge.on_hold_changed()
 
+    def _state(self) -> State:
+        return self._situation.state
+
     def _want_wake(self, why: str) -> int:
         self._number += 1
         self.tell(say.WakeWanted(self._number, why))
@@ -239,14 +249,15 @@ class Serving:
 
     async def _report(self) -> Report:
         """What holds now: the supervisor says so."""
-        self._number += 1
-        number = self._number
-        asking = self._asking[number] = asyncio.get_running_loop().create_future()
-        self.tell(say.SituationWanted(number))
-        try:
-            await asking
-        finally:
-            self._asking.pop(number, None)
+        if not self._is_ending:
+            self._number += 1
+            number = self._number
+            asking = self._asking[number] = asyncio.get_running_loop().create_future()
+            self.tell(say.SituationWanted(number))
+            try:
+                await asking
+            finally:
+                self._asking.pop(number, None)
         return make_report(self._situation, self._judge, self._house, self._begun.supervisor_pid)
 
     def _send(self) -> None:
