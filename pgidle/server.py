@@ -6,7 +6,6 @@ initialise the data directory on the first start, spawn, and look until postmast
 
 from __future__ import annotations
 
-import signal
 import time
 
 from pgidle.cluster import living_postmaster
