@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from pgidle.looks import Looks
     from pgidle.observer.answers import Checkpointed, Looked, StartTried
     from pgidle.observer.timers import Timers
-    from pgidle.ordering import Requested
-    from pgidle.orders import Hold
+    from pgidle.orders import Hold, Requested
     from pgidle.policy import Look
     from pgidle.reasons import Verdict
     from pgidle.settings import Settings

@@ -8,29 +8,16 @@ from pgidle.errors import PgidleError
 from pgidle.lifecycle import State
 from pgidle.options import WhenIdle
 from pgidle.orders import Hold, Release, Sleep, Wake
-from pgidle.record import record, replace
+from pgidle.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.judge import Judge
-    from pgidle.orders import Order
+    from pgidle.orders import Requested
 
 SERVING = (State.AWAKE, State.DROWSY)
-
-
-@record
-class Requested:
-    """Somebody gave an order at the control socket.
-
-    `reply` takes whether it was granted and a line about it, once. `is_awaited` says whether anybody still waits for
-    that.
-    """
-
-    order: Order
-    reply: Callable[[bool, str], None]
-    is_awaited: Callable[[], bool]
 
 
 class Ordering:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pgidle.record import record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LONGEST_WHY = 200
 """Characters that may be said about a hold."""
 
@@ -55,3 +59,16 @@ class Release:
 
 
 Order = Sleep | Wake | Hold | Release
+
+
+@record
+class Requested:
+    """Somebody gave an order at the control socket.
+
+    `reply` takes whether it was granted and a line about it, once. `is_awaited` says whether anybody still waits for
+    that.
+    """
+
+    order: Order
+    reply: Callable[[bool, str], None]
+    is_awaited: Callable[[], bool]

@@ -16,8 +16,7 @@ from urllib.parse import parse_qsl
 from pgidle.door import Answer
 from pgidle.lifecycle import State
 from pgidle.options import LONGEST
-from pgidle.ordering import Requested
-from pgidle.orders import LONGEST_WHY, Hold, Program, Release, Sleep, Wake
+from pgidle.orders import LONGEST_WHY, Hold, Program, Release, Requested, Sleep, Wake
 from pgidle.status import as_dict, as_metrics
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ class Application:
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
     ) -> None:
-        """`report` is what holds now, `state` what was told last. `take` gets orders; None makes the door read-only. `look` calls back when what is
-        known is no older than the question, or cannot be had."""
+        """`report` is what holds now, `state` what was told last. `take` gets orders; None makes the door read-only.
+        `look` calls back when what is known is no older than the question, or cannot be had."""
         self._report = report
         self._state = state
         self._meter = meter

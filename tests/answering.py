@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pgidle.ordering import Requested
+    from pgidle.orders import Requested
 
 # Seconds after which a test gives up waiting for what must happen.
 PATIENCE = 20.0

@@ -19,7 +19,7 @@ from pgidle.observer import messages as say
 from pgidle.observer.answers import Checkpointed, Looked, StartTried
 from pgidle.observer.timers import Timers
 from pgidle.observer.watched import make_watcher, start_question
-from pgidle.ordering import SERVING, Ordering, Requested
+from pgidle.ordering import SERVING, Ordering
 from pgidle.report import make_report
 from pgidle.web import Application
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pgidle.observer.messages import Judgement, Situation, ToSupervisor
     from pgidle.observer.pair import PairEnd
     from pgidle.observer.process import Begun
+    from pgidle.orders import Requested
     from pgidle.status import Report
 
 
