@@ -372,25 +372,27 @@ class Supervisor:
                 self._looks = (taken, failed)
 
     def _on_judged(self, judged: say.Judged) -> None:
-        """A judgement of an earlier period, or one that has lain about, is none."""
-        if judged.period != self._period or self.state not in SERVING:
+        """A judgement of an earlier period is none."""
+        if judged.period != self._period:
             return
-        is_fresh = time.monotonic() - judged.at < FRESH
-        if self.state is State.AWAKE:
-            if judged.judgement is Judgement.IDLE and is_fresh:
+        match self.state, judged.judgement:
+            case State.AWAKE, Judgement.IDLE if _is_fresh(judged):
                 self._happen(Event.IDLE_JUDGED, judged.why)
-            else:
+            case State.AWAKE, _:
                 self._attend()  # It goes on looking.
-        elif judged.judgement is Judgement.USED:
-            self._happen(Event.ACTIVITY_SEEN, judged.why)
-        elif judged.judgement is Judgement.CONFIRMED:
-            # Nobody uses Postgres; and nobody has come meanwhile?
-            if parked := self._gate.parked():
-                self._happen(Event.CLIENT_PARKED, parked_text(parked))
-            elif is_fresh:
-                self._happen(Event.IDLE_CONFIRMED, judged.why)
-            else:
-                self._happen(Event.ACTIVITY_SEEN, "the last look is too long ago to count")
+            case State.DROWSY, Judgement.CONFIRMED:
+                self._on_confirmed(judged)
+            case State.DROWSY, Judgement.USED:
+                self._happen(Event.ACTIVITY_SEEN, judged.why)
+
+    def _on_confirmed(self, judged: say.Judged) -> None:
+        """Nobody uses Postgres; and nobody has come meanwhile?"""
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        elif _is_fresh(judged):
+            self._happen(Event.IDLE_CONFIRMED, judged.why)
+        else:
+            self._happen(Event.ACTIVITY_SEEN, "the last look is too long ago to count")
 
     def _on_observer_lost(self, why: str) -> None:
         """Nobody can be seen, so nobody may be cut."""
@@ -402,6 +404,7 @@ class Supervisor:
 
     def _on_unconfirmed(self) -> None:
         self._happen(Event.ACTIVITY_SEEN, f"no last look within {CONFIRM_LIMIT:g} s")
+        self._observer.give_up("it does not look")
 
     def _part_later(self) -> None:
         """Have no observer while Postgres sleeps, unless somebody asks it now and then."""
@@ -577,6 +580,10 @@ class Supervisor:
 
     def _exit_failed(self) -> None:
         self._exit_status = 1
+
+
+def _is_fresh(judged: say.Judged) -> bool:
+    return time.monotonic() - judged.at < FRESH
 
 
 def _resident() -> int:

@@ -20,7 +20,7 @@ STEPS = {
     "Gatekeeper.answer": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_answer"),
     "Gatekeeper.told": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_told"),
     "Judge.looked": ("pgidle.judge", "Judge", "looked"),
-    "Judge.conclude": ("pgidle.judge", "Judge", "_conclude"),
+    "Supervisor.confirmed": ("pgidle.supervisor", "Supervisor", "_on_confirmed"),
     "Judge.checkpointed": ("pgidle.judge", "Judge", "checkpointed"),
     "Leaving.look": ("pgidle.gate.leaving", "Leaving", "look"),
     "Leaving.call_off": ("pgidle.gate.leaving", "Leaving", "call_off"),

@@ -169,7 +169,8 @@ def test_nothing_is_left_of_the_build_and_all_is_compiled(image: Image, work: Pa
         assert not (image.root / gone).exists()
     assert not list((image.root / "var/lib/apt/lists").iterdir())
     load = (
-        "import sys; sys.path.insert(0, '/opt/pgidle'); from pgidle import boot, supervisor, cli; import pgidle.observer.serving;"
+        "import sys; sys.path.insert(0, '/opt/pgidle');"
+        "from pgidle import boot, supervisor, cli; import pgidle.observer.serving;"
         "import os; print([n for n, m in list(sys.modules.items()) if getattr(m, '__file__', '')"
         " and m.__file__.endswith('.py') and not os.path.exists(getattr(m, '__cached__', None) or '/')],"
         " 'pgidle.cli' in sys.modules)"

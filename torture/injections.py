@@ -4,6 +4,8 @@ statuses are forgiven."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
 import signal
 import time
@@ -233,6 +235,23 @@ async def _stop_supervisor(scene: Scene, fault: Fault) -> None:
             await asyncio.sleep(scene.chance.uniform(0.1, 2.0))
 
 
+async def _kill_observer(scene: Scene, fault: Fault) -> None:
+    """The process that looks: nobody may notice, but who waits for its answer."""
+    if (pid := await scene.observer()) is None:
+        raise NotNow
+    async with scene.window(fault.name, fault.allowance):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def _stop_observer(scene: Scene, fault: Fault) -> None:
+    if (pid := await scene.observer()) is None:
+        raise NotNow
+    async with scene.window(fault.name, fault.allowance):
+        with frozen([pid]):
+            await asyncio.sleep(scene.chance.uniform(0.1, 3.0))
+
+
 async def _clock(scene: Scene, fault: Fault) -> None:
     """Wall clocks of pgidle and Postgres, both, forward and back."""
     async with scene.window(fault.name, fault.allowance):
@@ -319,6 +338,8 @@ FAULTS: dict[str, Fault] = {
     "stop backend": Fault(_stop_backend, replace(HANGING, deaf=True)),
     "stop postgres": Fault(_stop_postgres, FROZEN),
     "stop supervisor": Fault(_stop_supervisor, NOTHING),
+    "kill observer": Fault(_kill_observer, NOTHING),
+    "stop observer": Fault(_stop_observer, NOTHING),
     "clock": Fault(
         _clock, HANGING, missing=None if FAKETIME else "no libfaketime (apt-get install libfaketime)"
     ),

@@ -46,6 +46,9 @@ RECOVERY = 60.0
 """Seconds in which a client must be served again after any fault."""
 
 
+OBSERVER = "pgidle-observer"
+
+
 @dataclass(slots=True)
 class Scene:
     """One round, for whoever breaks it."""
@@ -113,6 +116,19 @@ class Scene:
         found = sorted(pid for pid, seen in self.children(await self.awake()).items() if title in seen)
         return self.chance.choice(found) if found else None
 
+    async def observer(self) -> int | None:
+        """The supervisor's process that looks at Postgres, which is there some time after a wake."""
+        await self.awake()
+        found = None
+
+        def is_there() -> bool:
+            nonlocal found
+            found = next((pid for pid in self.children(self.machine.pid) if _comm(pid) == OBSERVER), None)
+            return found is not None
+
+        await until(is_there, 1.0)
+        return found
+
     async def ask(self, path: str) -> tuple[int, Any] | None:
         """Order something through the control socket; None if nobody is there to take it."""
         state_dir = str(self.machine.data_dir / "pgidle")
@@ -177,3 +193,9 @@ def frozen(pids: list[int]) -> Iterator[None]:
     finally:
         for pid in pids:
             send(pid, SIGCONT)
+
+
+def _comm(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""

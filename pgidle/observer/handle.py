@@ -97,8 +97,14 @@ class Observer:
         self._waiting.append((message, connected))
         if self.is_ready:
             self._hand_over()
+            self._ping()  # Who has asked waits for it.
         else:
             self.want()
+
+    def give_up(self, why: str) -> None:
+        """It has not done what it was told."""
+        if self.pid is not None:
+            self._kill(why)
 
     def end(self) -> None:
         """Have it answer who has asked, and end."""
@@ -197,11 +203,17 @@ class Observer:
             self._loop.after(PING_EVERY, "observer ping", self._ping)
 
     def _ping(self) -> None:
+        if self._loop.is_set("observer pong"):
+            return
+        self._loop.cancel("observer ping")
         due = time.monotonic() + PONG_PATIENCE
         if self._send(Ping()):
             self._loop.after(PONG_PATIENCE, "observer pong", lambda: self._on_silence(due))
 
     def _on_silence(self, due: float) -> None:
+        self.receive()
+        if self._end is None or self._loop.is_set("observer ping"):
+            return  # It has answered, or has ended.
         if time.monotonic() - due > LATE:
             self._ping()
         else:
