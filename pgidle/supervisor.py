@@ -163,6 +163,8 @@ class Supervisor:
     def _leave(self, status: int) -> None:
         self._notifier.leaving(self.state, self._slept_because)
         self._tell_situation()
+        for listener in (*self._http, *([self._control] if self._control is not None else [])):
+            listener.accept()  # Who has asked by now is answered.
         self._observer.leave(status, EXIT_PATIENCE)
         self._gatekeeper.close()
 
