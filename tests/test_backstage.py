@@ -14,8 +14,10 @@ import pytest
 from backstaged import PATIENCE, Backstaged
 
 from pgidle import looks
-from pgidle.inbox import BackstageFailed, Checkpointed, Looked
+from pgidle.inbox import BackstageFailed, Checkpointed, Looked, StartTried
+from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
+from pgidle.startable import Startable, StartQuestion, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,3 +193,31 @@ def test_the_thread_imports_what_it_needs_and_not_the_caller() -> None:
     code = f"import sys, pgidle.backstage; print(*({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_of_start_trials_that_wait_only_the_last_is_run(
+    backstaged: Backstaged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, began = threading.Event(), threading.Semaphore(0)
+    tried: list[int] = []
+
+    async def try_start(question: StartQuestion) -> StartResult:
+        tried.append(question.version)
+        began.release()
+        while not go.is_set():  # noqa: ASYNC110 - the test lets it go, in its own thread
+            await asyncio.sleep(0.001)
+        return StartResult(Startable.YES)
+
+    monkeypatch.setattr(looks, "try_start", try_start)
+    question = StartQuestion((), 0, "", "", {})
+    backstaged.backstage.try_start(1, replace(question, version=1))
+    assert began.acquire(timeout=PATIENCE)
+    for ticket in (2, 3, 4):
+        backstaged.backstage.try_start(ticket, replace(question, version=ticket))
+    # In turn: the three are waiting by the time that this is answered.
+    backstaged.backstage.look(9, PATIENCE)
+    assert isinstance(backstaged.mail.receive(), Looked)
+    go.set()
+    answers = [backstaged.mail.receive() for _ in range(4)]
+    assert [one.ticket for one in answers if isinstance(one, StartTried)] == [1, 2, 3, 4]
+    assert tried == [1, 4]
