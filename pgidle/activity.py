@@ -118,6 +118,8 @@ class Watcher:
         """Do the work, in time and by itself. Raises WatchError."""
         async with self._lock:
             task = asyncio.create_task(work())
+            # Else asyncio complains where we are cancelled, and cancelled again before it has ended.
+            task.add_done_callback(_take_exception)
             try:
                 await asyncio.wait({task}, timeout=seconds)
                 if task.done():
@@ -128,8 +130,6 @@ class Watcher:
             finally:
                 if not task.done():
                     await self._give_up(task)
-                elif not task.cancelled():
-                    task.exception()  # Else asyncio complains where we were cancelled in the same moment.
         raise WatchError(f"Postgres did not answer within {seconds:g} s")
 
     async def _give_up(self, task: asyncio.Task[Any]) -> None:
@@ -139,8 +139,6 @@ class Watcher:
         await asyncio.wait({task}, timeout=GRACE)
         if not task.done():
             task.cancel()
-        elif not task.cancelled():
-            task.exception()
         await self.close()
 
     async def _connected(self) -> Watching:
@@ -217,6 +215,11 @@ class Watcher:
             return False
         await connection.execute(query.set_statement_timeout(STATEMENT_TIMEOUT))
         return True
+
+
+def _take_exception(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _session(values: Mapping[str, Any], now: int) -> Session:

@@ -48,6 +48,8 @@ class Looks:
         self._group = group
         self._turn = asyncio.Lock()
         self._trial = asyncio.Lock()
+        self._latest_trial = 0
+        """Ticket: what was asked before has no use by now."""
         self._under_way: set[asyncio.Task[Any]] = set()
         self._watching: Watching | None = None
 
@@ -82,7 +84,8 @@ class Looks:
         def answer(found: StartResult | None) -> None:
             self._ended(StartTried(ticket, found or StartResult(Startable.UNKNOWN, GIVEN_UP)))
 
-        self._start(self._try_start(question), answer)
+        self._latest_trial = ticket
+        self._start(self._try_start(ticket, question), answer)
 
     def _start(self, order: Coroutine[None, None, T], answer: Callable[[T | None], None]) -> None:
         """Carry out an order, then answer with its result; None: cancelled, perhaps before it began."""
@@ -124,8 +127,10 @@ class Looks:
         except TimeoutError:
             return LookFailed(f"it took longer than {deadline:g} s")
 
-    async def _try_start(self, question: StartQuestion) -> StartResult:
+    async def _try_start(self, ticket: int, question: StartQuestion) -> StartResult:
         async with self._trial:
+            if ticket != self._latest_trial:
+                return StartResult(Startable.UNKNOWN, "asked again before it was tried")
             return await try_start(question)
 
     async def _checkpoint(self, deadline: float) -> Checkpointed:

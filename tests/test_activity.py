@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -609,6 +610,33 @@ def test_a_look_that_is_cancelled_leaves_nothing_behind(cluster: Cluster, watch:
     try:
         watch._runner.run(cancel())
         watch.see()
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+
+
+def test_a_look_that_is_cancelled_twice_complains_to_nobody(cluster: Cluster, watch: Watch) -> None:
+    """As by a shutdown, and again by the end that it comes to."""
+    watch.see()
+    stuck = _own_backend(cluster)
+    os.kill(stuck, signal.SIGSTOP)
+    complaints: list[dict[str, Any]] = []
+
+    async def cancel() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        task = asyncio.create_task(watch.watcher.look(20))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        del task
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        gc.collect()
+
+    try:
+        watch._runner.run(cancel())
+        assert complaints == []
     finally:
         os.kill(stuck, signal.SIGCONT)
 

@@ -11,8 +11,10 @@ import pytest
 
 from pgidle import looks
 from pgidle.looks import Looks
-from pgidle.observer.answers import Checkpointed, Ended, Looked
+from pgidle.observer.answers import Checkpointed, Ended, Looked, StartTried
+from pgidle.record import replace
 from pgidle.snapshot import LookFailed, Snapshot
+from pgidle.startable import Startable, StartQuestion, StartResult
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -195,3 +197,32 @@ def test_a_fault_of_a_watcher_ends_all() -> None:
     with pytest.raises(ExceptionGroup) as ended:
         play(act)
     assert ended.group_contains(RuntimeError, match="out of order")
+
+
+def test_of_start_trials_that_wait_only_the_last_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    async def act(scene: Scene) -> None:
+        go, began = asyncio.Event(), asyncio.Event()
+
+        async def try_start(question: StartQuestion) -> StartResult:
+            tried.append(question.version)
+            began.set()
+            await go.wait()
+            return StartResult(Startable.YES)
+
+        monkeypatch.setattr(looks, "try_start", try_start)
+        question = StartQuestion((), 0, "", "", {})
+        scene.looks.try_start(1, replace(question, version=1))
+        await began.wait()
+        for ticket in (2, 3, 4):
+            scene.looks.try_start(ticket, replace(question, version=ticket))
+        # In turn: the three are waiting by the time that this is answered.
+        scene.looks.look(9, PATIENCE)
+        assert isinstance(await scene.receive(), Looked)
+        go.set()
+        answers = [await scene.receive() for _ in range(4)]
+        assert [one.ticket for one in answers if isinstance(one, StartTried)] == [1, 2, 3, 4]
+
+    play(act)
+    assert tried == [1, 4]

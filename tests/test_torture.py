@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shlex
 import socket
 import subprocess
@@ -42,7 +44,7 @@ from torture.table import Totals  # noqa: E402
 from torture.volume import Volume  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from conftest import Launch
     from installations import Installation, Place
@@ -85,6 +87,17 @@ def test_who_was_idle_long_enough_has_slept_and_who_was_held_has_not() -> None:
     assert rule(failure(Doing.IDLE, idle=0.5), one) is Ruling.SLEPT
     assert rule(failure(Doing.HELD, idle=0.5), one) is Ruling.VIOLATION
     assert rule(failure(Doing.IDLE, idle=0.1), one) is Ruling.VIOLATION
+
+
+def test_who_connected_after_a_sleep_was_cut_by_the_fault() -> None:
+    stopped = Window("SIGTERM", STOPPED, 99.5, 101.0, felt=99.9)
+    one = happened(stopped)
+    one.idle_timeout, one.stops = 0.05, [99.4]
+    young = failure(Doing.IDLE, began=99.65, at=99.66, idle=0.1)
+    assert rule(young, one) is Ruling.BY_FAULT
+    assert rule(replace(young, idle=0.3), one) is Ruling.SLEPT
+    one.windows = []
+    assert rule(young, one) is Ruling.SLEPT  # said late
 
 
 @pytest.mark.parametrize("stops", [[], [99.0], [101.0]])
@@ -531,6 +544,19 @@ def test_one_postmaster_is_one_and_a_second_is_noticed(installation: Installatio
     assert sentry.seen == []
 
 
+def test_children_of_a_killed_postmaster_are_no_second_one(
+    installation: Installation, launch: Launch
+) -> None:
+    one = launch(installation)
+    one.wait_for_state("awake")
+    postmaster = one.postmaster_pid
+    assert postmaster is not None
+    children = [child.pid for child in psutil.Process(postmaster).children()]
+    assert len(checks.images([postmaster, *children])) == 1
+    with other(one.data_dir) as second, other(one.data_dir) as third:
+        assert len(checks.images([postmaster, second.pid, third.pid])) == 3
+
+
 def other(data_dir: Path, **env: str) -> subprocess.Popen[bytes]:
     """A process that looks like a postmaster."""
     return Other(
@@ -567,6 +593,23 @@ def test_a_leaked_descriptor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     same, more = asyncio.run(scenario())
     assert same == []
     assert "socket" in more[0]
+
+
+def test_what_comes_and_goes_is_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PATIENCE", 0.5)
+    one, two, three = Counter(pipe=1, socket=2), Counter(pipe=2, socket=1), Counter(pipe=2, socket=2)
+
+    async def scenario(*seen: Counter[str], before: Counter[str]) -> list[str]:
+        looks = itertools.cycle(seen)
+        monkeypatch.setattr(checks, "descriptors", lambda _: Counter(next(looks)))
+        return await checks.leaked(1, before)
+
+    rest = Counter(pipe=1, socket=1)
+    assert asyncio.run(scenario(one, two, before=rest)) == []
+    assert asyncio.run(scenario(one, three, before=rest)) != []
+    looks = itertools.cycle([one, two])
+    monkeypatch.setattr(checks, "descriptors", lambda _: Counter(next(looks)))
+    assert asyncio.run(checks.steady(1)) == three
 
 
 def test_a_socket_that_postgres_should_not_have_is_noticed(place: Place) -> None:
@@ -609,6 +652,61 @@ def test_a_lost_commit_a_broken_page_and_no_sleep_are_noticed(
         file.seek(5000)
         file.write(b"broken")
     assert "pg_checksums" in checks.checksums(newest, volume.data_dir)[0]
+
+
+def test_half_a_block_is_forgiven_after_a_full_disk_alone(newest: Installation, place: Place) -> None:
+    volume = Volume(newest, place, is_own=False)
+    table = next(
+        one for one in volume.data_dir.glob("base/*/*") if one.stat().st_size and one.name.isdecimal()
+    )
+    whole = table.stat().st_size
+    os.truncate(table, whole + 4096)
+    volume.cut_half_blocks()
+    assert "pg_checksums" in checks.checksums(newest, volume.data_dir)[0]
+    volume._was_filled = True
+    volume.cut_half_blocks()
+    assert (table.stat().st_size, checks.checksums(newest, volume.data_dir)) == (whole, [])
+    with table.open("r+b") as file:
+        file.write(os.urandom(100))
+    volume._was_filled = True
+    volume.cut_half_blocks()
+    assert "pg_checksums" in checks.checksums(newest, volume.data_dir)[0]
+
+
+def test_whoever_fills_the_disk_has_connected_before() -> None:
+    is_full = False
+
+    class Full:
+        @contextlib.contextmanager
+        def filled(self) -> Iterator[None]:
+            nonlocal is_full
+            is_full = True
+            yield
+            is_full = False
+
+    class Client:
+        async def run(self, _: str) -> bool:
+            return not is_full
+
+    class Stage:
+        happened, volume, chance = Round(0.5, True), Full(), random.Random(1)
+
+        @property
+        def crowd(self) -> Stage:
+            return self
+
+        @contextlib.asynccontextmanager
+        async def session(self, _: str) -> AsyncIterator[Client]:
+            assert not is_full
+            yield Client()
+
+        @contextlib.asynccontextmanager
+        async def window(self, name: str, allowance: Allowance) -> AsyncIterator[Window]:
+            yield Window(name, allowance, 0.0)
+            assert not is_full
+
+    fault = FAULTS["disk full"]
+    asyncio.run(fault.inject(Stage(), fault))  # type: ignore[arg-type]
 
 
 def test_bad_lines_are_noticed() -> None:

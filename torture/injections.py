@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 FILL = "INSERT INTO filler SELECT md5(i::text) FROM generate_series(1, 100000) i"
+FILLER = ("CREATE TABLE IF NOT EXISTS filler (text text)", "TRUNCATE filler")
 STOPS = UNCAUGHT | {0}
 
 NAP = 20.0
@@ -190,11 +191,14 @@ async def _break(scene: Scene, fault: Fault) -> None:
 
 async def _disk_full(scene: Scene, fault: Fault) -> None:
     async with scene.window(fault.name, fault.allowance) as window:
-        await scene.carry_out("filler", "CREATE TABLE IF NOT EXISTS filler (text text)", "TRUNCATE filler")
-        with scene.volume.filled():
-            # More than the free part of a WAL segment.
-            await scene.carry_out("filler", FILL)
-            await asyncio.sleep(scene.chance.uniform(0, 2.0))
+        # One session: if Postgres sleeps by then, it cannot wake before there is room, and who connects waits for that.
+        async with scene.crowd.session("filler") as one:
+            is_there = one is not None and all([await one.run(statement) for statement in FILLER])
+            with scene.volume.filled():
+                # More than the free part of a WAL segment.
+                if one is not None and is_there:
+                    await one.run(FILL)
+                await asyncio.sleep(scene.chance.uniform(0, 2.0))
         window.lifted = time.monotonic()
 
 

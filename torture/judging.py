@@ -81,11 +81,14 @@ def _explain(failure: Failure, happened: Round) -> Explained:
             return Ruling.ANSWERED, one.began
     if failure.doing in (Doing.CONNECT, Doing.CANCEL):
         return _explain_connecting(failure, happened, at_work)
+    slept: list[float] = []
     if failure.doing is Doing.IDLE and failure.idle + LATE >= happened.idle_timeout:
-        for stop in happened.stops:
-            if since <= stop <= failure.at + SLACK:
-                return Ruling.SLEPT, stop
-    return next(((Ruling.BY_FAULT, one.began) for one in at_work if _may_cut(failure, one)), UNEXPLAINED)
+        # A stop since its last reply, else a fault, else a stop that was said late: each has its own bound.
+        slept = [stop for stop in happened.stops if since <= stop <= failure.at + SLACK]
+        if slept and slept[-1] >= since + SLACK:
+            return Ruling.SLEPT, slept[-1]
+    by_fault = next(((Ruling.BY_FAULT, one.began) for one in at_work if _may_cut(failure, one)), None)
+    return by_fault or ((Ruling.SLEPT, slept[-1]) if slept else UNEXPLAINED)
 
 
 def _may_cut(failure: Failure, window: Window) -> bool:

@@ -107,6 +107,15 @@ class Machine(Supervised):
             or (line.data.get("topic") == "start" and str(line.data["reason"]).startswith("the postmaster "))
         ]
 
+    def copies_errors(self) -> bool:
+        """Whether the running postmaster was started after a start that had failed: what it says is heard by a pipe."""
+        for data in [line.data for line in reversed(self.lines)]:
+            if data.get("topic") == "start":
+                return str(data["reason"]).startswith("that is over")
+            if data.get("state") == "starting":
+                return False
+        return False
+
     @property
     def state(self) -> str:
         with self._news:

@@ -113,6 +113,7 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         with sentry:
             asyncio.run(_play(stage, plan, machine, happened, injected, path, seconds))
         happened.violations += checks.orphans(volume.data_dir, mark)
+        stage.volume.cut_half_blocks()
         happened.violations += checks.checksums(stage.installation, volume.data_dir)
         happened.violations += checks.bad_lines(
             [*(line.text for line in machine.lines), *volume.collected()], "disk full" in plan.faults
@@ -258,6 +259,8 @@ async def _finish(
         happened.violations += [f"rows that nobody sent: {strange[:20]}"] * bool(strange)
         stage.ledger.acknowledged -= set(found)
         await _looked(machine)
+        if machine.copies_errors():
+            before = before + Counter({"pipe:": 1})
         happened.violations += await checks.leaked(machine.pid, before)
         if (postmaster := machine.postmaster_pid) is not None:
             happened.violations += checks.inherited(machine.pid, postmaster, machine.port)

@@ -39,6 +39,9 @@ NUMBERS = itertools.count()
 SERVER_SLEEP = 20
 """Seconds that a statement would take that is there to be cancelled."""
 
+LONG = f"DO $$ BEGIN RAISE NOTICE 'begun'; PERFORM pg_sleep({SERVER_SLEEP}); END $$"
+"""Such a statement, which tells when it has begun: a notice is sent at once."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -266,8 +269,14 @@ async def canceller(crowd: Crowd, name: str, chance: random.Random) -> None:
         if one is None:
             return
         began = time.monotonic()
-        asked = asyncio.create_task(one.connection.execute(f"SELECT pg_sleep({SERVER_SLEEP})"))
-        await asyncio.sleep(chance.uniform(0.02, 0.4))
+        begun = asyncio.Event()
+        one.connection.add_notice_handler(lambda _: begun.set())
+        asked = asyncio.create_task(one.connection.execute(LONG))
+        # A request that comes before the backend has read the statement ends nothing (ProcessInterrupts in postgres.c).
+        notice = asyncio.create_task(begun.wait())
+        await asyncio.wait({asked, notice}, return_when=asyncio.FIRST_COMPLETED)
+        notice.cancel()
+        await asyncio.sleep(chance.uniform(0, 0.4))
         sent = time.monotonic()
         try:
             await one.connection.cancel_safe(timeout=CONNECT_TIMEOUT)

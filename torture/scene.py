@@ -147,13 +147,6 @@ class Scene:
                 return False
             return await one.rest(seconds)
 
-    async def carry_out(self, who: str, *statements: str) -> None:
-        """Each in a transaction of its own, in one session, as far as it gets."""
-        async with self.crowd.session(who) as one:
-            for statement in statements:
-                if one is None or not await one.run(statement):
-                    return
-
     def felt(self, one: Window) -> None:
         """Note when pgidle said that it has lost Postgres, and whether newcomers were kept waiting before."""
         changes = self.machine.changes()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SIZE = "320m"
 
+BLOCK = 8192
+"""Bytes of a page."""
+
 CONF = """
 shared_buffers = 16MB
 max_connections = 100
@@ -48,6 +51,7 @@ class Volume:
         self.config = self.beside / "pgidle.toml"
         self.clock = self.beside / "clock"
         self._ballast = self.root / "ballast"
+        self._was_filled = False
         self.sockets = place.folder("s")
         options_ = (
             "-U",
@@ -124,6 +128,7 @@ class Volume:
     @contextlib.contextmanager
     def filled(self) -> Iterator[None]:
         """Not a byte is left inside the block."""
+        self._was_filled = True
         try:
             with self._ballast.open("wb") as file:
                 size, chunk = 0, 1 << 26
@@ -138,6 +143,15 @@ class Volume:
             yield
         finally:
             self._ballast.unlink()
+
+    def cut_half_blocks(self) -> None:
+        """After a full disk, with Postgres stopped: cut off what there is of a block that there was no room for.
+        Postgres does not read it (_mdnblocks in md.c counts whole ones) and writes over it; pg_checksums fails."""
+        if self._was_filled:
+            for file in self.data_dir.glob("base/*/*"):
+                if file.name[0].isdecimal() and (half := file.stat().st_size % BLOCK):
+                    os.truncate(file, file.stat().st_size - half)
+        self._was_filled = False
 
     def _replace(self, path: Path, text: str) -> None:
         new = path.with_name(f"{path.name}.new")
