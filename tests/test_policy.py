@@ -169,7 +169,7 @@ def test_an_idle_verdict_names_no_activity_blocker_or_doubt(
     assert not any(reason.ends for reason in verdict.reasons if reason.kind is ReasonKind.ACTIVITY)
 
 
-@given(st.data(), situations, st.sampled_from(["session", "peer", "child", "parked", "lease", "counter"]))
+@given(st.data(), situations, st.sampled_from(["session", "peer", "child", "lease", "counter"]))
 def test_adding_activity_never_makes_it_idler(
     data: st.DataObject, situation: tuple[Settings, tuple[Memory, float]], what: str
 ) -> None:
@@ -186,8 +186,6 @@ def test_adding_activity_never_makes_it_idler(
         look = replace(look, connecting=Connecting(peers, look.connecting.children))
     elif what == "child":
         look = replace(look, connecting=Connecting(look.connecting.peers, look.connecting.children + 1))
-    elif what == "parked":
-        more["parked"] = 1
     elif what == "lease":
         more["leases"] = (Lease(now + 1),)
     elif look.counters:
@@ -196,7 +194,7 @@ def test_adding_activity_never_makes_it_idler(
     after, remembered_more = evaluate(look, by, memory, now, **more)
     assert before.idle or not after.idle
     assert remembered_more.last_activity >= remembered.last_activity
-    if what in ("peer", "parked", "lease"):
+    if what in ("peer", "lease"):
         assert not after.idle
 
 
@@ -209,12 +207,12 @@ def _named(session: Session, ignore: Ignore) -> bool:
     return values[ignore.field]
 
 
-@given(situations, st.integers(0, 2), leases)
+@given(situations, leases)
 def test_unknown_never_sleeps_and_restarts_the_clock(
-    situation: tuple[Settings, tuple[Memory, float]], parked: int, held: tuple[Lease, ...]
+    situation: tuple[Settings, tuple[Memory, float]], held: tuple[Lease, ...]
 ) -> None:
     by, (memory, now) = situation
-    verdict, after = evaluate(LookFailed("no rights"), by, memory, now, held, parked=parked)
+    verdict, after = evaluate(LookFailed("no rights"), by, memory, now, held)
     assert not verdict.idle
     assert verdict.sleeps_at is None
     assert verdict.reasons[0].kind is ReasonKind.UNKNOWN
@@ -536,12 +534,6 @@ def test_a_lease_without_a_time_ends_with_its_program() -> None:
     assert str(verdict.reasons[0]) == "held awake; ends when pg_dump (pid 7) ends, or by pgidle release 3"
     both = idle_after(begin(0.0), quiet(800.0), leases=(Lease(860.0, "", "3", "pg_dump (pid 7)"),))
     assert "ends in 1min, when pg_dump (pid 7) ends, or by pgidle release 3" in str(both.reasons[0])
-
-
-def test_parked_clients_are_active() -> None:
-    verdict = idle_after(begin(0.0), quiet(1e6), parked=2)
-    assert not verdict.idle
-    assert verdict.reasons[0].text == "2 clients parked at the gate"
 
 
 @pytest.mark.parametrize("connecting", [Connecting((Peer("10.0.0.3", 4000),), 1), Connecting((), 1)])

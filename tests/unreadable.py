@@ -97,9 +97,12 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
         except psycopg.OperationalError as fault:
             traceback.format_exception(fault)
     listener = socket.create_server(("127.0.0.1", http_port))
-    serving = door.Door(answer, listener)
-    await serving.open()
-    assert await asyncio.to_thread(ask, http_port) == b"well"
+    serving = door.Door(answer)
+    asking = asyncio.ensure_future(asyncio.to_thread(ask, http_port))
+    connected, _ = await asyncio.to_thread(listener.accept)
+    connected.setblocking(False)
+    await serving.let_in(connected, b"")
+    assert await asking == b"well"
     await serving.close()
     watcher = watchfiles.awatch(folder, debounce=50, step=10)
     first = asyncio.ensure_future(anext(watcher))
