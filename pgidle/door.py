@@ -70,7 +70,7 @@ class Door:
         except OSError:
             connected.close()  # It has gone meanwhile.
             return
-        if not transport.is_closing():
+        if data and not transport.is_closing():
             connection.data_received(data)
 
     def make_room(self) -> None:
