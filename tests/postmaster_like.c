@@ -22,6 +22,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* By which the library knows a Postgres. */
+__attribute__((visibility("default"))) void PostmasterMain(void);
+void PostmasterMain(void)
+{
+}
+
 static volatile sig_atomic_t is_asked_to_stop, is_asked_to_kill;
 
 static void on_signal(int number)

@@ -71,7 +71,7 @@ def built(
     folder = tmp_path_factory.mktemp(request.param)
     # Linked to it as well where something is in front, which would load what is preloaded, and take it off.
     linked = ["-Wl,--no-as-needed", folder / "l.so"] if words else []
-    for name, source, more in (("l.so", SOURCE, ["-shared"]), ("program", PROGRAM, linked)):
+    for name, source, more in (("l.so", SOURCE, ["-shared"]), ("program", PROGRAM, ["-rdynamic", *linked])):
         subprocess.run([compiler, *STRICT, *options, "-o", folder / name, source, *more], check=True)
     return os.open(folder / "l.so", os.O_RDONLY), [*words, str(folder / "program")], environ
 

@@ -8,6 +8,7 @@ holds while Postgres sleeps, Postgres can take over.
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from pgidle.errors import PgidleError
@@ -69,6 +70,20 @@ def owner(path: str) -> int | None:
         return abs(int(number)) or None
     except ValueError:
         return None
+
+
+def lock_owner(path: str) -> str:
+    """Whose the lock of a socket's path is that cannot be made ours, for a person."""
+    from pgidle.privileges import user_name
+
+    try:
+        found = os.lstat(f"{path}.lock")
+    except OSError:
+        return "it cannot be made"
+    if found.st_uid == os.geteuid():
+        return "it cannot be replaced"
+    kind = "" if stat.S_ISREG(found.st_mode) else "no plain file, and "
+    return f"{kind}{user_name(found.st_uid)}'s: Postgres does not start until it is removed"
 
 
 def release_lock(path: str) -> None:
