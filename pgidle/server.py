@@ -11,8 +11,6 @@ import signal
 import time
 
 from pgidle.cluster import living_postmaster, read_pidfile
-from pgidle.collected_log import end_of_log
-from pgidle.complaints import last_complaint
 from pgidle.early import postgres_command, spawn_postmaster
 from pgidle.errors import FAULTS, fault_text
 from pgidle.lifecycle import Event
@@ -50,8 +48,8 @@ ORPHANS_POLL = 0.02
 """Seconds between two looks at processes that must end before a start."""
 
 WITHOUT_LIBRARY = (
-    "; it ran without the library that pgidle preloads, so it could not share its sockets: a program in place of postgres "
-    "must exec it, with the environment and the descriptors that it was given"
+    "; it ran without the library that pgidle preloads, so it could not share its sockets: a program in place of "
+    "postgres must exec it, with the environment and the descriptors that it was given"
 )
 
 NOT_RECOVERED = "Postgres had not recovered yet: the next start does"
@@ -317,10 +315,11 @@ class Server:
             self._errors.give_up()
         self._errors = None
         try:
-            from pgidle.error_copy import ErrorCopy
-
             # What the first of several starts says goes the short way: most of them succeed.
-            self._errors = ErrorCopy(self._loop) if self._has_failed else None
+            if self._has_failed:
+                from pgidle.error_copy import ErrorCopy
+
+                self._errors = ErrorCopy(self._loop)
             try:
                 errors = self._errors.writing if self._errors is not None else None
                 postmaster = spawn_postmaster(self._house, errors)
@@ -417,6 +416,9 @@ class Server:
         """What the start that has failed has said last, in Postgres's words; empty where nobody heard it."""
         said = b""
         try:
+            from pgidle.collected_log import end_of_log
+            from pgidle.complaints import last_complaint
+
             if self._errors is not None:
                 self._errors.drain()
                 said = self._errors.said

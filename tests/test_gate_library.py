@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import pytest
 from installations import free_port
 from postgres_fixture import wait_until
 
-import pgidle.errors
+import pgidle
 from pgidle.gate import preloaded, unix_path
 from pgidle.gate.channel import (
     Answer,
@@ -226,7 +226,7 @@ def test_an_alarm_that_finds_no_room_is_told_later_and_until_then_it_does_not_op
     run.start(keeps_other_end=True)
     run.open()
     assert run.process is not None
-    with run.other_end as full, pytest.raises(BlockingIOError):
+    with run.other_end as full, suppress(BlockingIOError):
         while True:
             full.send(b"P" + bytes(15), socket.MSG_DONTWAIT)
     # A smart shutdown: the program goes on waiting.
@@ -349,14 +349,6 @@ def test_a_pipe_in_place_of_a_lock_holds_nobody_up(tmp_path: Path, name: str) ->
 def test_a_lock_is_held_kept_and_given_up(tmp_path: Path) -> None:
     path = str(tmp_path / ".s.PGSQL.5432")
     lock = Path(f"{path}.lock")
-    unix_path.refuse_held(path)
-    lock.write_text("1\n")
-    with pytest.raises(pgidle.errors.PgidleError, match="process 1's"):
-        unix_path.refuse_held(path)
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    lock.write_text(f"{gone.pid}\n")
-    unix_path.refuse_held(path)
     unix_path.hold_lock(path, "/srv/pg", 5432)
     assert lock.read_text().split("\n")[:2] == [str(os.getpid()), "/srv/pg"]
     assert lock.read_text().split("\n")[3:] == ["5432", str(tmp_path), ""]

@@ -11,7 +11,6 @@ import os
 import stat
 import time
 
-from pgidle.errors import PgidleError
 from pgidle.record import record
 
 TOUCH_EVERY = 3000.0
@@ -90,15 +89,6 @@ def release_lock(path: str) -> None:
     """Take the lock away, if it is ours. Raises OSError."""
     if owner(path) == os.getpid():
         os.unlink(f"{path}.lock")
-
-
-def refuse_held(path: str) -> None:
-    """Raise PgidleError where a server that lives has the path."""
-    pid = owner(path)
-    if pid is not None and pid not in (os.getpid(), os.getppid()) and is_alive(pid):
-        raise PgidleError(
-            f"the Unix socket {path} is process {pid}'s", "stop it, or set --socket-dir or --port"
-        )
 
 
 def is_alive(pid: int) -> bool:
