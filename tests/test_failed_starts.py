@@ -176,9 +176,7 @@ def in_place_of_postgres(installation: Installation, place: Place, script: str) 
     return programs
 
 
-def test_a_script_in_place_of_postgres_may_execute_it(
-    installation: Installation, place: Place, launch
-):
+def test_a_script_in_place_of_postgres_may_execute_it(installation: Installation, place: Place, launch):
     programs = in_place_of_postgres(installation, place, '#!/bin/sh\numask 077\nexec {} "$@"\n')
     one = asleep(launch(installation, bin_dir=str(programs), when_idle="stay", idle_timeout="200ms"))
     mark = one.mark()
