@@ -9,6 +9,8 @@
  * bind, listen   An address that the supervisor holds is not bound again: its listener takes the place of Postgres's
  *                new socket. A Unix socket that it does not hold yet is Postgres's to make, and the supervisor is
  *                given it.
+ * open           A lock file beside a Unix socket that is no plain file cannot be read: in a folder that is anybody's a
+ *                pipe in its place would hold the start up for ever.
  * unlink         The file of a held Unix socket stays. So does the lock file beside it, once both are Postgres's: the
  *                supervisor writes its own name into it. A lock that is there at a start Postgres removes itself, and
  *                so it does with its own where one folder is named twice.
@@ -28,9 +30,14 @@
  * The channel is a SOCK_SEQPACKET pair of records, all of them four int32, a kind and three numbers: `enum kind`
  * below, and gate/channel.py at the other end. Orders are carried out between two waits and answered by STATE.
  * An order to open says how many alarms (CHILD, STOP) the supervisor has heard of, and is void if there was another
- * since: the gate never opens on a Postgres that has begun to end. A supervisor that is gone leaves it shut.
+ * since: the gate never opens on a Postgres that has begun to end. What the channel has no room for is told later, and
+ * until then there is no other answer. A supervisor that is gone leaves the gate shut.
  *
- * All this is for the postmaster alone. What it forks has the library too, where pthread_atfork() switches it off; what
+ * Who waits where the supervisor lets nobody come any more (it has shut the socket down) is accepted before anybody else:
+ * by the listener at the same address, and where Postgres has none, by any.
+ *
+ * All this is for the postmaster alone, which is known by what its program exports: a script in its place has the
+ * library too, and hands it on. What the postmaster forks has the library too, where pthread_atfork() switches it off; what
  * it executes (archive_command, COPY PROGRAM) has neither it, nor a descriptor of ours, nor the variables. A future
  * version's wait by another function is never told as WAITS, by which the supervisor knows that its orders mean
  * nothing. No heap, no Python header: it is built like a module of Python's and never imported.
@@ -40,8 +47,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -74,6 +83,8 @@ enum {
 	WIDE = 65535,	/* a backlog that leaves the limit to net.core.somaxconn */
 	MOST = 64,	/* listeners: Postgres's own MAXLISTEN */
 	TOLD_PEERS = 8, /* Unix clients that are named after each opening */
+	AGAIN = 20,	/* milliseconds until what could not be told is tried again */
+	ANY = -2,	/* in place of a descriptor */
 };
 
 enum kind {
@@ -92,7 +103,8 @@ enum kind {
 static struct listener {
 	int given; /* the supervisor's descriptor, until Postgres binds the address */
 	int fd;	   /* Postgres's, from then on */
-	int after; /* of two at one address: Postgres's of the other, which nobody can come to before this is empty */
+	int after; /* Postgres's of another, whose accept() takes from this one first; or ANY */
+	bool is_untold; /* made by Postgres, and the supervisor has not got it yet */
 	bool is_watched; /* by Postgres's epoll, as far as Postgres knows */
 	bool is_lock_left; /* once: Postgres tries again to remove what it takes for an earlier server's */
 	struct epoll_event event;
@@ -113,6 +125,13 @@ static int epoll = -1;	  /* Postgres's, in which a listener is */
 static bool is_registered; /* whether the kernel watches the listeners there */
 static bool has_waited;
 static int told_peers;
+static int unanswered; /* order, or 0 */
+static struct alarm { /* that could not be told */
+	enum kind kind;
+	atomic_bool is_due;
+	int number;
+	pid_t pid;
+} stop = {.kind = STOP}, child = {.kind = CHILD};
 
 static bool is_postmaster(void)
 {
@@ -148,6 +167,41 @@ static bool tell(enum kind kind, int a, int b, int c, int fd)
 	is_told = sendmsg(channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof record;
 	errno = before;
 	return is_told;
+}
+
+static bool tell_alarm(struct alarm *one)
+{
+	if (!atomic_exchange(&one->is_due, false) || tell(one->kind, one->number, (int)one->pid, alarms, -1))
+		return true;
+	one->is_due = true;
+	return false;
+}
+
+/* Tell what is due, alarms before answers: whether nothing is left. */
+static bool catch_up(void)
+{
+	bool is_done = true;
+
+	if (channel < 0)
+		return true;
+	for EACH (one)
+		if (one->is_untold) {
+			one->is_untold = !tell(UNIX, 0, 0, 0, one->fd);
+			is_done &= !one->is_untold;
+		}
+	if (!tell_alarm(&stop) || !tell_alarm(&child))
+		return false;
+	if (unanswered != 0 && tell(STATE, unanswered, is_open, alarms, -1))
+		unanswered = 0;
+	return is_done && unanswered == 0;
+}
+
+/* Whether the supervisor has ended a listener: nobody can come to it any more, and it takes no other's place. */
+static bool is_ended(int fd)
+{
+	struct pollfd one = {.fd = fd, .events = POLLRDHUP};
+
+	return poll(&one, 1, 0) == 1 && (one.revents & POLLRDHUP) != 0;
 }
 
 /* The last component of a path, and the folder that the others lead to; NULL if there is none. */
@@ -208,7 +262,7 @@ EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
 	for EACH (one) {
 		if (one->given < 0 || type != SOCK_STREAM || !is_postmaster() || !is_at(one, address, length))
 			continue;
-		if (taken >= 0) {
+		if (taken >= 0 || (one->at.any.sa_family == AF_UNIX && is_ended(one->given))) {
 			one->after = fd;
 			continue;
 		}
@@ -233,8 +287,9 @@ EXPORT int listen(int fd, int backlog)
 	if (NEXT(listen)(fd, is_unix ? WIDE : backlog) != 0)
 		return -1;
 	if (is_unix) {
+		made.is_untold = true;
 		listeners[count++] = made;
-		(void)tell(UNIX, 0, 0, 0, fd);
+		(void)catch_up();
 	}
 	return 0;
 }
@@ -262,7 +317,7 @@ EXPORT int unlink(const char *path)
 	for EACH (one) {
 		if (!is_postmaster())
 			continue;
-		if (names(path, one, ""))
+		if (names(path, one, "") && (one->given < 0 || !is_ended(one->given)))
 			return 0;
 		if (one->fd >= 0 && !one->is_lock_left && names(path, one, ".lock") && !is_orphan() &&
 		    tell(LOCK, 0, 0, 0, -1)) {
@@ -271,6 +326,32 @@ EXPORT int unlink(const char *path)
 		}
 	}
 	return NEXT(unlink)(path);
+}
+
+/* By its name in the assembler, for the C library has an inline function of the same. */
+EXPORT int open_file(const char *path, int flags, ...) __asm__("open");
+
+int open_file(const char *path, int flags, ...)
+{
+	size_t length = strlen(path), end = strlen(".lock");
+	bool is_lock = is_postmaster() && (flags & (O_ACCMODE | O_CREAT)) == O_RDONLY && length > end &&
+		       strcmp(path + length - end, ".lock") == 0 && strstr(path, ".s.PGSQL.") != NULL;
+	struct stat file;
+	mode_t mode = 0;
+	va_list more;
+	int fd;
+
+	if ((flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE) {
+		va_start(more, flags);
+		mode = va_arg(more, mode_t);
+		va_end(more);
+	}
+	fd = NEXT(open)(path, is_lock ? flags | O_NONBLOCK | O_NOCTTY : flags, mode);
+	if (fd < 0 || !is_lock || (fstat(fd, &file) == 0 && S_ISREG(file.st_mode)))
+		return fd;
+	(void)close(fd);
+	errno = EPERM;
+	return -1;
 }
 
 /* Have the kernel watch the listeners, or not. What fails is tried again before the next wait. */
@@ -288,20 +369,24 @@ static void watch(void)
 	is_registered = is_wished;
 }
 
-/* For these, or those that are in the epoll. */
-static void begin_to_wait(const fd_set *reading, int most)
+/* For these, or those that are in the epoll: whether all is told, so that the wait may be as long as it is to be. */
+static bool begin_to_wait(const fd_set *reading, int most)
 {
 	int waited_for = 0;
 	uint32_t left_out[MOST / 32] = {0, 0};
 
 	if (has_waited)
-		return;
+		return catch_up();
 	for EACH (one)
 		if (reading == NULL ? one->is_watched : one->fd >= 0 && one->fd < most && FD_ISSET(one->fd, reading))
 			waited_for++;
-		else if (one < listeners + inherited)
+		else if (one < listeners + inherited) {
 			left_out[(one - listeners) / 32] |= 1U << ((one - listeners) % 32);
+			if (one->after == -1 && one->at.any.sa_family == AF_UNIX)
+				one->after = ANY;
+		}
 	has_waited = tell(WAITS, waited_for, (int)left_out[0], (int)left_out[1], -1);
+	return catch_up() && (has_waited || channel < 0);
 }
 
 /* Carry out what the supervisor has ordered, between two waits. */
@@ -311,7 +396,8 @@ static void obey(void)
 	ssize_t got;
 
 	while ((got = recv(channel, order, sizeof order, MSG_DONTWAIT)) == sizeof order) {
-		if (order[0] == OPEN && !is_open && order[2] == alarms) {
+		/* An alarm that is still due is one that the supervisor cannot have heard of. */
+		if (order[0] == OPEN && !is_open && order[2] == alarms && !stop.is_due && !child.is_due) {
 			told_peers = 0;
 			is_open = true;
 			watch();
@@ -319,7 +405,8 @@ static void obey(void)
 				is_open = false; /* a signal came between, or the kernel is out of memory */
 		} else if (order[0] == SHUT)
 			is_open = false;
-		(void)tell(STATE, order[1], is_open, alarms, -1);
+		unanswered = order[1];
+		(void)catch_up();
 	}
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -345,6 +432,7 @@ static int drop(int most, fd_set *set)
 
 EXPORT int select(int most, fd_set *reading, fd_set *writing, fd_set *excepted, struct timeval *timeout)
 {
+	struct timeval soon = {.tv_usec = AGAIN * 1000};
 	bool is_for_clients = false;
 	int found;
 
@@ -353,7 +441,8 @@ EXPORT int select(int most, fd_set *reading, fd_set *writing, fd_set *excepted, 
 			is_for_clients = is_postmaster();
 	if (!is_for_clients)
 		return NEXT(select)(most, reading, writing, excepted, timeout);
-	begin_to_wait(reading, most);
+	if (!begin_to_wait(reading, most))
+		timeout = &soon;
 	(void)drop(most, reading);
 	if (channel >= 0)
 		FD_SET(channel, reading);
@@ -393,7 +482,8 @@ EXPORT int epoll_wait(int set, struct epoll_event *events, int most, int timeout
 
 	if (set != epoll || !is_postmaster())
 		return NEXT(epoll_wait)(set, events, most, timeout);
-	begin_to_wait(NULL, 0);
+	if (!begin_to_wait(NULL, 0))
+		timeout = AGAIN;
 	watch();
 	found = NEXT(epoll_wait)(set, events, most, timeout);
 	for (int i = 0; i < found; i++)
@@ -424,7 +514,8 @@ EXPORT int accept4(int fd, struct sockaddr *restrict address, socklen_t *restric
 	if (one != NULL && !is_open)
 		return -1;
 	for EACH (earlier)
-		if (one != NULL && earlier->after == fd && taken < 0)
+		if (one != NULL && taken < 0 &&
+		    (earlier->after == fd || (earlier->after == ANY && is_ended(earlier->given))))
 			taken = NEXT(accept4)(earlier->given, address, length, flags);
 	if (taken < 0)
 		taken = NEXT(accept4)(fd, address, length, flags);
@@ -473,10 +564,16 @@ EXPORT int chown(const char *path, uid_t user, gid_t group)
 	return leave_to_owner(path, NEXT(chown)(path, user, group));
 }
 
-static void raise_alarm(enum kind kind, int number, pid_t pid)
+static void raise_alarm(struct alarm *alarm, int number, pid_t pid)
 {
 	is_open = false;
-	(void)tell(kind, number, (int)pid, ++alarms, -1);
+	alarms++;
+	/* The end of one worker must not hide a crash. */
+	if (tell(alarm->kind, number, (int)pid, alarms, -1) || (alarm->is_due && number == SIGTERM))
+		return;
+	alarm->number = number;
+	alarm->pid = pid;
+	alarm->is_due = true;
 }
 
 EXPORT int kill(pid_t pid, int number)
@@ -484,7 +581,7 @@ EXPORT int kill(pid_t pid, int number)
 	bool ends = number == SIGQUIT || number == SIGABRT || number == SIGTERM || number == SIGKILL;
 
 	if (ends && pid > 0 && pid != postmaster && is_postmaster())
-		raise_alarm(CHILD, number, pid);
+		raise_alarm(&child, number, pid);
 	return NEXT(kill)(pid, number);
 }
 
@@ -493,7 +590,7 @@ static struct sigaction handlers[SIGTERM + 1]; /* Postgres's */
 static void on_stop(int number, siginfo_t *info, void *context)
 {
 	if (is_postmaster())
-		raise_alarm(STOP, number, info->si_pid);
+		raise_alarm(&stop, number, info->si_pid);
 	if (handlers[number].sa_flags & SA_SIGINFO)
 		handlers[number].sa_sigaction(number, info, context);
 	else
@@ -538,9 +635,16 @@ __attribute__((constructor)) static void begin(void)
 	const char *orders = getenv("PGIDLE_CHANNEL");
 	char *given = getenv("PGIDLE_LISTENERS"); /* 5,6,7 */
 
+	/* Postgres exports what it has, for its extensions. */
+	if (dlsym(RTLD_DEFAULT, "PostmasterMain") == NULL)
+		return;
 	/* PDEATHSIG outlives exec but no fork: backends do not get it. SIGINT is Postgres's fast shutdown. */
-	if (named != NULL && (prctl(PR_SET_PDEATHSIG, SIGINT) != 0 || getppid() != atoi(named)))
-		_exit(1); /* the supervisor died before it could be noticed */
+	if (named != NULL && (prctl(PR_SET_PDEATHSIG, SIGINT) != 0 || getppid() != atoi(named))) {
+		/* The supervisor died before it could be noticed, or has started another program, which waits for this. */
+		(void)dprintf(2, "postgres: FATAL:  started by process %d, and not by pgidle (%s): a script in place of "
+				 "postgres must exec it\n", (int)getppid(), named);
+		_exit(1);
+	}
 	if (self != NULL)
 		(void)close(atoi(self)); /* this file: it is loaded */
 	if (orders != NULL && pthread_atfork(NULL, NULL, retire) == 0) {

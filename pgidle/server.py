@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 
 from pgidle.cluster import living_postmaster
-from pgidle.collected_log import end_of_log
-from pgidle.complaints import last_complaint
 from pgidle.config_files import signatures
 from pgidle.early import spawn_postmaster
 from pgidle.errors import FAULTS, fault_text
@@ -44,6 +42,11 @@ REAP_POLL = 0.01
 
 ORPHANS_POLL = 0.02
 """Seconds between two looks at processes that must end before a start."""
+
+WITHOUT_LIBRARY = (
+    "; it ran without the library that pgidle preloads, so it could not share its sockets: a program in place of "
+    "postgres must exec it, with the environment and the descriptors that it was given"
+)
 
 NOT_RECOVERED = "Postgres had not recovered yet: the next start does"
 
@@ -253,10 +256,11 @@ class Server:
             self._errors.give_up()
         self._errors = None
         try:
-            from pgidle.error_copy import ErrorCopy
-
             # What the first of several starts says goes the short way: most of them succeed.
-            self._errors = ErrorCopy(self._loop) if self._has_failed else None
+            if self._has_failed:
+                from pgidle.error_copy import ErrorCopy
+
+                self._errors = ErrorCopy(self._loop)
             try:
                 errors = self._errors.writing if self._errors is not None else None
                 postmaster = spawn_postmaster(self._house, errors)
@@ -337,7 +341,7 @@ class Server:
             # Somebody traces it, whose it is to reap first (wait_consider_task in kernel/exit.c).
             self._loop.after(REAP_POLL, "reap", self._on_exit)
             return
-        was_ready = self.is_ready
+        was_ready, is_loaded = self.is_ready, self._gate.is_loaded
         self._forget()
         # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
         never_began = self._asked_to_stop and status == -signal.SIGINT and not was_ready
@@ -345,12 +349,18 @@ class Server:
         if never_began and not is_clean:
             self._tell_end(NOT_RECOVERED, is_clean)
         else:
-            self._tell_end(describe(status, "" if was_ready or is_clean else self._complaint()), is_clean)
+            how = describe(status, "" if was_ready or is_clean else self._complaint())
+            if self._house.library is not None and not (was_ready or is_loaded):
+                how += WITHOUT_LIBRARY
+            self._tell_end(how, is_clean)
 
     def _complaint(self) -> str:
         """What the start that has failed has said last, in Postgres's words; empty where nobody heard it."""
         said = b""
         try:
+            from pgidle.collected_log import end_of_log
+            from pgidle.complaints import last_complaint
+
             if self._errors is not None:
                 self._errors.drain()
                 said = self._errors.said

@@ -4,7 +4,7 @@
  *
  *     postmaster_like select|epoll PORT PATH
  *
- * SIGTERM and SIGINT end it. SIGUSR1 has it signal a child of its own, as after a crash.
+ * SIGTERM and SIGINT end it. Of SIGQUIT it takes no notice, as of a smart shutdown with a session that lasts. SIGUSR1 has it signal a child of its own, as after a crash.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,13 +22,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* By which the library knows a Postgres. */
+__attribute__((visibility("default"))) void PostmasterMain(void);
+void PostmasterMain(void)
+{
+}
+
 static volatile sig_atomic_t is_asked_to_stop, is_asked_to_kill;
 
 static void on_signal(int number)
 {
 	if (number == SIGUSR1)
 		is_asked_to_kill = 1;
-	else if (number != SIGCHLD)
+	else if (number != SIGCHLD && number != SIGQUIT)
 		is_asked_to_stop = 1;
 }
 
@@ -54,7 +60,7 @@ int main(int count, char **words)
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, before;
 	int listeners[] = {socket(AF_INET, SOCK_STREAM, 0), socket(AF_UNIX, SOCK_STREAM, 0)};
-	int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGCHLD}, set = -1;
+	int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGCHLD, SIGQUIT}, set = -1;
 	char lock[128];
 	sigset_t blocked, none, before_mask;
 
@@ -72,7 +78,7 @@ int main(int count, char **words)
 		perror("listen");
 		return 1;
 	}
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 5; i++)
 		sigaction(signals[i], &action, &before);
 	sigaction(SIGTERM, NULL, &before);
 	if (before.sa_handler != on_signal) {

@@ -213,6 +213,18 @@ sys.modules[name].main()
 """
 
 
+def test_what_only_a_failed_start_needs_is_not_imported_for_others() -> None:
+    look = "import sys; sys.path.insert(0, sys.argv[1]); import pgidle.supervisor; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", look, str(PACKAGE.parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "pgidle.server" in ran.stdout.split()
+    assert not {"pgidle.collected_log", "pgidle.complaints", "pgidle.error_copy"} & {*ran.stdout.split()}
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [("pgidle.__main__", ["run", "--http", "off"]), ("pgidle.container", ["-c", "work_mem=8MB"])],

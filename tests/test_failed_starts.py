@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -160,6 +161,49 @@ def test_programs_that_are_gone_and_come_back(newest: Installation, place: Place
     with failing(one, partial(says, "No such file or directory")):
         hidden.rename(programs / "postgres")
     assert one.stop() == 0
+
+
+def in_place_of_postgres(installation: Installation, place: Place, script: str) -> Path:
+    """A folder of programs of which postgres is a script."""
+    programs = place.folder("programs")
+    programs.chmod(0o755)
+    for one in installation.bin_dir.iterdir():
+        (programs / one.name).symlink_to(one)
+    postgres = programs / "postgres"
+    postgres.unlink()
+    postgres.write_text(script.format(installation.program("postgres")))
+    postgres.chmod(0o755)
+    return programs
+
+
+def test_a_script_in_place_of_postgres_may_execute_it(installation: Installation, place: Place, launch):
+    programs = in_place_of_postgres(installation, place, '#!/bin/sh\numask 077\nexec {} "$@"\n')
+    one = asleep(launch(installation, bin_dir=str(programs), when_idle="stay", idle_timeout="200ms"))
+    mark = one.mark()
+    for where in (one.conninfo(), one.conninfo(host=str(one.socket_dir))):
+        assert query_at(where) == (1,)
+    one.wait_for_state("asleep", since=mark)
+    assert not [line.text for line in one.lines if line.data.get("topic") in ("gate", "start")]
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ('#!/bin/sh\n{} "$@"\nexit $?\n', r"started by process \d+, and not by pgidle .*must exec it"),
+        ('#!/bin/sh\nunset LD_PRELOAD\nexec {} "$@"\n', "ran without the library that pgidle preloads"),
+    ],
+    ids=["forks", "loses the library"],
+)
+def test_a_script_in_place_of_postgres_that_cannot_work_is_named(
+    newest: Installation, place: Place, launch, script: str, said: str
+):
+    programs = in_place_of_postgres(newest, place, script)
+    one = launch(newest, bin_dir=str(programs), start=False)
+    one.start()
+    one.wait_log(rf"Postgres does not start.*{said}")
+    assert one.wait() == 1
+    assert re.search(said, last_reason(one))
 
 
 def test_another_server_that_runs_on_the_data_directory_and_ends(newest: Installation, launch):

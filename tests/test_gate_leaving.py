@@ -258,11 +258,11 @@ def test_who_was_in_the_queue_of_a_unix_socket_that_has_ended_can_be_served(
     listener = unix_listener(str(tmp_path / ".s.PGSQL.1"))
     stack.callback(listener.close)
     client = stack.enter_context(socket.socket(socket.AF_UNIX))
-    # Between the look and the end.
+    # It has found the file before that was out of the way, and comes between the look and the end.
     end = listener.end
 
     def end_late() -> None:
-        client.connect(listener.name)
+        client.connect(listener._hidden)
         end()
 
     monkeypatch.setattr(listener, "end", end_late)
@@ -273,6 +273,44 @@ def test_who_was_in_the_queue_of_a_unix_socket_that_has_ended_can_be_served(
     with accept(listener) as served:
         served.sendall(b"!")
     assert client.recv(1) == b"!"
+
+
+def test_who_comes_to_a_unix_socket_in_the_last_instant_leaves_it_as_it_was(
+    stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners = [unix_listener(str(tmp_path / name)) for name in (".s.PGSQL.1", ".s.PGSQL.2")]
+    for one in listeners:
+        stack.callback(one.close)
+    clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+    hide = listeners[1].hide
+
+    def hide_late() -> None:
+        clients[0].connect(listeners[1].name)
+        hide()
+
+    monkeypatch.setattr(listeners[1], "hide", hide_late)
+    leaving = Leaving(listeners)
+    assert leaving.look() is Outcome.NOT_YET
+    assert leaving.look() is Outcome.SOMEBODY
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".s.PGSQL.1", ".s.PGSQL.2"]
+    # Nothing has ended: who comes before it is called off is one more in the queue.
+    for client, listener in zip(clients[1:], listeners, strict=True):
+        client.connect(listener.name)
+    assert leaving.call_off() == []
+    for client, listener in zip(clients, (listeners[1], *listeners), strict=True):
+        with accept(listener) as served:
+            served.sendall(b"!")
+        assert client.recv(1) == b"!"
+
+
+def test_the_file_of_a_unix_socket_that_has_ended_is_there_to_be_removed(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    listener = unix_listener(str(tmp_path / ".s.PGSQL.1"))
+    stack.callback(listener.close)
+    leaving = Leaving([listener])
+    assert [leaving.look(), leaving.look()] == [Outcome.NOT_YET, Outcome.NOBODY]
+    assert [str(one) for one in tmp_path.iterdir()] == [listener.name]
 
 
 def test_an_inherited_listener_is_left_alone(stack: ExitStack) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import pytest
 from installations import free_port
 from postgres_fixture import wait_until
 
-import pgidle.errors
+import pgidle
 from pgidle.gate import preloaded, unix_path
 from pgidle.gate.channel import (
     Answer,
@@ -71,7 +71,7 @@ def built(
     folder = tmp_path_factory.mktemp(request.param)
     # Linked to it as well where something is in front, which would load what is preloaded, and take it off.
     linked = ["-Wl,--no-as-needed", folder / "l.so"] if words else []
-    for name, source, more in (("l.so", SOURCE, ["-shared"]), ("program", PROGRAM, linked)):
+    for name, source, more in (("l.so", SOURCE, ["-shared"]), ("program", PROGRAM, ["-rdynamic", *linked])):
         subprocess.run([compiler, *STRICT, *options, "-o", folder / name, source, *more], check=True)
     return os.open(folder / "l.so", os.O_RDONLY), [*words, str(folder / "program")], environ
 
@@ -103,7 +103,7 @@ class Run:
         for one in self.gate.listeners:
             one.close()
 
-    def start(self) -> None:
+    def start(self, *, keeps_other_end: bool = False) -> None:
         ours, theirs = preloaded.make_channel()
         given = [one.fileno() for one in self.gate.listeners]
         environ = {**os.environ, **self.environ}
@@ -117,10 +117,12 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
         )
-        theirs.close()
+        self.other_end = socket.socket(fileno=theirs.detach())
         self.gate.began(ours, "/")
         self.told.clear()
         self.until(lambda: self.gate.is_shared)
+        if not keeps_other_end:
+            self.other_end.close()
 
     def until(self, is_so: Callable[[], bool]) -> None:
         def receive() -> bool:
@@ -213,6 +215,41 @@ def test_a_life_of_two_postmasters(built, waits: str, stack: ExitStack, tmp_path
     assert are_served(clients)
     run.process.send_signal(signal.SIGINT)
     assert run.end() == ""
+
+
+@pytest.mark.parametrize("waits", ["select", "epoll"])
+def test_an_alarm_that_finds_no_room_is_told_later_and_until_then_it_does_not_open(
+    built, waits: str, stack: ExitStack, tmp_path: Path
+) -> None:
+    run = Run(built, waits, tmp_path / ".s.PGSQL.1")
+    stack.callback(run.clean)
+    run.start(keeps_other_end=True)
+    run.open()
+    assert run.process is not None
+    with run.other_end as full, suppress(BlockingIOError):
+        while True:
+            full.send(b"P" + bytes(15), socket.MSG_DONTWAIT)
+    # A smart shutdown: the program goes on waiting.
+    run.process.send_signal(signal.SIGQUIT)
+    wait_until(lambda: not _is_pending(run.process, signal.SIGQUIT))
+    clients = come(stack, run)
+    run.until(lambda: PeerAccepted(0, 0) in run.told)
+    # Only one that has heard of the alarm can know that it is not to open.
+    while not run.gate.is_ending:
+        run.gate.open()
+        run.until(lambda: run.gate.is_answered)
+        assert not run.gate.is_open
+    assert run.told.count(StopSignalled(signal.SIGQUIT, os.getpid(), 1)) == 1
+    assert run.gate.parked() == len(clients)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == ""
+
+
+def _is_pending(process: subprocess.Popen[str] | None, number: int) -> bool:
+    assert process is not None
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    pending = next(line for line in lines if line.startswith("ShdPnd:")).split()[1]
+    return bool(int(pending, 16) >> (number - 1) & 1)
 
 
 def test_the_supervisor_goes_and_what_it_leaves_accepts_nobody(
@@ -312,14 +349,6 @@ def test_a_pipe_in_place_of_a_lock_holds_nobody_up(tmp_path: Path, name: str) ->
 def test_a_lock_is_held_kept_and_given_up(tmp_path: Path) -> None:
     path = str(tmp_path / ".s.PGSQL.5432")
     lock = Path(f"{path}.lock")
-    unix_path.refuse_held(path)
-    lock.write_text("1\n")
-    with pytest.raises(pgidle.errors.PgidleError, match="process 1's"):
-        unix_path.refuse_held(path)
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    lock.write_text(f"{gone.pid}\n")
-    unix_path.refuse_held(path)
     unix_path.hold_lock(path, "/srv/pg", 5432)
     assert lock.read_text().split("\n")[:2] == [str(os.getpid()), "/srv/pg"]
     assert lock.read_text().split("\n")[3:] == ["5432", str(tmp_path), ""]

@@ -394,7 +394,7 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
                 "ListenStream=/tmp/.s.PGSQL.5432",
                 "ListenStream=/run/postgresql/.s.PGSQL.5432",
                 "ListenStream=@db/.s.PGSQL.5432",
-                "SocketGroup=web",
+                "ExecStartPost=/bin/chgrp -h web /tmp/.s.PGSQL.5432 /run/postgresql/.s.PGSQL.5432",
                 "SocketMode=0770",
             ],
         ),
@@ -407,6 +407,10 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
         # Of what Postgres's user may write nothing but a path gets into a unit of root's.
         ("unix_socket_directories = '/tmp\\nAccept=yes, %h, tmp, /a b'\n", []),
         ("unix_socket_directories = ''\n", []),
+        (
+            "unix_socket_directories = '@db'\nunix_socket_group = 'web'\n",
+            ["ListenStream=@db/.s.PGSQL.5432", "SocketMode=0777"],
+        ),
     ],
 )
 def test_systemd_holds_the_unix_sockets_of_a_cluster_of_debian_s(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import grp
 import os
 import re
 import shutil
@@ -27,7 +28,9 @@ from postgres_fixture import wait_until
 from supervised import Supervised
 
 from pgidle.client import request
+from pgidle.conf_file import read_parameters
 from pgidle.errors import PgidleError
+from pgidle.init.systemd import group_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -614,6 +617,35 @@ def test_whoever_comes_by_the_unix_socket_wakes_it(
     refused = one.machine.run(psql.program, "-h", path.parent, f"-p{one.port}", "-U", "postgres", check=False)
     assert "Peer authentication failed" in refused
     one.check()
+
+
+def test_the_group_that_postgresql_conf_names_is_given_without_following_a_link(
+    newest: Installation, place: Place, launch: Callable[..., Instance]
+) -> None:
+    one, group = launch("group", idle_timeout="1h"), grp.getgrnam("daemon").gr_gid
+    path = place.path / "s" / f".s.PGSQL.{one.port}"
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write("unix_socket_group = 'daemon'\nunix_socket_permissions = 0770\n")
+    (line,) = group_lines(read_parameters(str(one.data_dir), ()), [f"ListenStream={path}"])
+    drop_in(one, one.socket, f"[Socket]\nSocketMode=0770\n{line}\n")
+    one.systemctl("stop", one.socket)
+    one.systemctl("start", one.socket)
+    assert (path.stat().st_mode & 0o777, path.stat().st_uid, path.stat().st_gid) == (0o770, 0, group)
+    become = ("runuser", "-u", server_user().pw_name, "-g", "daemon", "--")
+    psql = (newest.client_program("psql"), "-h", path.parent, f"-p{one.port}", "-XAtc", "SELECT 'served'")
+    for _ in range(2):
+        assert one.machine.run(*become, *psql, "-U", "postgres", "postgres", check=False) == "served"
+        assert (path.stat().st_uid, path.stat().st_gid) == (0, group)
+        assert one.force_sleep()
+        one.wait_for("inactive")
+    # What Postgres's user has put in its place is left alone.
+    target = place.path / "root-only"
+    target.touch(0o600)
+    path.unlink()
+    path.symlink_to(target)
+    one.machine.run("sh", "-c", line.removeprefix("ExecStartPost="))
+    assert target.stat().st_gid == 0
+    path.unlink()
 
 
 def test_a_folder_that_systemd_does_not_hold_is_there_only_while_it_is_awake(

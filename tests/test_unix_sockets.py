@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from installations import Installation, Place
     from supervised import Supervised
 
+NOBODY = 65534
 STAY = {"when_idle": "stay", "idle_timeout": "200ms"}
 
 
@@ -166,6 +167,92 @@ def test_a_folder_that_postgres_has_given_up_is_left_by_its_socket(
             assert not path.exists()
         one.wait_log(f"Postgres listens no more on {path}, which is gone now")
         assert not list(one.socket_dir.glob(f"*{one.port}*"))
+
+
+@pytest.mark.parametrize("left", ["'{}'", "''"], ids=["another", "none"])
+def test_who_waits_at_a_folder_that_postgres_has_given_up_is_served(
+    installation: Installation, launch: Launch, place: Place, left: str
+) -> None:
+    one, folder = launch(installation, **STAY), place.folder("other")
+    one.wait_for_state("asleep")
+    path = path_of(one)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"unix_socket_directories = {left.format(folder)}\n")
+    mark = one.mark()
+    with ThreadPoolExecutor() as clients:
+        one.signal(signal.SIGSTOP)
+        visits = [clients.submit(ask, one) for _ in range(3)]
+        wait_until(lambda: one.parked_at_unix_socket() == 3)
+        one.signal(signal.SIGCONT)
+        for each in visits:
+            each.result(PATIENCE)
+    assert not path.exists()
+    one.wait_for_state("asleep", since=mark)
+    # The folder is Postgres's again.
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"unix_socket_directories = '{one.socket_dir}'\n")
+    with psycopg.connect(one.conninfo()):
+        ask(one)
+    assert one.stop() == 0
+    assert not list(one.socket_dir.glob(f"*{one.port}*"))
+
+
+def test_a_pipe_in_place_of_a_lock_does_not_hold_a_start_up(
+    installation: Installation, launch: Launch
+) -> None:
+    one = launch(installation, start=False, when_idle="stay")
+    lock = Path(f"{path_of(one)}.lock")
+    os.mkfifo(lock)
+    lock.chmod(0o666)
+    one.start()
+    one.wait_log(f"could not open lock file .*{lock.name}")
+    with ThreadPoolExecutor() as clients:
+        visit = clients.submit(psycopg.connect, one.conninfo())
+        wait_until(lambda: one.parked() == 1)
+        wait_until(lambda: "problem" in one.pgidle("status").stdout)
+        assert lock.name in one.pgidle("status").stdout
+        lock.unlink()
+        visit.result(PATIENCE).close()
+    ask(one)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs another user")
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_a_lock_that_another_user_has_made_meanwhile_is_named_and_nobody_is_lost(
+    newest: Installation, launch: Launch, place: Place, kind: str
+) -> None:
+    """In a folder like /tmp, whose cleaner has taken ours."""
+    one, folder = launch(newest, start=False, **STAY), place.folder("tmp")
+    os.chown(folder, 0, 0)
+    folder.chmod(0o1777)
+    with (one.data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(f"unix_socket_directories = '{folder}'\n")
+    one.start()
+    one.wait_for_state("asleep")
+    # The state is said before the files are looked after.
+    one.signal(signal.SIGHUP)
+    one.wait_log("SIGHUP received")
+    path = folder / f".s.PGSQL.{one.port}"
+    lock = Path(f"{path}.lock")
+    path.unlink()
+    lock.unlink()
+    if kind == "pipe":
+        os.mkfifo(lock, 0o666)
+    else:
+        lock.write_text("1\n")
+        lock.chmod(0o666)
+    os.chown(lock, NOBODY, NOBODY)
+    with ThreadPoolExecutor() as clients:
+        visit = clients.submit(psycopg.connect, one.conninfo())
+        said = one.wait_log("nobody's: Postgres does not start until it is removed").data
+        assert str(lock) in said["topic"]
+        one.wait_log(f"Postgres does not start, .*{lock.name}")
+        assert lock.lstat().st_uid == NOBODY
+        lock.unlink()
+        visit.result(PATIENCE).close()
+    one.wait_log("that is over: .*nobody's")
+    with psycopg.connect(one.conninfo(host=str(folder))):
+        assert path.is_socket()
 
 
 def test_a_service_manager_s_socket_that_is_none_of_postgres_s_is_named(

@@ -15,6 +15,7 @@ from pgidle.gate.channel import (
     Answer,
     Channel,
     ChildSignalled,
+    Loaded,
     SocketMade,
     StopSignalled,
     Waits,
@@ -53,6 +54,8 @@ class Gate:
         """Whether the running postmaster waits for clients as it is told to."""
         self.is_ending = False
         """Whether the running postmaster has begun to end."""
+        self.is_loaded = False
+        """Whether the library is in the running postmaster."""
         self.left_out: list[Listener] = []
         """What it was given and does not listen on."""
         self._channel: Channel | None = None
@@ -75,7 +78,7 @@ class Gate:
 
     def gone(self) -> None:
         """The postmaster has ended; who waits, waits on."""
-        self.is_open = self.is_shared = self.is_ending = False
+        self.is_open = self.is_shared = self.is_ending = self.is_loaded = False
         self.left_out = []
         self._awaited = self._background_writer = None
         if self._channel is not None:
@@ -83,7 +86,11 @@ class Gate:
             self._channel = None
         names = [one.name for one in self.listeners if not one.is_ended]
         try:
-            done = [one for one in self.listeners if one.is_ended and one.name in names and not one.parked()]
+            done = [
+                one
+                for one in self.listeners
+                if one.is_ended and (one.is_given_up or one.name in names) and not one.parked()
+            ]
         except OSError:
             return  # Another time.
         for one in done:
@@ -135,6 +142,8 @@ class Gate:
         match told:
             case SocketMade() if told.descriptor is not None:
                 self._keep(told.descriptor)
+            case Loaded():
+                self.is_loaded = True
             case Waits():
                 self.is_shared = True
                 left = [self._given[at] for at in told.left_out if at < len(self._given)]
@@ -172,8 +181,9 @@ class Gate:
                 made.note_file()
             except OSError:
                 pass  # Noted when it can be seen; until then nobody knows whether it is lost.
-        # What stood at the address before is another file's, or nobody's.
-        for one in [one for one in self.listeners if one.name == made.name and not one.is_inherited]:
+        # What stood at the address before is another file's, or nobody's; who waits there still is served.
+        former = [one for one in self.listeners if one.name == made.name and not one.is_ended]
+        for one in [one for one in former if not one.is_inherited]:
             self.listeners.remove(one)
             one.close()
         self.listeners.append(made)

@@ -3,7 +3,8 @@
 TCP is plugged first: who begins to connect gets no answer, and tries again a second later, by when somebody else
 listens or nobody does. Handshakes under way complete. When none is left and nobody has come, a second look some
 milliseconds later sees what was in the kernel's hands during the first. Unix sockets come last, because nobody there
-tries again: they are ended, which no connection can straddle, and are looked at once more.
+tries again: their files are out of the way for as long as it takes to see that nobody waits (microseconds), then they
+are ended, which no connection can straddle, and are looked at once more.
 
 Inherited listeners stay as they are. Somebody else has them, too.
 """
@@ -63,10 +64,19 @@ class Leaving:
         self._quiet += 1
         if self._quiet < 2:
             return Outcome.NOT_YET
-        for one in self._listeners:
-            # There could be no other at an abstract name before this one is closed.
-            if one.path is not None:
+        # There could be no other at an abstract name before this one is closed.
+        unix = [one for one in self._listeners if one.path is not None and not one.is_ended]
+        try:
+            for one in unix:
+                one.hide()
+            # Before there is no way back: who is there calls it off, and the next comes to the same socket.
+            if any(one.has_parked() for one in unix):
+                return Outcome.SOMEBODY
+            for one in unix:
                 one.end()
+        finally:
+            for one in unix:
+                one.show()
         return Outcome.SOMEBODY if any(one.parked() for one in self._listeners) else Outcome.NOBODY
 
     def call_off(self) -> list[Listener]:

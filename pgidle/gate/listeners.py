@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import struct
 
 from pgidle.errors import PgidleError
@@ -53,9 +54,12 @@ class Listener:
     def __init__(self, made: socket.socket, *, is_inherited: bool) -> None:
         self.socket = made
         self.is_inherited = is_inherited
+        self._hidden = ""
         self.is_unix = made.family == socket.AF_UNIX
         self.is_ended = False
         """Nobody can come to it any more; who came before is still in its queue."""
+        self.is_given_up = False
+        """Ended because Postgres listens no more at its address, which is not ours then."""
         made.setblocking(False)
         name = made.getsockname()
         self.name = os.fsdecode(name) if self.is_unix else _zoned(name)
@@ -71,7 +75,7 @@ class Listener:
     @property
     def path(self) -> str | None:
         """Of a Unix socket that has a file."""
-        return self.name if self.is_unix and not self.name.startswith("\0") else None
+        return self.name if self.is_unix and not (self.is_given_up or self.name.startswith("\0")) else None
 
     def parked(self) -> int:
         """How many wait to be accepted. Where the kernel does not count them, 1 for any. Raises OSError."""
@@ -115,6 +119,38 @@ class Listener:
     def unplug(self) -> None:
         """Let them come again. Raises OSError."""
         self._hear(0)
+
+    def hide(self) -> None:
+        """Unix only: have whoever comes find no file, until `show`. Where that cannot be, nothing is changed."""
+        try:
+            self.note_file()
+            if self.file is not None and self.file.is_in_place():
+                self._hidden = f"{self.file.path}.{os.urandom(8).hex()}"
+                os.rename(self.file.path, self._hidden)
+        except OSError:
+            self._hidden = ""
+
+    def show(self) -> None:
+        """Take `hide` back. Where that cannot be, the file is lost, and made again as any that is."""
+        hidden, self._hidden = self._hidden, ""
+        try:
+            if hidden and self.file is not None:
+                os.rename(hidden, self.file.path)
+        except OSError:
+            return
+
+    def has_parked(self) -> bool:
+        """Whether anybody waits to be accepted, in the shortest time. Not for one that has ended."""
+        return _is_readable(self.socket)
+
+    def knock(self) -> None:
+        """Come to it, and go: whoever accepts from it looks. What keeps us out brings others, too."""
+        with socket.socket(self.socket.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as caller:
+            caller.setblocking(False)
+            try:
+                caller.connect(self.path or self.socket.getsockname())
+            except OSError:
+                return
 
     def end(self) -> None:
         """Unix only: from now on whoever comes is refused, in the same instant for all (unix_shutdown() and
@@ -279,8 +315,6 @@ def _sockaddr(where: tuple[str, int]) -> tuple[str, int] | tuple[str, int, int, 
 
 
 def _is_readable(one: socket.socket) -> bool:
-    import select
-
     poll = select.poll()
     poll.register(one.fileno(), select.POLLIN)
     return bool(poll.poll(0))

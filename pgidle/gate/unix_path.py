@@ -8,9 +8,9 @@ holds while Postgres sleeps, Postgres can take over.
 from __future__ import annotations
 
 import os
+import stat
 import time
 
-from pgidle.errors import PgidleError
 from pgidle.record import record
 
 TOUCH_EVERY = 3000.0
@@ -71,19 +71,24 @@ def owner(path: str) -> int | None:
         return None
 
 
+def lock_owner(path: str) -> str:
+    """Whose the lock of a socket's path is that cannot be made ours, for a person."""
+    from pgidle.privileges import user_name
+
+    try:
+        found = os.lstat(f"{path}.lock")
+    except OSError:
+        return "it cannot be made"
+    if found.st_uid == os.geteuid():
+        return "it cannot be replaced"
+    kind = "" if stat.S_ISREG(found.st_mode) else "no plain file, and "
+    return f"{kind}{user_name(found.st_uid)}'s: Postgres does not start until it is removed"
+
+
 def release_lock(path: str) -> None:
     """Take the lock away, if it is ours. Raises OSError."""
     if owner(path) == os.getpid():
         os.unlink(f"{path}.lock")
-
-
-def refuse_held(path: str) -> None:
-    """Raise PgidleError where a server that lives has the path."""
-    pid = owner(path)
-    if pid is not None and pid not in (os.getpid(), os.getppid()) and is_alive(pid):
-        raise PgidleError(
-            f"the Unix socket {path} is process {pid}'s", "stop it, or set --socket-dir or --port"
-        )
 
 
 def is_alive(pid: int) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from pgidle.gate.listeners import listen_at
-from pgidle.gate.unix_path import hold_lock, is_alive, owner, release_lock
-from pgidle.light import socket
+from pgidle.gate.unix_path import hold_lock, is_alive, lock_owner, owner, release_lock
 from pgidle.options import is_folder
 
 TYPE_CHECKING = False
@@ -34,9 +33,9 @@ class UnixSockets:
         self._lock = (data_dir, port)
         for path in self._gate.paths():
             try:
-                hold_lock(path, data_dir, port)
-            except OSError as error:
-                self._log.once("gate", f"the lock of {path} cannot be kept: {error.strerror}")
+                self._hold_lock(path)
+            except OSError:
+                continue  # It is said, and tried again.
         for one in self._gate.listeners:
             try:
                 one.note_file()
@@ -58,7 +57,7 @@ class UnixSockets:
         for file in [file for file in self._refused if not _is_in(file.path, folders)]:
             self._refused.remove(file)
             try:
-                hold_lock(file.path, *self._lock)
+                self._hold_lock(file.path)
                 self._gate.listeners.append(listen_at(file))
             except OSError as error:
                 self._log.note(
@@ -82,7 +81,7 @@ class UnixSockets:
                 )
             else:
                 self._log.note("gate", f"Postgres listens no more on {one.name}, which is gone now")
-                self._drop(one)
+                self._give_up(one)
         for folder in no_wake:
             held = [
                 one for one in self._gate.listeners if one.path is not None and _is_in(one.path, [folder])
@@ -99,17 +98,13 @@ class UnixSockets:
 
     def empty_ended(self) -> None:
         """Postgres accepts: have it take whoever came to a socket before its end. It looks there whenever somebody
-        comes to the one that has its place."""
-        for path in {one.path for one in self._gate.listeners if one.path is not None and one.is_ended}:
-            caller = socket.socket(
-                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            )
-            try:
-                caller.connect(path)
-            except OSError:
-                pass  # Its queue is full: others come.
-            finally:
-                caller.close()
+        comes to the one that has its place, or to any where none has."""
+        ended = {one.name for one in self._gate.listeners if one.is_ended}
+        left_out = self._gate.left_out
+        served = [one for one in self._gate.listeners if not one.is_ended and one not in left_out]
+        for name in ended:
+            if at := [one for one in served if one.name == name] or served:
+                at[0].knock()
 
     def _restore(self, one: Listener) -> None:
         if one.file is None or not one.is_lost() or not self._lock[0]:
@@ -119,7 +114,7 @@ class UnixSockets:
         if pid not in (None, os.getpid()) and is_alive(pid or 0):
             self._log.once("gate", f"the Unix socket {path} is process {pid}'s now: stop it")
             return
-        hold_lock(path, *self._lock)
+        self._hold_lock(path)
         made = listen_at(one.file)
         self._gate.listeners.append(made)
         self._log.note("gate", f"{path} was removed or replaced, and is made again")
@@ -129,6 +124,16 @@ class UnixSockets:
             one.end()
         if not one.parked():
             self._forget(one)
+
+    def _hold_lock(self, path: str) -> None:
+        """Name ourselves in it. Raises OSError, which is said here: no Postgres starts where that is another's."""
+        topic = f"gate {path}.lock"
+        try:
+            hold_lock(path, *self._lock)
+        except OSError as error:
+            self._log.once(topic, f"{lock_owner(path)}: {error.strerror}")
+            raise
+        self._log.forget(topic)
 
     def _refuse(self, one: Listener, file: SocketFile) -> None:
         if one.parked():
@@ -150,6 +155,18 @@ class UnixSockets:
         """With its files."""
         if not one.is_ended:
             one.end()
+        self._remove_files(one)
+        self._forget(one)
+
+    def _give_up(self, one: Listener) -> None:
+        """The same, but who has come already is served."""
+        one.end()
+        self._remove_files(one)
+        one.is_given_up = True
+        if not one.parked():
+            self._forget(one)
+
+    def _remove_files(self, one: Listener) -> None:
         try:
             if one.file is not None:
                 one.file.remove()
@@ -157,7 +174,6 @@ class UnixSockets:
                 release_lock(one.path)
         except OSError as error:
             self._log.note("gate", f"{one.name} is left behind: {error.strerror}")
-        self._forget(one)
 
     def _forget(self, one: Listener) -> None:
         self._gate.listeners.remove(one)

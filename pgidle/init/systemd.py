@@ -58,7 +58,7 @@ def plan(choices: Choices) -> Plan:
         "name": choices.name or "main",
         "port": choices.port,
         "listen": "\n".join(_listen_lines(choices)),
-        "unix": "\n".join(unix + _group_lines(parameters)),
+        "unix": "\n".join(unix + group_lines(parameters, unix)),
         "owner": owner,
         "mode": _mode(parameters),
         "data_dir": choices.data_dir,
@@ -128,9 +128,14 @@ def _unix_lines(folders: str, port: int) -> list[str]:
     return [f"ListenStream={re.sub('^/var/run/', '/run/', one)}/.s.PGSQL.{port}" for one in plain]
 
 
-def _group_lines(parameters: Parameters) -> list[str]:
+def group_lines(parameters: Parameters, unix: list[str]) -> list[str]:
+    """The group of the files, which Postgres cannot set: they are root's. Not by SocketGroup=, which follows a link
+    that Postgres's user may have put in a file's place."""
     group = parameters.value("unix_socket_group")
-    return [f"SocketGroup={group}"] if _PLAIN_NAME.fullmatch(group) else []
+    paths = [one.removeprefix("ListenStream=") for one in unix if not one.startswith("ListenStream=@")]
+    if not (paths and _PLAIN_NAME.fullmatch(group)):
+        return []
+    return [f"ExecStartPost=/bin/chgrp -h {group} {' '.join(paths)}"]
 
 
 def _mode(parameters: Parameters) -> str:
