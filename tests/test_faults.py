@@ -28,7 +28,6 @@ from namespaces import UNPRIVILEGED
 from postgres_fixture import wait_until
 from stopped import Stopped
 
-from pgidle.client import request
 from pgidle.sockets import scan
 
 if TYPE_CHECKING:
