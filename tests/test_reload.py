@@ -132,18 +132,22 @@ def test_what_postgres_writes_itself_is_no_reason(folder: Path) -> None:
     noticing.play(act)
 
 
+def watched_inodes() -> list[int]:
+    """proc_pid_fdinfo(5): one line for each inode that inotify watches, in hexadecimal."""
+    said = [each.read_text() for each in Path("/proc/self/fdinfo").iterdir() if each.exists()]
+    return sorted(
+        int(line.split()[2].removeprefix("ino:"), 16)
+        for line in "".join(said).splitlines()
+        if "inotify" in line
+    )
+
+
 def test_two_folders_are_watched_and_nothing_in_them(folder: Path) -> None:
     noticing = Noticing(folder)
+    wanted = sorted(one.stat().st_ino for one in (folder, noticing.data_dir))
 
     async def act() -> None:
-        said = [each.read_text() for each in Path("/proc/self/fdinfo").iterdir() if each.exists()]
-        # proc_pid_fdinfo(5): one line for each inode that inotify watches, in hexadecimal.
-        inodes = [
-            int(line.split()[2].removeprefix("ino:"), 16)
-            for line in "".join(said).splitlines()
-            if "inotify" in line
-        ]
-        assert sorted(inodes) == sorted(one.stat().st_ino for one in (folder, noticing.data_dir))
+        assert watched_inodes() == wanted
 
     noticing.play(act)
 
