@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import wire
 from installations import debian
 from peers import Bare, Peer, Pgidle, Setting
-from processes import cpu_percent, cpu_seconds, memory
+from processes import cpu_percent, cpu_seconds, memory, observers
 from report import Row
 from servers import SETTINGS, Installed
 
@@ -196,12 +196,18 @@ class Bench:
         yield Row("  over the Unix socket", "ms", *self._wakes_by_socket(), 1.2)
         with self.staying() as pgidle:
             pgidle.settle()
-            started = cpu_seconds(pgidle.pid)
+            started = sum(map(cpu_seconds, (pgidle.pid, *observers(pgidle.pid))))
             time.sleep(effort.awake_seconds)
-            awake = cpu_percent((pgidle.pid,), effort.idle_seconds)
+            both = (pgidle.pid, *observers(pgidle.pid))
+            awake = sum(cpu_percent(both, effort.idle_seconds))
+            private = sum(memory(pid).private for pid in both)
             young = memory(pgidle.pid)
             pgidle.sleep()
-            asleep = cpu_percent((pgidle.pid,), effort.idle_seconds)
+            # It stays for a minute after an order.
+            while observers(pgidle.pid):
+                time.sleep(0.5)
+            sleeping = memory(pgidle.pid)
+            asleep = sum(cpu_percent((pgidle.pid,), effort.idle_seconds))
             sleeps = []
             for _ in range(effort.wakes):
                 pgidle.first_row()
@@ -212,12 +218,15 @@ class Bench:
         yield Row("sleep, order to asleep", "ms", [whole for _, whole in sleeps])
         seconds = effort.awake_seconds + effort.idle_seconds
         for when, taken in ((f"{seconds:g} s awake", young), (f"{effort.wakes} sleeps", old)):
-            yield Row(f"memory after {when}: RSS", "MB", [taken.rss], (), 45)
+            yield Row(f"supervisor's memory after {when}: RSS", "MB", [taken.rss], (), 15)
             yield Row("  PSS", "MB", [taken.pss])
             yield Row("  of it anonymous", "MB", [taken.anonymous])
         yield Row("CPU from exec until it watches", "ms", [started * MS])
-        yield Row("CPU awake and idle: supervisor", "%", [awake[0]], (), 0.2)
-        yield Row("CPU asleep: supervisor", "%", [asleep[0]])
+        yield Row("memory awake, both processes: private", "MB", [private], (), 26)
+        yield Row("memory asleep: RSS", "MB", [sleeping.rss], (), 13)
+        yield Row("  private", "MB", [sleeping.private], (), 6)
+        yield Row("CPU awake and idle, both processes", "%", [awake], (), 0.05)
+        yield Row("CPU asleep", "%", [asleep], (), 0.01)
 
     def crowds(self) -> Iterator[Row]:
         """Many clients at once: on a sleeping pgidle, that wakes for them, and on a bare Postgres that runs."""

@@ -12,18 +12,27 @@ MB = 1024.0
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """In MB. `pss` counts a page that several processes map in parts; `anonymous` is what no file backs."""
+    """In MB. `pss` counts a page that several processes map in parts; `anonymous` is what no file backs, `private` what
+    nobody else maps."""
 
     rss: float
     pss: float
     anonymous: float
+    private: float
 
 
 def memory(pid: int) -> Memory:
     """From smaps_rollup (proc_pid_smaps(5))."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     found = {name: int(rest.split()[0]) / MB for name, _, rest in (line.partition(":") for line in lines)}
-    return Memory(found["Rss"], found["Pss"], found["Anonymous"])
+    private = found["Private_Clean"] + found["Private_Dirty"]
+    return Memory(found["Rss"], found["Pss"], found["Anonymous"], private)
+
+
+def observers(pid: int) -> tuple[int, ...]:
+    """The process that looks at Postgres for a supervisor, if it is there."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return tuple(int(one) for one in children if Path(f"/proc/{one}/comm").read_text() == "pgidle-observer\n")
 
 
 def cpu_seconds(pid: int) -> float:

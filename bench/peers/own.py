@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from processes import observers
 from servers import Installed
 
 from peers.common import Peer, Setting
@@ -35,7 +36,7 @@ class Pgidle(Peer):
         self.server.sleep()
 
     def pids(self) -> tuple[int, ...]:
-        return (self.server.pid,)
+        return (self.server.pid, *observers(self.server.pid))
 
     def first_row(self) -> int:
         return self.server.first_row()
