@@ -472,6 +472,20 @@ def test_whoever_was_in_a_queue_that_has_ended_is_served_first(installation, sha
     assert all(one.is_served for one in [*early, late, *others])
 
 
+def test_a_queue_that_has_ended_is_no_listener_and_postgres_makes_another(installation, share) -> None:
+    """Where the supervisor could not: its file is Postgres's to remove then."""
+    sharer = share(installation)
+    sharer.do("start")
+    sharer.do("stop")
+    early = [Visitor(sharer, str(sharer.socket_dir)) for _ in range(2)]
+    wait_until(lambda: sharer.do("look")["parked"] == 2)
+    sharer.do("add_ended", replace=False)
+    sharer.do("start")
+    sharer.do("open")
+    others = [Visitor(sharer, str(sharer.socket_dir)) for _ in range(3)]
+    assert all(one.is_served for one in [*early, *others])
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_whoever_was_in_a_handshake_when_it_was_about_to_leave_is_served(
     installation, share, stack, host
