@@ -600,7 +600,7 @@ poll.poll()
 
 
 @pytest.mark.parametrize(("waits", "is_known"), [("poll", False), ("select", True), ("epoll", True)])
-def test_a_wait_by_an_unknown_function_is_never_told(waits: str, is_known: bool) -> None:
+def test_a_wait_by_an_unknown_function_is_never_told(tmp_path: Path, waits: str, is_known: bool) -> None:
     from pgidle.gate import preloaded
     from pgidle.gate.channel import Channel, Loaded, Waits
     from pgidle.gate.listeners import listen_on, resolve
@@ -619,7 +619,12 @@ def test_a_wait_by_an_unknown_function_is_never_told(waits: str, is_known: bool)
     library = preloaded.open_library()
     assert library is not None
     ours, theirs = preloaded.make_channel()
-    given = preloaded.environment(os.environ, library, theirs.fileno(), [listener.fileno()])
+    # By this the library takes Python for a Postgres.
+    known_by = tmp_path / "known_by.so"
+    words = ("cc", "-shared", "-fPIC", "-x", "c", "-", "-o", known_by)
+    subprocess.run(words, input="void PostmasterMain(void) {}", text=True, check=True)
+    environ = os.environ | {"LD_PRELOAD": str(known_by)}
+    given = preloaded.environment(environ, library, theirs.fileno(), [listener.fileno()])
     process = subprocess.Popen(
         [sys.executable, "-c", ways[waits]],
         env={**given, "PORT": str(listener.port)},
