@@ -328,13 +328,15 @@ class Supervisor:
             if not one.is_unix:
                 one.unplug()
 
-    def add_ended(self) -> None:
+    def add_ended(self, *, replace: bool = True) -> None:
         """End the Unix socket with whoever is in its queue, and make another at its path."""
         from pgidle.light import socket as light
 
         ended = next(one for one in self.gate.listeners if one.is_unix)
         found = Path(ended.path or "").stat()
         ended.end()
+        if not replace:
+            return
         Path(ended.path or "").unlink()
         made = light.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         made.bind(ended.path)

@@ -472,6 +472,20 @@ def test_whoever_was_in_a_queue_that_has_ended_is_served_first(installation, sha
     assert all(one.is_served for one in [*early, late, *others])
 
 
+def test_a_queue_that_has_ended_is_no_listener_and_postgres_makes_another(installation, share) -> None:
+    """Where the supervisor could not: its file is Postgres's to remove then."""
+    sharer = share(installation)
+    sharer.do("start")
+    sharer.do("stop")
+    early = [Visitor(sharer, str(sharer.socket_dir)) for _ in range(2)]
+    wait_until(lambda: sharer.do("look")["parked"] == 2)
+    sharer.do("add_ended", replace=False)
+    sharer.do("start")
+    sharer.do("open")
+    others = [Visitor(sharer, str(sharer.socket_dir)) for _ in range(3)]
+    assert all(one.is_served for one in [*early, *others])
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_whoever_was_in_a_handshake_when_it_was_about_to_leave_is_served(
     installation, share, stack, host
@@ -586,7 +600,7 @@ poll.poll()
 
 
 @pytest.mark.parametrize(("waits", "is_known"), [("poll", False), ("select", True), ("epoll", True)])
-def test_a_wait_by_an_unknown_function_is_never_told(waits: str, is_known: bool) -> None:
+def test_a_wait_by_an_unknown_function_is_never_told(tmp_path: Path, waits: str, is_known: bool) -> None:
     from pgidle.gate import preloaded
     from pgidle.gate.channel import Channel, Loaded, Waits
     from pgidle.gate.listeners import listen_on, resolve
@@ -605,7 +619,12 @@ def test_a_wait_by_an_unknown_function_is_never_told(waits: str, is_known: bool)
     library = preloaded.open_library()
     assert library is not None
     ours, theirs = preloaded.make_channel()
-    given = preloaded.environment(os.environ, library, theirs.fileno(), [listener.fileno()])
+    # By this the library takes Python for a Postgres.
+    known_by = tmp_path / "known_by.so"
+    words = ("cc", "-shared", "-fPIC", "-x", "c", "-", "-o", known_by)
+    subprocess.run(words, input="void PostmasterMain(void) {}", text=True, check=True)
+    environ = os.environ | {"LD_PRELOAD": str(known_by)}
+    given = preloaded.environment(environ, library, theirs.fileno(), [listener.fileno()])
     process = subprocess.Popen(
         [sys.executable, "-c", ways[waits]],
         env={**given, "PORT": str(listener.port)},
