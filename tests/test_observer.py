@@ -93,7 +93,14 @@ def scene(newest: Installation, place: Place, point: str) -> Iterator[Scene]:
         made.clients.shutdown(wait=False, cancel_futures=True)
 
 
-def play(scene: Scene, act: Callable[[Supervised], None], *, is_waking: bool) -> None:
+def play(
+    scene: Scene,
+    act: Callable[[Supervised], None],
+    *,
+    is_waking: bool,
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """`before` is called when clients have been served all the same, before anybody asks."""
     one = scene.one
     if is_waking:
         asleep(scene)
@@ -103,6 +110,8 @@ def play(scene: Scene, act: Callable[[Supervised], None], *, is_waking: bool) ->
     else:
         observer(one)
         at(scene, scene.sleep, lambda: act(one))
+    scene.come().result(PATIENCE)
+    before()
     scene.settle()
     wait_until(lambda: len(observers(one)) <= 1)
     assert one.stop() == 0
@@ -127,7 +136,18 @@ def test_it_dies_at_every_step(scene: Scene, point: str, fault: Callable[[Superv
     ],
 )
 def test_it_hangs(scene: Scene, point: str) -> None:
-    play(scene, signalled(signal.SIGSTOP), is_waking=point in WAKING)
+    def hang(one: Supervised) -> None:
+        signalled(signal.SIGSTOP)(one)
+        # Clients do not wait for that: whoever asks the observer would.
+        hung.append(one.mark())
+
+    hung: list[int] = []
+    play(
+        scene,
+        hang,
+        is_waking=point in WAKING,
+        before=lambda: scene.one.wait_log("it does not", since=hung[0]),
+    )
 
 
 def test_it_is_started_again_and_said(newest: Installation, launch: Launch) -> None:

@@ -87,9 +87,10 @@ class Observer:
 
     def tell(self, message: ToObserver) -> bool:
         """Tell it; False where there is none that hears."""
-        if not self.is_ready or self._is_ending:
+        if not self.is_ready or self._is_ending or not self._send(message):
             return False
-        return self._send(message)
+        self._ping()  # That it hangs is known soon after it was told anything.
+        return True
 
     def hand_over(self, message: Connection, connected: socket.socket) -> None:
         """Give it somebody who has asked, now or when it is there."""
@@ -97,7 +98,7 @@ class Observer:
         self._waiting.append((message, connected))
         if self.is_ready:
             self._hand_over()
-            self._ping()  # Who has asked waits for it.
+            self._ping()
         else:
             self.want()
 
@@ -182,9 +183,11 @@ class Observer:
         self._loop.after(START_PATIENCE, "observer pong", lambda: self._kill("it has not begun"))
 
     def _hand_over(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for message, connected in waiting:
-            self._send(message, connected.fileno())
+        while self._waiting and self.is_ready:
+            message, connected = self._waiting[0]
+            if not self._send(message, connected.fileno()):
+                return  # The next one answers.
+            del self._waiting[0]
             close(connected)
 
     def _send(self, message: ToObserver, descriptor: int | None = None) -> bool:
@@ -207,7 +210,7 @@ class Observer:
             return
         self._loop.cancel("observer ping")
         due = time.monotonic() + PONG_PATIENCE
-        if self._send(Ping()):
+        if self._end is not None and self._send(Ping()):
             self._loop.after(PONG_PATIENCE, "observer pong", lambda: self._on_silence(due))
 
     def _on_silence(self, due: float) -> None:
