@@ -205,7 +205,7 @@ def test_a_folder_that_wakes_nobody_is_refused_while_it_sleeps_and_served_while_
         assert visit(door) == "served"
         mode = door.stat().st_mode
         # Until then it is one among others.
-        wait_until(lambda: not door.exists())
+        wait_until(lambda: not door.exists() and one.states[-1] == "asleep")
         mark = one.mark()
         for _ in range(3):
             assert "No such file or directory" in visit(door)

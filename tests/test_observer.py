@@ -41,8 +41,14 @@ def observers(one: Supervised) -> list[psutil.Process]:
 
 def observer(one: Supervised) -> int:
     """Its pid, once it is there."""
-    wait_until(lambda: len(observers(one)) == 1)
-    return observers(one)[0].pid
+    found: list[psutil.Process] = []
+
+    def is_there() -> bool:
+        found[:] = observers(one)
+        return len(found) == 1
+
+    wait_until(is_there)
+    return found[0].pid
 
 
 def signalled(number: signal.Signals) -> Callable[[Supervised], None]:

@@ -67,6 +67,8 @@ class Serving:
         self._unsent: deque[ToSupervisor] = deque()
         self._asking: dict[int, asyncio.Future[None]] = {}
         self._noticing: asyncio.Task[None] | None = None
+        self._coming: set[asyncio.Task[None]] = set()
+        """Who is just being let in."""
         timers = Timers()
         self._looks = Looks(self._on_ended, group)
         holds = Holds(
@@ -116,6 +118,7 @@ class Serving:
         if self._noticing is not None:
             self._noticing.cancel()
         self._looks.unwatch()
+        await asyncio.gather(*self._coming)
         for door in (self._telling, self._control):
             await door.close()
         asyncio.get_running_loop().remove_reader(self._end.fileno())
@@ -124,7 +127,9 @@ class Serving:
         match message:
             case say.Connection(is_control, data) if descriptor is not None:
                 door = self._control if is_control else self._telling
-                self._group.create_task(door.let_in(socket.socket(fileno=descriptor), data))
+                coming = self._group.create_task(door.let_in(socket.socket(fileno=descriptor), data))
+                self._coming.add(coming)
+                coming.add_done_callback(self._coming.discard)
             case say.Situation():
                 self._on_situation(message)
             case say.StartFailed(why):
