@@ -74,7 +74,7 @@ IMMEDIATE_PATIENCE = 1.0
 
 @record
 class Moment:
-    """The state, since when (monotonic), and why. Replaced as a whole, so that any thread may read it."""
+    """The state, since when (monotonic), and why. Replaced as a whole."""
 
     state: State
     since: float
@@ -367,7 +367,6 @@ class Supervisor:
             case say.FilesChanged(names, False):
                 self._log.note("reload", f"{', '.join(names)} has changed: Postgres is told to reload")
                 self.server.reload()
-                self._observer.tell(say.TryStart())
             case say.HoldsChanged(content):
                 self._holds = content
             case say.Looks(taken, failed):

@@ -14,23 +14,27 @@ from typing import TYPE_CHECKING
 import psutil
 import psycopg
 import pytest
+import test_every_step
 from postgres_fixture import wait_until
-from stopped import Stopped
 from supervised import PATIENCE
 from test_every_step import SLEEPING, WAKING, Scene, asleep, at
 
 from pgidle.client import request
+from pgidle.observer import handle
+from pgidle.observer.handle import Observer
+from pgidle.observer.messages import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from conftest import Launch
-    from installations import Installation, Place
+    from installations import Installation
     from supervised import Supervised
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
 OBSERVER = "pgidle-observer"
+scene = test_every_step.scene
 
 
 def observers(one: Supervised) -> list[psutil.Process]:
@@ -83,20 +87,6 @@ def _pidfd_getfd(pidfd: int, descriptor: int) -> int:
         os.close(copy)
         raise OSError("no socket")
     return int(copy)
-
-
-@pytest.fixture
-def scene(newest: Installation, place: Place, point: str) -> Iterator[Scene]:
-    one = Stopped(newest, place, point, when_idle="stay", idle_timeout="off")
-    made = Scene(one)
-    try:
-        one.start()
-        one.wait_for_state("awake")
-        made.ledger.create(one.conninfo())
-        yield made
-    finally:
-        one.clean()
-        made.clients.shutdown(wait=False, cancel_futures=True)
 
 
 def play(
@@ -238,3 +228,38 @@ def test_health_checks_start_none_while_postgres_sleeps(newest: Installation, la
     assert request(str(one.data_dir / "pgidle"), "GET", "/status", PATIENCE)[1]["state"] == "asleep"
     assert len(observers(one)) == 1
     assert one.states[-1] == "asleep", f"asked {time.monotonic() - began} s ago"
+
+
+class Still:
+    """A loop on which nothing ever happens: the observer is about to be started."""
+
+    def is_set(self, _name: object) -> bool:
+        return True
+
+
+def test_a_flood_that_waits_for_it_cuts_the_oldest_and_no_order() -> None:
+    one = Observer(Still(), None, None, None, None)  # type: ignore[arg-type]
+    pairs = [socket.socketpair() for _ in range(handle.MOST_WAITING + 2)]
+    asking = [ours for ours, _ in pairs]
+    for number, (_, theirs) in enumerate(pairs):
+        one.hand_over(Connection(is_control=number == 0, data=b""), theirs)
+    for ours in asking:
+        ours.setblocking(False)
+    assert asking[1].recv(1) == b""
+    for ours in (asking[0], *asking[2:]):
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+def test_a_health_check_that_has_more_to_say_is_handed_on(newest: Installation, launch: Launch) -> None:
+    one = launch(newest, when_idle="stay", idle_timeout="off")
+    one.wait_for_state("awake")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(one.data_dir / "pgidle/control.sock"))
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+        client.settimeout(PATIENCE)
+        client.sendall(b"ab")
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 200 ")

@@ -7,6 +7,7 @@ that it dies, hangs or says what is no record, is doubt, and doubt means busy.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -39,6 +40,9 @@ PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 LIVED = 60.0
 """Seconds after which one that fails is no longer in a row with those before it."""
+
+MOST_WAITING = 64
+"""Connections, of the control socket and of all others, that wait for it to be there: then the oldest is cut."""
 
 LATE = 1.0
 """Seconds: a timer that comes so late tells that we have been stopped ourselves, and it, perhaps, with us."""
@@ -95,6 +99,10 @@ class Observer:
     def hand_over(self, message: Connection, connected: socket.socket) -> None:
         """Give it somebody who has asked, now or when it is there."""
         self.asked_at = time.monotonic()
+        alike = [one for one in self._waiting if one[0].is_control is message.is_control]
+        if len(alike) >= MOST_WAITING:
+            self._waiting.remove(alike[0])
+            close(alike[0][1])
         self._waiting.append((message, connected))
         if self.is_ready:
             self._hand_over()
@@ -169,6 +177,7 @@ class Observer:
         is_urgent = bool(self._waiting)
         try:
             pid = fork(lambda: self._serve(theirs, is_urgent))
+            self._pidfd = _opened(pid)
         except OSError:
             ours.close()
             raise
@@ -177,7 +186,6 @@ class Observer:
         self.pid, self._end, self._since = pid, ours, time.monotonic()
         self._fault = ""
         self._is_ending = self.is_ready = False
-        self._pidfd = os.pidfd_open(pid)
         self._loop.watch(self._pidfd, self._on_exit)
         self._loop.watch(ours.fileno(), self.receive)
         self._loop.after(START_PATIENCE, "observer pong", lambda: self._kill("it has not begun"))
@@ -186,7 +194,7 @@ class Observer:
         while self._waiting and self.is_ready:
             message, connected = self._waiting[0]
             if not self._send(message, connected.fileno()):
-                return  # The next one answers.
+                return  # The next one answers, or this one when it has read what it has.
             del self._waiting[0]
             close(connected)
 
@@ -196,6 +204,8 @@ class Observer:
         try:
             self._end.send(message, descriptor)
         except OSError as error:
+            if descriptor is not None and error.errno in (errno.EAGAIN, errno.ETOOMANYREFS):
+                return False  # It has many to take already: whether it does, a ping tells.
             self._kill("it does not hear" if isinstance(error, BlockingIOError) else str(error.strerror))
             return False
         return True
@@ -278,6 +288,16 @@ class Observer:
             f"the process that looks at Postgres has ended, and is started again in {pause:g} s: {why}",
         )
         self._lost(why)
+
+
+def _opened(pid: int) -> int:
+    """A child's pidfd. Raises OSError, with the child ended."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _how(status: int | None) -> str:

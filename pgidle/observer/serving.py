@@ -90,6 +90,10 @@ class Serving:
         self._telling = Door(Application(self._report, self._state, meter).answer)
         self._control = Door(Application(self._report, self._state, meter, self._take, self._look_for).answer)
 
+    @property
+    def _is_watching(self) -> bool:
+        return self._situation.state in SERVING and self._watched is not None
+
     def tell(self, message: ToSupervisor) -> None:
         """Tell the supervisor, as soon as it reads."""
         self._unsent.append(message)
@@ -145,7 +149,6 @@ class Serving:
 
     def _judge_of(self, message: say.ToObserver) -> None:
         """Do what the judge is told."""
-        is_watching = self._situation.state in SERVING and self._watched is not None
         match message:
             case say.Attend(period, postmaster_pid):
                 self._attend(period, postmaster_pid)
@@ -154,9 +157,9 @@ class Serving:
                 self._judge.confirm()
             case say.Adopt(settings):
                 self._judge.adopt(settings)
-                if is_watching and self._situation.state is State.AWAKE:
+                if self._is_watching and self._situation.state is State.AWAKE:
                     self._judge.look_now()
-            case say.TryStart() if is_watching:
+            case say.TryStart() if self._is_watching:
                 self._judge.try_start()
             case say.Slept(why, seconds):
                 self._judge.record_sleep(why, seconds)
@@ -211,6 +214,9 @@ class Serving:
                 self.tell(say.FilesChanged((), is_settings=True))
             names = tuple(sorted(path.rpartition("/")[2] for path in paths if path != files.settings_file))
             if names:
+                if self._is_watching:
+                    # At once: a last look that ends meanwhile must not count.
+                    self._judge.try_start()
                 self.tell(say.FilesChanged(names, is_settings=False))
 
         await notice_changes(known, changed)
