@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Seconds between two questions to inotify(7), which collects in between; shorter ones follow a change, until
 # nothing more changes, or for SETTLED seconds.
-INTERVAL = 1.0
+INTERVAL = 2.0
 SETTLING = 0.2
 SETTLED = 2.0
 

@@ -16,6 +16,8 @@ from pgidle.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgidle.config_files import Signature
     from pgidle.house import House
     from pgidle.observer.messages import Situation
@@ -53,8 +55,10 @@ def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
     """Be an observer, in a fork of the supervisor, to the end of the process. `is_urgent`: somebody waits for it."""
     try:
         _become(begun, end)
-        if not is_urgent:
-            _import_at_leisure()
+        if is_urgent:
+            _import_all()
+        else:
+            _at_leisure(_import_all)
         from pgidle.observer.serving import run
 
         run(begun, end)
@@ -82,23 +86,28 @@ def _become(begun: Begun, end: PairEnd) -> None:
         sys.stderr.flush()
 
 
-def _import_at_leisure() -> None:
-    """Import what looking takes, and be in nobody's way meanwhile: clients are served, and the first look has time."""
+def _import_all() -> None:
+    """Import what looking takes."""
+    from pgidle.lean import import_lean
+
+    import_lean()
+    import pgidle.activity
+    import pgidle.observer.serving
+    import pgidle.reload  # noqa: F401
+
+
+def _at_leisure(work: Callable[[], None]) -> None:
+    """Be in nobody's way meanwhile: clients are served, and the first look has time."""
     import threading
 
-    def work() -> None:
+    def lowest() -> None:
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         except OSError:
             pass  # Then it is in the way.
-        from pgidle.lean import import_lean
+        work()
 
-        import_lean()
-        import pgidle.activity
-        import pgidle.observer.serving
-        import pgidle.reload  # noqa: F401
-
-    thread = threading.Thread(target=work, name="imports")
+    thread = threading.Thread(target=lowest, name="imports")
     thread.start()
     thread.join()
 
