@@ -20,7 +20,7 @@ COPY docker /opt/pgidle
 # would be felt in every wake. unchecked-hash: a copy's times do not make the compiled files stale.
 RUN python3 -m venv /build \
     && /build/bin/pip install --no-cache-dir --no-compile --target /opt/pgidle . \
-    && ls /opt/pgidle/pgidle/_listener.*.so \
+    && ls /opt/pgidle/pgidle/gate/_listener.*.so \
     && rm -r /opt/pgidle/bin \
     && find /opt/pgidle -name tests -type d -prune -exec rm -r {} + \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/pgidle

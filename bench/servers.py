@@ -17,8 +17,8 @@ import wire
 from installations import free_port, server_user
 from supervised import PATIENCE, Supervised
 
-from pgidle.client import request
-from pgidle.errors import PgidleError
+from pgidle.base.errors import PgidleError
+from pgidle.control.client import request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 
-from pgidle.inherited import settle_streams
+from pgidle.run.sd_listen import settle_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def main() -> None:
     was, is_run = sys.stdout, sys.argv[1:2] == ["run"]
     # Before descriptors get their numbers.
     settle_streams()
-    from pgidle.arguments import fast
+    from pgidle.settings.arguments import fast
 
     if is_run and (arguments := fast(sys.argv[2:])) is not None:
-        from pgidle.boot import run
+        from pgidle.run.boot import run
 
         sys.exit(run(arguments.options, arguments.postgres_args))
     output = _Output(1, "w", closefd=False)
@@ -64,12 +64,12 @@ def main() -> None:
 
 def _obey() -> None:
     if sys.argv[1:] == ["health"]:
-        from pgidle.pulse import health
+        from pgidle.control.health import health
 
         if (answer := health(os.environ)) is not None:
             sys.stdout.write(f"{answer[0]}\n")
             sys.exit(answer[1])
-    from pgidle.cli import cli
+    from pgidle.cli.commands import cli
 
     cli(prog_name="pgidle")
 

@@ -10,19 +10,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pgidle.door import Door
-from pgidle.http_listener import HttpListener
-from pgidle.lifecycle import State
-from pgidle.meter import Meter
+from pgidle.control.api import Application
+from pgidle.control.http_server import Door
+from pgidle.control.memory import Meter
+from pgidle.control.probes import HttpListener
+from pgidle.control.status import Report
+from pgidle.lifecycle.transitions import State
 from pgidle.observer.timers import Timers
-from pgidle.status import Report
-from pgidle.web import Application
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pgidle.orders import Requested
+    from pgidle.control.orders import Requested
 
 # Seconds after which a test gives up waiting for what must happen.
 PATIENCE = 20.0

@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 
-from pgidle.binaries import Binaries
-from pgidle.first_start import first_start
-from pgidle.initdb import Order
-from pgidle.initialise import Initialisation
-from pgidle.privileges import become, plan
+from pgidle.postgres.first_start import Initialisation
+from pgidle.postgres.image_variables import first_start
+from pgidle.postgres.initdb import Order
+from pgidle.postgres.programs import Binaries
+from pgidle.system.users import become, plan
 
 
 def main(data_dir: str, bin_dir: str, major: str, user: str, fatal: str = "") -> str | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from installations import run_as_server
 from supervised import PATIENCE, Supervised
 
-from pgidle.client import request
+from pgidle.control.client import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

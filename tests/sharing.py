@@ -134,13 +134,13 @@ class Supervisor:
     """What the process is. One method for each order; `_wait` receives what the postmaster tells."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
-        from pgidle.gate import listeners, preloaded, unix_path
+        from pgidle.base.builtin_modules import socket as light
+        from pgidle.gate import listeners, preload, unix_socket_file
         from pgidle.gate.gate import Gate
-        from pgidle.light import socket as light
 
         self.plan = plan
-        self.unix_path = unix_path
-        self.preloaded = preloaded
+        self.unix_socket_file = unix_socket_file
+        self.preload = preload
         self.listeners = listeners
         given = [listeners.Listener(light.socket(fileno=fd), is_inherited=True) for fd in plan["inherit"]]
         for one in given:
@@ -150,7 +150,7 @@ class Supervisor:
         wanted = [one for one in listeners.resolve(plan["listen"], plan["port"]) if one[1][0] not in taken]
         made, self.missing = listeners.listen_on(wanted) if wanted else ([], [])
         self.gate = Gate([*given, *made])
-        self.library = os.open(plan["library"], os.O_RDONLY) if plan["library"] else preloaded.open_library()
+        self.library = os.open(plan["library"], os.O_RDONLY) if plan["library"] else preload.open_library()
         self.pid = 0
         self.told: list[str] = []
         self.counts = {"starts": 0, "crashes": 0, "stops": 0, "alarms": 0, "false_alarms": 0, "shut_asks": 0}
@@ -158,7 +158,7 @@ class Supervisor:
 
     def start(self, *, wait: bool = True) -> None:
         """A postmaster, ready and still shut."""
-        ours, theirs = self.preloaded.make_channel()
+        ours, theirs = self.preload.make_channel()
         hosts = [one.name for one in self.gate.listeners if not one.is_unix]
         settings = {
             "listen_addresses": ",".join(hosts),
@@ -169,7 +169,7 @@ class Supervisor:
         words += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The newest first: of two at one address the other is on its way out.
         given = [one.fileno() for one in sorted(self.gate.listeners, key=lambda one: one.is_ended)]
-        environment = self.preloaded.environment(os.environ, self.library, theirs.fileno(), given)
+        environment = self.preload.environment(os.environ, self.library, theirs.fileno(), given)
         with theirs:
             self.pid = os.posix_spawn(
                 words[0],
@@ -178,7 +178,7 @@ class Supervisor:
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, 2, 1),
-                    *self.preloaded.kept_open(self.library, theirs.fileno(), *given),
+                    *self.preload.kept_open(self.library, theirs.fileno(), *given),
                 ],
                 setpgroup=0,
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
@@ -215,7 +215,7 @@ class Supervisor:
         # While its number is still taken: the path is ours from one to the next.
         for one in self.gate.listeners:
             if one.path is not None and not one.is_inherited:
-                self.unix_path.hold_lock(one.path, self.plan["data_dir"], self.plan["port"])
+                self.unix_socket_file.hold_lock(one.path, self.plan["data_dir"], self.plan["port"])
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         self.gate.gone()
@@ -282,7 +282,7 @@ class Supervisor:
             for one in self.gate.listeners:
                 one.close()
                 if one.path is not None and not one.is_inherited:
-                    found = self.unix_path.find(one.path)
+                    found = self.unix_socket_file.find(one.path)
                     if found is not None:
                         found.remove()
         else:
@@ -330,7 +330,7 @@ class Supervisor:
 
     def add_ended(self, *, replace: bool = True) -> None:
         """End the Unix socket with whoever is in its queue, and make another at its path."""
-        from pgidle.light import socket as light
+        from pgidle.base.builtin_modules import socket as light
 
         ended = next(one for one in self.gate.listeners if one.is_unix)
         found = Path(ended.path or "").stat()
@@ -410,7 +410,7 @@ class Supervisor:
         return [pid for pid, title in self._children() if not any(one in title for one in OWN)]
 
     def _await_orphans(self) -> None:
-        from pgidle.orphans import find_orphans, hasten
+        from pgidle.postgres.orphans import find_orphans, hasten
 
         began = time.monotonic()
         while left := find_orphans(self.plan["data_dir"]):

@@ -19,15 +19,15 @@ STEPS = {
     "Gatekeeper.gone": ("pgidle.gate.gatekeeper", "Gatekeeper", "gone"),
     "Gatekeeper.answer": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_answer"),
     "Gatekeeper.told": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_told"),
-    "Judge.looked": ("pgidle.judge", "Judge", "looked"),
-    "Supervisor.confirmed": ("pgidle.supervisor", "Supervisor", "_on_confirmed"),
-    "Judge.checkpointed": ("pgidle.judge", "Judge", "checkpointed"),
+    "Judge.looked": ("pgidle.observer.idle_judge", "Judge", "looked"),
+    "Supervisor.confirmed": ("pgidle.run.supervisor", "Supervisor", "_on_confirmed"),
+    "Judge.checkpointed": ("pgidle.observer.idle_judge", "Judge", "checkpointed"),
     "Leaving.look": ("pgidle.gate.leaving", "Leaving", "look"),
     "Leaving.call_off": ("pgidle.gate.leaving", "Leaving", "call_off"),
-    "Server.spawn": ("pgidle.server", "Server", "_spawn"),
-    "Server.on_exit": ("pgidle.server", "Server", "_on_exit"),
-    "StateDir.remember": ("pgidle.statedir", "StateDir", "remember_postmaster"),
-    "early.spawn": ("pgidle.early", "", "spawn_early"),
+    "Server.spawn": ("pgidle.run.server", "Server", "_spawn"),
+    "Server.on_exit": ("pgidle.run.server", "Server", "_on_exit"),
+    "StateDir.remember": ("pgidle.system.state_directory", "StateDir", "remember_postmaster"),
+    "early.spawn": ("pgidle.run.spawn", "", "spawn_early"),
     "os._exit": ("os", "", "_exit"),
 }
 
@@ -61,8 +61,8 @@ def main(point: str, door: str, *arguments: str) -> None:
         place = getattr(sys.modules[module], owner) if owner else sys.modules[module]
         setattr(place, attribute, wrapped(getattr(place, attribute)))
     else:
-        from pgidle import supervisor
-        from pgidle.lifecycle import Effect
+        from pgidle.lifecycle.transitions import Effect
+        from pgidle.run import supervisor
 
         supervisor._EFFECTS[Effect[name]] = wrapped(supervisor._EFFECTS[Effect[name]])
     sys.argv[1:] = arguments

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from installations import conninfo, free_port
 
-from pgidle.sockets import scan
+from pgidle.observer.port_connections import scan
 
 if TYPE_CHECKING:
     import socket

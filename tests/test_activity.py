@@ -19,11 +19,11 @@ import pytest
 from postgres_fixture import Cluster, wait_until
 from watch import SETTINGS, Watch, active
 
-from pgidle import policy
-from pgidle.options import Counts, Ignore, IgnoreField
-from pgidle.reasons import ReasonKind, Signal
-from pgidle.record import replace
-from pgidle.snapshot import LookFailed, Snapshot
+from pgidle.base.record import replace
+from pgidle.idle import policy
+from pgidle.idle.reasons import ReasonKind, Signal
+from pgidle.idle.snapshot import LookFailed, Snapshot
+from pgidle.settings.options import Counts, Ignore, IgnoreField
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -201,12 +201,12 @@ SPAWN = """
 import gc
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-import pgidle.early
+import pgidle.run.spawn
 def spawn(*_):
     import os
     os.write(1, " ".join([*sys.modules, *["collecting"] * gc.isenabled()]).encode())
     os._exit(0)
-pgidle.early.spawn = spawn
+pgidle.run.spawn.spawn = spawn
 name = sys.argv.pop(1)
 __import__(name)
 sys.modules[name].main()
@@ -214,20 +214,24 @@ sys.modules[name].main()
 
 
 def test_what_only_a_failed_start_needs_is_not_imported_for_others() -> None:
-    look = "import sys; sys.path.insert(0, sys.argv[1]); import pgidle.supervisor; print(*sys.modules)"
+    look = "import sys; sys.path.insert(0, sys.argv[1]); import pgidle.run.supervisor; print(*sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-I", "-S", "-c", look, str(PACKAGE.parent)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "pgidle.server" in ran.stdout.split()
-    assert not {"pgidle.collected_log", "pgidle.complaints", "pgidle.error_copy"} & {*ran.stdout.split()}
+    assert "pgidle.run.server" in ran.stdout.split()
+    assert not {
+        "pgidle.postgres.collected_log",
+        "pgidle.postgres.complaints",
+        "pgidle.postgres.error_copy",
+    } & {*ran.stdout.split()}
 
 
 @pytest.mark.parametrize(
     ("module", "words"),
-    [("pgidle.__main__", ["run", "--http", "off"]), ("pgidle.container", ["-c", "work_mem=8MB"])],
+    [("pgidle.__main__", ["run", "--http", "off"]), ("pgidle.image_entrypoint", ["-c", "work_mem=8MB"])],
 )
 def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place, module, words) -> None:
     settings = {
@@ -245,8 +249,8 @@ def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place, mod
         check=False,
     )
     loaded = set(ran.stdout.split())
-    assert "pgidle.early" in loaded, ran.stderr
+    assert "pgidle.run.spawn" in loaded, ran.stderr
     assert sorted(loaded & HEAVY) == [], ran.stderr
     assert "collecting" not in loaded
     # Imported while Postgres starts.
-    assert not loaded & {"pgidle.lifecycle", "pgidle.server", "pgidle.supervisor"}
+    assert not loaded & {"pgidle.lifecycle.transitions", "pgidle.run.server", "pgidle.run.supervisor"}

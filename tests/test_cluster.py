@@ -14,9 +14,16 @@ import psutil
 import pytest
 from installations import free_port, run_as_server, server_user
 
-from pgidle.cluster import DataDir, DataDirState, PidFile, inspect_data_dir, living_postmaster, read_pidfile
-from pgidle.errors import PgidleError
-from pgidle.privileges import acting_as, plan
+from pgidle.base.errors import PgidleError
+from pgidle.postgres.data_directory import (
+    DataDir,
+    DataDirState,
+    PidFile,
+    inspect_data_dir,
+    living_postmaster,
+    read_pidfile,
+)
+from pgidle.system.users import acting_as, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgidle.cli import cli
-from pgidle.entrypoint import COMMANDS
+from pgidle.cli.commands import cli
+from pgidle.settings.image_words import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ def dispatch(tmp_path: Path) -> Dispatch:
     base.write_text('#!/bin/sh\necho BASE "$@"\n')
     base.chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGIDLE_DATA_DIR": str(tmp_path / "data")}
-    command = (sys.executable, "-c", "from pgidle.container import main; main()")
+    command = (sys.executable, "-c", "from pgidle.image_entrypoint import main; main()")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *words], env=env, capture_output=True, text=True, check=False)

@@ -13,11 +13,11 @@ import pytest
 from installations import conninfo
 from test_start_check import check
 
-from pgidle.disk import room_of
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.volume import check_room
-from pgidle.snapshot import Room
-from pgidle.startable import Startable
+from pgidle.doctor.machine.volume import check_room
+from pgidle.idle.snapshot import Room
+from pgidle.idle.start_result import Startable
+from pgidle.postgres.free_space import room_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

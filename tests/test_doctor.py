@@ -16,15 +16,16 @@ import pytest
 from installations import free_port, server_user
 
 import pgidle
-from pgidle.cli import cli
-from pgidle.conf_file import read_parameters
-from pgidle.doctor import files, machine
+from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.cli.commands import cli
+from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
+from pgidle.doctor.machine import this_machine
 from pgidle.doctor.printed import as_text
-from pgidle.doctor.told import Context
-from pgidle.errors import PgidleError, SettingsError
+from pgidle.doctor.readers.stated_settings import Context
 from pgidle.init.choices import Platform
-from pgidle.privileges import plan, prepare_directories
+from pgidle.postgres.postgresql_conf import read_parameters
+from pgidle.system.users import plan, prepare_directories
 
 if TYPE_CHECKING:
     from installations import Installation, Place
@@ -230,11 +231,11 @@ def test_a_folder_for_statistics_that_only_debian_s_scripts_make(tmp_path: Path)
     parameters = read_parameters(str(tmp_path), ())
     for version, says in ((14, True), (15, False)):
         chart = Chart("postgresql.conf")
-        machine.check_statistics(chart, parameters, str(tmp_path), version)
+        this_machine.check_statistics(chart, parameters, str(tmp_path), version)
         assert bool(chart.findings) is says
     (tmp_path / "gone").mkdir()
     chart = Chart("postgresql.conf")
-    machine.check_statistics(chart, parameters, str(tmp_path), 14)
+    this_machine.check_statistics(chart, parameters, str(tmp_path), 14)
     assert chart.findings == []
 
 

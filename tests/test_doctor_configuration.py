@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 from installations import run_as_server
 
-from pgidle.conf_file import Parameters, read_lines, read_parameters
-from pgidle.doctor.configuration import check_parameters, check_ssl
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.hba import check_hba
-from pgidle.doctor.hba_records import Record, Texts, read_hba
-from pgidle.settings import resolve
+from pgidle.doctor.machine.pg_hba import check_hba
+from pgidle.doctor.machine.postgresql_conf import check_parameters, check_ssl
+from pgidle.doctor.readers.hba_records import Record, Texts, read_hba
+from pgidle.postgres.postgresql_conf import Parameters, read_lines, read_parameters
+from pgidle.settings.settings import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from installations import Installation, Place
 
-    from pgidle.settings import Settings
+    from pgidle.settings.settings import Settings
 
 WRONG, NOTE, UNKNOWN = Severity.WRONG, Severity.NOTE, Severity.UNKNOWN
 

@@ -10,10 +10,10 @@ import kubernetes_validate
 import pytest
 from mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
 
-from pgidle.doctor import compose, kubernetes
-from pgidle.doctor.told import Context
-from pgidle.doctor.tree import BadFile
-from pgidle.doctor.yaml_tree import read_yaml
+from pgidle.doctor.platforms import compose, kubernetes
+from pgidle.doctor.readers.stated_settings import Context
+from pgidle.doctor.readers.tree import BadFile
+from pgidle.doctor.readers.yaml_tree import read_yaml
 
 if TYPE_CHECKING:
     from pgidle.doctor.finding import Chart, Severity

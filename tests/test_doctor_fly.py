@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
 
-from pgidle.doctor import fly
-from pgidle.doctor.told import Context
-from pgidle.doctor.toml_tree import read_toml, statements
-from pgidle.doctor.tree import BadFile
+from pgidle.doctor.platforms import fly
+from pgidle.doctor.readers.stated_settings import Context
+from pgidle.doctor.readers.toml_tree import read_toml, statements
+from pgidle.doctor.readers.tree import BadFile
 
 RIGHT = """
 app = "pg"

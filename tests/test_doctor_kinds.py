@@ -13,21 +13,23 @@ import pytest
 from installations import run_as_server, server_user
 from mistakes import NOTE, UNKNOWN, WRONG
 
-from pgidle.doctor import compose, files, fly, images, kubernetes, units
-from pgidle.doctor.addresses import Variable, addresses
+from pgidle.base.errors import SettingsError
+from pgidle.base.platform_limits import image_major
+from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.hba import check_hba
-from pgidle.doctor.hba_files import gather
-from pgidle.doctor.hba_records import MISSING, Texts
-from pgidle.doctor.ident import allows
-from pgidle.doctor.interpolation import is_known, read_env_file, substitute
-from pgidle.doctor.neighbours import is_monitor
+from pgidle.doctor.machine.pg_hba import check_hba
+from pgidle.doctor.machine.pg_ident import allows
+from pgidle.doctor.platforms import compose, fly, kubernetes, systemd
+from pgidle.doctor.platforms.neighbours import is_monitor
+from pgidle.doctor.platforms.systemd import Beside
 from pgidle.doctor.printed import as_dict, as_text
-from pgidle.doctor.told import Context
-from pgidle.doctor.units import Beside
-from pgidle.doctor.yaml_tree import read_yaml
-from pgidle.errors import SettingsError
-from pgidle.platforms import image_major
+from pgidle.doctor.readers import image_names
+from pgidle.doctor.readers.compose_variables import is_known, read_env_file, substitute
+from pgidle.doctor.readers.hba_files import gather
+from pgidle.doctor.readers.hba_records import MISSING, Texts
+from pgidle.doctor.readers.server_addresses import Variable, addresses
+from pgidle.doctor.readers.stated_settings import Context
+from pgidle.doctor.readers.yaml_tree import read_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -506,7 +508,7 @@ def test_what_flyctl_takes(more: str) -> None:
 )
 def test_a_stop_of_postgres_s_own_is_no_stop(tmp_path: Path, stop: str) -> None:
     unit = "[Service]\nExecStart=/opt/pgidle run -D /d --when-idle stay\nRestart=on-failure\nKillMode=mixed\n"
-    found = said(units.examine("a.service", f"{unit}ExecStop={stop}\n", Context(), Beside()))
+    found = said(systemd.examine("a.service", f"{unit}ExecStop={stop}\n", Context(), Beside()))
     assert [one[0] for one in found] == [WRONG]
     assert "ExecStop= stops Postgres itself" in found[0][1]
     (tmp_path / "a.service").write_text(unit)
@@ -524,7 +526,7 @@ def test_a_stop_of_postgres_s_own_is_no_stop(tmp_path: Path, stop: str) -> None:
 def test_a_stop_that_signals_pgidle_is_one() -> None:
     unit = "[Service]\nExecStart=/opt/pgidle run -D /d --when-idle stay\nRestart=on-failure\nKillMode=mixed\n"
     for stop, severities in (("/bin/kill -INT $MAINPID", []), ("/usr/local/bin/on-stop", [UNKNOWN])):
-        found = said(units.examine("a.service", f"{unit}ExecStop={stop}\n", Context(), Beside()))
+        found = said(systemd.examine("a.service", f"{unit}ExecStop={stop}\n", Context(), Beside()))
         assert [one[0] for one in found] == severities
 
 
@@ -630,7 +632,7 @@ spec:
     ],
 )
 def test_what_is_named_like_a_server_is_not_one(image: str, is_server: bool, monitors: bool) -> None:
-    assert (images.contents(image) is images.Contents.POSTGRES) is is_server
+    assert (image_names.contents(image) is image_names.Contents.POSTGRES) is is_server
     assert is_monitor(image) is monitors
 
 
@@ -811,7 +813,9 @@ def test_a_template_is_said_to_be_one(tmp_path: Path, text: str) -> None:
 
 def test_a_socket_of_somebody_else_s_is_not_judged(tmp_path: Path) -> None:
     docker = "[Socket]\nListenStream=/run/docker.sock\nSocketMode=0660\n"
-    assert [one[0] for one in said(units.examine("docker.socket", docker, Context(), Beside()))] == [UNKNOWN]
+    assert [one[0] for one in said(systemd.examine("docker.socket", docker, Context(), Beside()))] == [
+        UNKNOWN
+    ]
     (tmp_path / "a.socket").write_text("[Socket]\nListenStream=127.0.0.1:6000\nAccept=yes\n")
     (tmp_path / "a.service").write_text("[Service]\nExecStart=/opt/pgidle/bin/pgidle run -D /d\n")
     given = files.read(str(tmp_path / "a.socket"))
@@ -832,7 +836,7 @@ def test_a_socket_of_somebody_else_s_is_not_judged(tmp_path: Path) -> None:
 )
 def test_a_start_that_is_not_plain_is_not_called_wrong(start: str, severity: Severity) -> None:
     unit = f"[Service]\nExecStart={start}\nRestart=on-failure\nKillMode=mixed\n"
-    found = said(units.examine("a.service", unit, Context(), Beside()))
+    found = said(systemd.examine("a.service", unit, Context(), Beside()))
     assert {one[0] for one in found} == {severity}
 
 
@@ -841,7 +845,7 @@ def test_variables_of_the_unit_are_put_in() -> None:
         "[Service]\nEnvironment=D=/d T=1h\nEnvironment='O=--when-idle stay'\nRestart=on-failure\nKillMode=mixed\n"
         "ExecStart=/opt/pgidle/bin/pgidle run -D ${D}/x --stop-timeout $T $O\n"
     )
-    found = said(units.examine("a.service", unit, Context(), Beside()))
+    found = said(systemd.examine("a.service", unit, Context(), Beside()))
     assert found == [
         (
             WRONG,
@@ -851,7 +855,7 @@ def test_variables_of_the_unit_are_put_in() -> None:
 
 
 def test_a_quadlet_is_not_read() -> None:
-    chart = units.examine("a.container", "[Container]\nImage=pgidle\n", Context(), Beside())
+    chart = systemd.examine("a.container", "[Container]\nImage=pgidle\n", Context(), Beside())
     assert [one[0] for one in said(chart)] == [UNKNOWN]
 
 
@@ -860,7 +864,7 @@ def test_a_file_of_variables_that_is_not_there_hides_them() -> None:
         "[Service]\nExecStart=/opt/pgidle run -D /d\nEnvironmentFile=/etc/x\nRestart=always\nKillMode=mixed\n"
     )
     found = said(
-        units.examine("a.service", unit, Context(), Beside(environment={"/etc/x": None}, socket="a.socket"))
+        systemd.examine("a.service", unit, Context(), Beside(environment={"/etc/x": None}, socket="a.socket"))
     )
     assert WRONG not in [one[0] for one in found]
     assert (UNKNOWN, "whether Restart=always is right") in found
@@ -878,10 +882,10 @@ def test_a_file_of_variables_that_is_not_there_hides_them() -> None:
 )
 def test_a_data_directory_that_the_unit_closes(more: str, severity: Severity | None) -> None:
     unit = "[Service]\nExecStart=/opt/pgidle run -D /srv/pg --when-idle stay\nRestart=on-failure\nKillMode=mixed\n"
-    found = said(units.examine("a.service", unit + more, Context(), Beside()))
+    found = said(systemd.examine("a.service", unit + more, Context(), Beside()))
     assert [one[0] for one in found] == ([severity] if severity else [])
     home = unit.replace("/srv/pg", "/home/x/pg") + "ProtectHome=yes\n"
-    assert [one[0] for one in said(units.examine("a.service", home, Context(), Beside()))] == [WRONG]
+    assert [one[0] for one in said(systemd.examine("a.service", home, Context(), Beside()))] == [WRONG]
 
 
 @pytest.mark.parametrize(
@@ -894,7 +898,7 @@ def test_a_data_directory_that_the_unit_closes(more: str, severity: Severity | N
     ],
 )
 def test_units_that_are_not_pgidle_s(start: str, severity: Severity, what: str) -> None:
-    (found,) = said(units.examine("a.service", f"[Service]\nExecStart={start}\n", Context(), Beside()))
+    (found,) = said(systemd.examine("a.service", f"[Service]\nExecStart={start}\n", Context(), Beside()))
     assert found[0] is severity
     assert what in found[1]
 
@@ -1019,7 +1023,7 @@ def test_addresses(name: str, value: str, found: list[tuple[str, str, str | None
 def test_every_file_says_what_was_read_and_what_not() -> None:
     charts = [
         of_fly(STOCK), of_compose(SERVICE.format(image="pgidle:18", volume="x:/y", more="")), pod(),
-        units.examine("a.service", "[Service]\nExecStart=x\nCPUQuota=1%\n", Context(), Beside()),
+        systemd.examine("a.service", "[Service]\nExecStart=x\nCPUQuota=1%\n", Context(), Beside()),
     ]  # fmt: skip
     for chart in charts:
         assert chart.read, chart.subject

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
 
-from pgidle.doctor import files, units
-from pgidle.doctor.durations import go_duration, systemd_span, written
+from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.told import Context
-from pgidle.doctor.units import Beside
+from pgidle.doctor.platforms import systemd
+from pgidle.doctor.platforms.systemd import Beside
+from pgidle.doctor.readers.durations import go_duration, systemd_span, written
+from pgidle.doctor.readers.stated_settings import Context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +80,7 @@ OF_SOCKET = [
 
 
 def examine(text: str, beside: Beside = BESIDE, context: Context | None = None) -> Chart:
-    return units.examine("pgidle.unit", text, context or Context(), beside)
+    return systemd.examine("pgidle.unit", text, context or Context(), beside)
 
 
 def test_the_right_pair_is_right() -> None:

@@ -21,7 +21,7 @@ import pytest
 from faults import query
 from postgres_fixture import wait_until
 
-from pgidle.postmaster import is_shut_down
+from pgidle.postgres.postmaster import is_shut_down
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

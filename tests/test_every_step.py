@@ -20,7 +20,7 @@ from postgres_fixture import wait_until
 from stopped import Stopped
 from supervised import PATIENCE
 
-from pgidle.client import request
+from pgidle.control.client import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,10 +17,10 @@ from faults import fill, last_reason, start_again
 from installations import free_port
 from postgres_fixture import Cluster, wait_until
 
-from pgidle.collected_log import end_of_log
-from pgidle.complaints import last_complaint
-from pgidle.error_copy import ErrorCopy
-from pgidle.loop import Loop
+from pgidle.postgres.collected_log import end_of_log
+from pgidle.postgres.complaints import last_complaint
+from pgidle.postgres.error_copy import ErrorCopy
+from pgidle.system.event_loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

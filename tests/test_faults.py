@@ -28,7 +28,7 @@ from namespaces import UNPRIVILEGED
 from postgres_fixture import wait_until
 from stopped import Stopped
 
-from pgidle.sockets import scan
+from pgidle.observer.port_connections import scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgidle.errors import SettingsError
-from pgidle.first_start import FROM_FILE, FirstStart, first_start
+from pgidle.base.errors import SettingsError
+from pgidle.postgres.image_variables import FROM_FILE, FirstStart, first_start
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from installations import Installation, Place
 
-SOURCE = Path(pgidle.__file__).parent / "_listener.c"
+SOURCE = Path(pgidle.__file__).parent / "gate" / "_listener.c"
 STRICT = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fPIC", "-shared")
 OWN_VARIABLES = ("LD_PRELOAD", "PGIDLE_")
 
@@ -601,7 +601,7 @@ poll.poll()
 
 @pytest.mark.parametrize(("waits", "is_known"), [("poll", False), ("select", True), ("epoll", True)])
 def test_a_wait_by_an_unknown_function_is_never_told(tmp_path: Path, waits: str, is_known: bool) -> None:
-    from pgidle.gate import preloaded
+    from pgidle.gate import preload
     from pgidle.gate.channel import Channel, Loaded, Waits
     from pgidle.gate.listeners import listen_on, resolve
 
@@ -616,15 +616,15 @@ def test_a_wait_by_an_unknown_function_is_never_told(tmp_path: Path, waits: str,
         .replace("eepoll", "epoll"),
     }
     (listener,), _ = listen_on(resolve("127.0.0.1", free_port()))
-    library = preloaded.open_library()
+    library = preload.open_library()
     assert library is not None
-    ours, theirs = preloaded.make_channel()
+    ours, theirs = preload.make_channel()
     # By this the library takes Python for a Postgres.
     known_by = tmp_path / "known_by.so"
     words = ("cc", "-shared", "-fPIC", "-x", "c", "-", "-o", known_by)
     subprocess.run(words, input="void PostmasterMain(void) {}", text=True, check=True)
     environ = os.environ | {"LD_PRELOAD": str(known_by)}
-    given = preloaded.environment(environ, library, theirs.fileno(), [listener.fileno()])
+    given = preload.environment(environ, library, theirs.fileno(), [listener.fileno()])
     process = subprocess.Popen(
         [sys.executable, "-c", ways[waits]],
         env={**given, "PORT": str(listener.port)},

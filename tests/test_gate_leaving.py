@@ -18,10 +18,10 @@ from installations import free_port
 from postgres_fixture import wait_until
 from restless import Restless
 
+from pgidle.base.builtin_modules import socket as light
 from pgidle.gate import leaving as leaving_module
 from pgidle.gate.leaving import SETTLING, Leaving, Outcome
 from pgidle.gate.listeners import _LEAST_HOPS, Listener, listen_on, resolve
-from pgidle.light import socket as light
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

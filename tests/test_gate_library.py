@@ -16,7 +16,7 @@ from installations import free_port
 from postgres_fixture import wait_until
 
 import pgidle
-from pgidle.gate import preloaded, unix_path
+from pgidle.gate import preload, unix_socket_file
 from pgidle.gate.channel import (
     Answer,
     Channel,
@@ -104,10 +104,10 @@ class Run:
             one.close()
 
     def start(self, *, keeps_other_end: bool = False) -> None:
-        ours, theirs = preloaded.make_channel()
+        ours, theirs = preload.make_channel()
         given = [one.fileno() for one in self.gate.listeners]
         environ = {**os.environ, **self.environ}
-        variables = preloaded.environment(environ, self.library, theirs.fileno(), given)
+        variables = preload.environment(environ, self.library, theirs.fileno(), given)
         if self.tool:
             del variables["LD_PRELOAD"]
         self.process = subprocess.Popen(
@@ -306,7 +306,7 @@ def test_a_socket_whose_descriptor_found_no_room_is_told_all_the_same() -> None:
 
 
 def test_an_answer_to_an_order_that_came_before_is_not_taken_for_the_last_one() -> None:
-    ours, theirs = preloaded.make_channel()
+    ours, theirs = preload.make_channel()
     gate = Gate([])
     gate.began(ours, "/")
     gate.open()
@@ -325,7 +325,7 @@ def test_an_answer_to_an_order_that_came_before_is_not_taken_for_the_last_one() 
 
 
 def test_an_order_says_how_many_alarms_were_heard_of() -> None:
-    ours, theirs = preloaded.make_channel()
+    ours, theirs = preload.make_channel()
     channel = Channel(ours)
     theirs.send(b"K\0\0\0\x0f\0\0\0\x07\0\0\0\x03\0\0\0")
     assert channel.receive() == ChildSignalled(15, 7, 3)
@@ -341,21 +341,21 @@ def test_a_pipe_in_place_of_a_lock_holds_nobody_up(tmp_path: Path, name: str) ->
     """In /tmp anybody can put one there, if not in place of a lock that is ours."""
     path = str(tmp_path / ".s.PGSQL.5432")
     os.mkfifo(f"{path}.{name.format(os.getpid())}")
-    assert unix_path.owner(path) is None
-    unix_path.hold_lock(path, "/srv/pg", 5432)
-    assert unix_path.owner(path) == os.getpid()
+    assert unix_socket_file.owner(path) is None
+    unix_socket_file.hold_lock(path, "/srv/pg", 5432)
+    assert unix_socket_file.owner(path) == os.getpid()
 
 
 def test_a_lock_is_held_kept_and_given_up(tmp_path: Path) -> None:
     path = str(tmp_path / ".s.PGSQL.5432")
     lock = Path(f"{path}.lock")
-    unix_path.hold_lock(path, "/srv/pg", 5432)
+    unix_socket_file.hold_lock(path, "/srv/pg", 5432)
     assert lock.read_text().split("\n")[:2] == [str(os.getpid()), "/srv/pg"]
     assert lock.read_text().split("\n")[3:] == ["5432", str(tmp_path), ""]
     assert [one.name for one in tmp_path.iterdir()] == [lock.name]
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path)
-        file = unix_path.find(path)
+        file = unix_socket_file.find(path)
         assert file is not None
         os.utime(path, (0, 0))
         file.touch()

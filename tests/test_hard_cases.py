@@ -21,8 +21,8 @@ from installations import conninfo, free_port, server_user
 from postgres_fixture import wait_until
 
 import pgidle
-from pgidle.sockets import scan
-from pgidle.statedir import StateDir
+from pgidle.observer.port_connections import scan
+from pgidle.system.state_directory import StateDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,7 +175,7 @@ def test_a_package_that_is_replaced_while_postgres_sleeps(newest: Installation, 
     env = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     one = launch(newest, when_idle="stay", idle_timeout="500ms", env=env)
     one.wait_for_state("asleep")
-    for shim in folder.glob("pgidle/*.so"):
+    for shim in folder.glob("pgidle/gate/*.so"):
         shim.unlink()
     with psycopg.connect(one.conninfo()) as connection:
         connection.execute("SELECT 1")

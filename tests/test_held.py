@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgidle.held import Held, note_held
-from pgidle.record import replace
-from pgidle.snapshot import Checkpoint, Session, Snapshot
+from pgidle.base.record import replace
+from pgidle.idle.held_by_sessions import Held, note_held
+from pgidle.idle.snapshot import Checkpoint, Session, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

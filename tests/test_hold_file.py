@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgidle.hold_file import LARGEST, MOST, Hold, HoldFile, from_text, to_text
-from pgidle.options import LONGEST
-from pgidle.orders import LONGEST_WHY, Program
+from pgidle.control.hold_file import LARGEST, MOST, Hold, HoldFile, from_text, to_text
+from pgidle.control.orders import LONGEST_WHY, Program
+from pgidle.settings.options import LONGEST
 
 WALL = 1_795_390_801.5
 times = st.floats(0, 2**40, allow_nan=False)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import pgidle
-from pgidle.cli import cli
-from pgidle.errors import PgidleError, SettingsError
+from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.cli.commands import cli
 from pgidle.init.choices import DEFAULTS, STOP_MARGIN, Choices, Platform, choose
 from pgidle.init.plan import File
 from pgidle.init.write import Outcome, write

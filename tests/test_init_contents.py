@@ -21,23 +21,23 @@ import pytest
 import yaml
 from kubernetes_validate.utils import all_versions
 
-from pgidle.cli import cli
-from pgidle.debian import Cluster, find_cluster
+from pgidle.base.errors import SettingsError
+from pgidle.base.platform_limits import FLY_KEYS
+from pgidle.cli.commands import cli
 from pgidle.doctor import files as doctor_files
 from pgidle.doctor.finding import Severity
-from pgidle.doctor.told import Context
-from pgidle.errors import SettingsError
-from pgidle.first_start import first_start
+from pgidle.doctor.readers.stated_settings import Context
 from pgidle.init.choices import Platform, choose
 from pgidle.init.command import make_plan
-from pgidle.options import WhenIdle, parse_duration
-from pgidle.platforms import FLY_KEYS
-from pgidle.settings import resolve
+from pgidle.postgres.debian import Cluster, find_cluster
+from pgidle.postgres.image_variables import first_start
+from pgidle.settings.options import WhenIdle, parse_duration
+from pgidle.settings.settings import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pgidle.settings import Settings
+    from pgidle.settings.settings import Settings
 
 # Values that differ from every default, for each platform.
 OTHERS: dict[Platform, dict[str, str]] = {
@@ -361,7 +361,7 @@ def test_a_cluster_of_debian_s_is_found_by_its_clients_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, folder = debian(tmp_path)
-    monkeypatch.setattr("pgidle.debian.CONFIGURATIONS", str(tmp_path / "etc"))
+    monkeypatch.setattr("pgidle.postgres.debian.CONFIGURATIONS", str(tmp_path / "etc"))
 
     def listens(**given: str) -> list[str]:
         made = make_plan("systemd", {"data-dir": str(data)} | given)
@@ -417,7 +417,7 @@ def test_systemd_holds_the_unix_sockets_of_a_cluster_of_debian_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str, told: list[str]
 ) -> None:
     data, folder = debian(tmp_path)
-    monkeypatch.setattr("pgidle.debian.CONFIGURATIONS", str(tmp_path / "etc"))
+    monkeypatch.setattr("pgidle.postgres.debian.CONFIGURATIONS", str(tmp_path / "etc"))
     monkeypatch.setattr("pgidle.init.systemd.pwd.getpwuid", lambda _: pwd.getpwnam("daemon"))
     if os.getuid() == 0:
         os.chown(data, pwd.getpwnam("daemon").pw_uid, -1)

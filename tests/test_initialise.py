@@ -19,7 +19,7 @@ import pytest
 from installations import free_port, run_as_server, server_user
 
 import pgidle
-from pgidle.cluster import DataDirState, inspect_data_dir
+from pgidle.postgres.data_directory import DataDirState, inspect_data_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_policy import SETTINGS, client, quiet
 
-from pgidle import keepers, policy
-from pgidle.options import Ignore, IgnoreField
-from pgidle.policy import Lease
-from pgidle.record import replace
-from pgidle.snapshot import Counters, Session, Snapshot
+from pgidle.base.record import replace
+from pgidle.idle import keeps_awake, policy
+from pgidle.idle.policy import Lease
+from pgidle.idle.snapshot import Counters, Session, Snapshot
+from pgidle.settings.options import Ignore, IgnoreField
 
 if TYPE_CHECKING:
-    from pgidle.settings import Settings
+    from pgidle.settings.settings import Settings
 
 TIMEOUT = SETTINGS.idle_timeout or 0.0
 WEB = {"application_name": "web", "client_addr": "10.0.0.3"}
@@ -33,12 +33,12 @@ class Watch:
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.settings = settings
         self.memory = policy.begin(0.0)
-        self.keepers = keepers.begin(0.0)
+        self.keepers = keeps_awake.begin(0.0)
         self.lines: list[str] = []
 
     def look(self, look: Snapshot, leases: tuple[Lease, ...] = ()) -> None:
         verdict, self.memory = policy.evaluate(look, self.settings, self.memory, look.at, leases)
-        self.keepers, line = keepers.note(self.keepers, look, verdict.reasons, self.settings, look.at)
+        self.keepers, line = keeps_awake.note(self.keepers, look, verdict.reasons, self.settings, look.at)
         self.lines += [line] if line else []
 
 
@@ -140,7 +140,7 @@ def test_many_who_take_turns_are_named_together() -> None:
 def test_a_wake_that_is_asked_for_again_and_again_is_named() -> None:
     watch = Watch()
     for now in range(60, 600, 60):
-        watch.keepers = keepers.use(watch.keepers, "pgidle wake", now, SETTINGS)
+        watch.keepers = keeps_awake.use(watch.keepers, "pgidle wake", now, SETTINGS)
         watch.look(quiet(now))
     assert watch.lines == ["kept for 5min by pgidle wake, used again and again"]
 

@@ -14,7 +14,12 @@ SPARED = ("ssl", "importlib.metadata", "multiprocessing", "pickle", "shutil", "l
 
 def imported(code: str, **environ: str) -> str:
     ran = subprocess.run(
-        [sys.executable, "-P", "-c", f"import sys\nfrom pgidle.lean import import_lean\n{code}"],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            f"import sys\nfrom pgidle.observer.lean_imports import import_lean\n{code}",
+        ],
         env=os.environ | environ,
         capture_output=True,
         text=True,

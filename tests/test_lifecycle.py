@@ -6,7 +6,7 @@ from copy import copy
 
 import pytest
 
-from pgidle.lifecycle import MAY_COME_LATE, TABLE, Effect, Event, State, advance
+from pgidle.lifecycle.transitions import MAY_COME_LATE, TABLE, Effect, Event, State, advance
 
 RUNNING = {State.AWAKE, State.DROWSY, State.STOPPING}
 """A postmaster runs for certain. In STARTING and TERMINATING one may."""

@@ -7,7 +7,7 @@ import socket as whole
 
 import pytest
 
-from pgidle.light import signal, socket
+from pgidle.base.builtin_modules import signal, socket
 
 
 def test_a_connection_from_one_end_to_the_other() -> None:

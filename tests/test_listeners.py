@@ -12,7 +12,7 @@ import pytest
 from installations import free_port
 from postgres_fixture import wait_until
 
-from pgidle.errors import PgidleError
+from pgidle.base.errors import PgidleError
 from pgidle.gate.gate import Gate, Mode
 from pgidle.gate.listeners import Listener, Waiting, listen_on, resolve
 

@@ -10,17 +10,17 @@ import sys
 
 import pytest
 
-from pgidle.lifecycle import State
-from pgidle.log import LONGEST, Log
-from pgidle.options import LogFormat
+from pgidle.lifecycle.transitions import State
+from pgidle.settings.options import LogFormat
+from pgidle.system.log import LONGEST, Log
 
 TEXT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UTC \[(\d+)\] pgidle: (.*)\n")
 
 WRITE_MUCH = """
 import os, sys
-from pgidle.lifecycle import State
-from pgidle.log import Log
-from pgidle.options import LogFormat
+from pgidle.lifecycle.transitions import State
+from pgidle.system.log import Log
+from pgidle.settings.options import LogFormat
 log = Log(LogFormat.TEXT)
 for number in range(2000):
     log.line(State.AWAKE, f"line {number} " + "x" * 500)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgidle import looks
-from pgidle.looks import Looks
+from pgidle.base.record import replace
+from pgidle.idle.snapshot import LookFailed, Snapshot
+from pgidle.idle.start_result import Startable, StartQuestion, StartResult
+from pgidle.observer import looks
 from pgidle.observer.answers import Checkpointed, Ended, Looked, StartTried
-from pgidle.record import replace
-from pgidle.snapshot import LookFailed, Snapshot
-from pgidle.startable import Startable, StartQuestion, StartResult
+from pgidle.observer.looks import Looks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

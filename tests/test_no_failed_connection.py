@@ -23,8 +23,8 @@ from clients import Habits, Ledger, Load, run_clients
 from flycast import Flycast
 from installations import conninfo, free_port, server_user
 
-from pgidle.client import request
-from pgidle.errors import PgidleError
+from pgidle.base.errors import PgidleError
+from pgidle.control.client import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgidle.inherited import take_manager
+from pgidle.run.sd_listen import take_manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

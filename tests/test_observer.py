@@ -19,7 +19,7 @@ from postgres_fixture import wait_until
 from supervised import PATIENCE
 from test_every_step import SLEEPING, WAKING, Scene, asleep, at
 
-from pgidle.client import request
+from pgidle.control.client import request
 from pgidle.observer import handle
 from pgidle.observer.handle import Observer
 from pgidle.observer.messages import Connection

@@ -17,7 +17,7 @@ from installations import run_as_server
 from stopped import Stopped
 from supervised import PATIENCE, Supervised
 
-from pgidle.client import request
+from pgidle.control.client import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pgidle.cli import cli
-from pgidle.options import OPTIONS
+from pgidle.cli.commands import cli
+from pgidle.settings.options import OPTIONS
 
 TOP = Path(__file__).parents[1]
 PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md")])

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pgidle.flapping import LONGEST, application, flapping, ignored_waker
-from pgidle.options import Counts, Ignore, IgnoreField
-from pgidle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, is_near, waker
-from pgidle.reasons import ReasonKind, Signal, Verdict, duration_text, who
-from pgidle.record import replace as changed
-from pgidle.settings import Settings, resolve
-from pgidle.snapshot import Connecting, Counters, LookFailed, Peer, Room, Session, Slot, Snapshot
-from pgidle.startable import Startable, StartResult
+from pgidle.base.record import replace as changed
+from pgidle.idle.flapping import LONGEST, application, flapping, ignored_waker
+from pgidle.idle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, is_near, waker
+from pgidle.idle.reasons import ReasonKind, Signal, Verdict, duration_text, who
+from pgidle.idle.snapshot import Connecting, Counters, LookFailed, Peer, Room, Session, Slot, Snapshot
+from pgidle.idle.start_result import Startable, StartResult
+from pgidle.settings.options import Counts, Ignore, IgnoreField
+from pgidle.settings.settings import Settings, resolve
 
 SETTINGS = resolve(
     {"data-dir": "/nowhere", "idle-timeout": "5min", "min-awake": "30s"}, {}, None, None, "/"

@@ -17,8 +17,8 @@ import pytest
 from installations import free_port, run_as_server, server_user
 
 import pgidle
-from pgidle.errors import PgidleError, SettingsError
-from pgidle.privileges import (
+from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.system.users import (
     Identity,
     acting_as,
     plan,
@@ -134,7 +134,7 @@ def test_acting_as_nobody_changes_nothing() -> None:
 
 BECOME = """
 import json, os, sys
-from pgidle.privileges import become, plan
+from pgidle.system.users import become, plan
 os.chdir(sys.argv[2])
 become(plan(sys.argv[1], ""))
 try:
@@ -165,7 +165,7 @@ def test_root_that_may_not_change_its_user_says_so() -> None:
     if setpriv is None:
         pytest.skip("no setpriv (util-linux) to take a capability away")
     script = (
-        "from pgidle.errors import PgidleError\nfrom pgidle.privileges import *\n"
+        "from pgidle.base.errors import PgidleError\nfrom pgidle.system.users import *\n"
         "for way in (become, lambda one: acting_as(one).__enter__()):\n"
         "    try:\n        way(plan('nobody', ''))\n    except PgidleError as fault:\n        print(fault)"
     )

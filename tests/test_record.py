@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgidle.record import Enum, record, replace
+from pgidle.base.record import Enum, record, replace
 
 
 @record
@@ -98,9 +98,9 @@ def test_shown_and_matched_as_a_dataclass() -> None:
 
 
 def test_costs_no_import() -> None:
-    code = "import sys; before = set(sys.modules); import pgidle.record; print(*(set(sys.modules) - before))"
+    code = "import sys; before = set(sys.modules); import pgidle.base.record; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) - {"__future__"} == {"pgidle", "pgidle.record"}
+    assert set(done.stdout.split()) - {"__future__"} == {"pgidle", "pgidle.base", "pgidle.base.record"}
 
 
 class Light(Enum):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pgidle import reload
-from pgidle.config_files import POSTGRES_FILES, signature
+from pgidle.observer import changed_files
+from pgidle.system.file_signature import POSTGRES_FILES, signature
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -21,8 +21,8 @@ PATIENCE = 20.0
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload, "INTERVAL", 0.02)
-    monkeypatch.setattr(reload, "SETTLING", 0.02)
+    monkeypatch.setattr(changed_files, "INTERVAL", 0.02)
+    monkeypatch.setattr(changed_files, "SETTLING", 0.02)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ class Noticing:
 
     def play(self, act: Callable[[], Awaitable[Any]]) -> None:
         async def run() -> None:
-            task = asyncio.ensure_future(reload.notice_changes(self.known, self.told.put_nowait))
+            task = asyncio.ensure_future(changed_files.notice_changes(self.known, self.told.put_nowait))
             # It watches from its first step on.
             await asyncio.sleep(0)
             await act()
@@ -85,8 +85,8 @@ def test_changes_are_noticed_without_inotify(folder: Path, monkeypatch: pytest.M
         raise RuntimeError("Too many open files (os error 24)")
         yield
 
-    monkeypatch.setattr(reload, "watch", refuse)
-    monkeypatch.setattr(reload, "SETTLED", 0.1)
+    monkeypatch.setattr(changed_files, "watch", refuse)
+    monkeypatch.setattr(changed_files, "SETTLED", 0.1)
     noticing = Noticing(folder)
 
     async def act() -> None:

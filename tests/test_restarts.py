@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgidle.restarts import MOST_CRASHES, MOST_FAILED_STARTS, WINDOW, Restarts
+from pgidle.lifecycle.restarts import MOST_CRASHES, MOST_FAILED_STARTS, WINDOW, Restarts
 
 
 def test_the_first_crash_is_restarted_at_once_and_later_ones_wait_longer() -> None:

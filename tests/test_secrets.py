@@ -10,10 +10,10 @@ import pytest
 from installations import free_port
 from postgres_fixture import wait_until
 
-from pgidle.conninfo import harmless
-from pgidle.errors import SettingsError
-from pgidle.options import OPTIONS, printable, read_value
-from pgidle.privileges import for_children
+from pgidle.base.errors import SettingsError
+from pgidle.postgres.conninfo import harmless
+from pgidle.settings.options import OPTIONS, printable, read_value
+from pgidle.system.users import for_children
 
 if TYPE_CHECKING:
     from conftest import Launch

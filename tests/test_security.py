@@ -28,15 +28,15 @@ from installations import free_port, server_user
 from postgres_fixture import wait_until
 
 import pgidle
-from pgidle import pulse
-from pgidle.client import request
-from pgidle.debian import find_cluster
-from pgidle.errors import PgidleError
+from pgidle.base.errors import PgidleError
+from pgidle.control import health
+from pgidle.control.client import request
 from pgidle.init.plan import File
 from pgidle.init.write import write
-from pgidle.privileges import plan
-from pgidle.statedir import StateDir
-from pgidle.trusted_path import open_folder, read_trusted, trust_in
+from pgidle.postgres.debian import find_cluster
+from pgidle.system.state_directory import StateDir
+from pgidle.system.trusted_path import open_folder, read_trusted, trust_in
+from pgidle.system.users import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -401,8 +401,8 @@ def test_an_answer_that_never_ends_is_not_waited_for(
         try:
             with pytest.raises(PgidleError, match="ended before it answered"):
                 request(str(state_dir), "GET", "/status", 0.5)
-            monkeypatch.setattr(pulse, "TIMEOUT", 0.5)
-            assert pulse.health({"PGDATA": str(attacked.data_dir)}) is None
+            monkeypatch.setattr(health, "TIMEOUT", 0.5)
+            assert health.health({"PGDATA": str(attacked.data_dir)}) is None
         finally:
             dripping.kill()
             dripping.wait()
@@ -528,7 +528,7 @@ def test_what_a_cluster_is_called_gets_into_no_unit(tmp_path: Path, name: str) -
 
 RUN = """
 import json, os, sys
-from pgidle.privileges import acting_as, output_of, plan
+from pgidle.system.users import acting_as, output_of, plan
 identity = plan(sys.argv[1], "")
 script = '''
 import json, os

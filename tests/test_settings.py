@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgidle.conninfo import harmless
-from pgidle.errors import SettingsError
-from pgidle.options import (
+from pgidle.base.errors import SettingsError
+from pgidle.postgres.conninfo import harmless
+from pgidle.settings.options import (
     LONGEST,
     OPTIONS,
     UNITS,
@@ -25,7 +25,7 @@ from pgidle.options import (
     format_duration,
     parse_duration,
 )
-from pgidle.settings import (
+from pgidle.settings.settings import (
     Kind,
     Origin,
     Settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgidle.snapshot import Connecting, Peer, Session, Snapshot
+from pgidle.idle.snapshot import Connecting, Peer, Session, Snapshot
 
 
 def look(*sessions: Session, connecting: Connecting | None = None) -> Snapshot:

@@ -11,10 +11,10 @@ import pytest
 from installations import free_port
 from postgres_fixture import wait_until
 
-from pgidle import sockets
 from pgidle.gate import port_table
-from pgidle.snapshot import Peer
-from pgidle.sockets import Connection, Queue, scan
+from pgidle.idle.snapshot import Peer
+from pgidle.observer import port_connections
+from pgidle.observer.port_connections import Connection, Queue, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def peer(client: socket.socket) -> Peer:
 
 
 def test_nobody_on_a_port() -> None:
-    assert scan(free_port()) == sockets.Table((), (), 0)
+    assert scan(free_port()) == port_connections.Table((), (), 0)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -115,9 +115,9 @@ def test_a_handshake_under_way_is_no_connection_yet(stack: ExitStack) -> None:
 
 
 def test_addresses_are_compared_in_their_plain_form() -> None:
-    assert sockets.plain("::ffff:10.0.0.1") == "10.0.0.1"
-    assert sockets.plain("10.0.0.1") == "10.0.0.1"
-    assert sockets.plain("fdaa::3") == "fdaa::3"
+    assert port_connections.plain("::ffff:10.0.0.1") == "10.0.0.1"
+    assert port_connections.plain("10.0.0.1") == "10.0.0.1"
+    assert port_connections.plain("fdaa::3") == "fdaa::3"
 
 
 def test_another_server_on_the_same_port_of_another_address_is_left_out(stack: ExitStack) -> None:

@@ -15,8 +15,8 @@ from installations import debian, run_as_server, server_user
 from postgres_fixture import Cluster
 
 import pgidle
-from pgidle.start_trial import PROGRAM
-from pgidle.startable import Startable, StartResult
+from pgidle.idle.start_result import Startable, StartResult
+from pgidle.postgres.start_trial import PROGRAM
 
 if TYPE_CHECKING:
     from installations import Installation, Place

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgidle.statements import Said, Word, said
+from pgidle.idle.statements import Said, Word, said
 
 LISTENS = [
     "LISTEN a",

@@ -9,10 +9,10 @@ from math import inf
 import pytest
 from answering import make_report
 
-from pgidle.lifecycle import State
-from pgidle.policy import Lease
-from pgidle.reasons import Reason, ReasonKind, Signal
-from pgidle.status import LastSleep, Memory, as_dict, as_metrics, as_table
+from pgidle.control.status import LastSleep, Memory, as_dict, as_metrics, as_table
+from pgidle.idle.policy import Lease
+from pgidle.idle.reasons import Reason, ReasonKind, Signal
+from pgidle.lifecycle.transitions import State
 
 NOW, WALL = 1000.0, 1_795_390_801.5
 MEMORY = Memory(12 * 2**20, 30 * 2**20, 96 * 2**20)

@@ -27,10 +27,10 @@ from installations import conninfo, free_port, server_user
 from postgres_fixture import wait_until
 from supervised import Supervised
 
-from pgidle.client import request
-from pgidle.conf_file import read_parameters
-from pgidle.errors import PgidleError
+from pgidle.base.errors import PgidleError
+from pgidle.control.client import request
 from pgidle.init.systemd import group_lines
+from pgidle.postgres.postgresql_conf import read_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

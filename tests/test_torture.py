@@ -27,7 +27,7 @@ from installations import free_port
 from supervised import parse_line
 
 from pgidle.gate.gate import Mode
-from pgidle.server import describe
+from pgidle.run.server import describe
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind everything: only `torture` is to be found there

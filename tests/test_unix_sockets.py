@@ -18,8 +18,8 @@ from supervised import PATIENCE
 from pgidle.gate.gate import Gate
 from pgidle.gate.listeners import Listener
 from pgidle.gate.unix_sockets import UnixSockets
-from pgidle.log import Log
-from pgidle.options import LogFormat
+from pgidle.settings.options import LogFormat
+from pgidle.system.log import Log
 
 if TYPE_CHECKING:
     from conftest import Launch

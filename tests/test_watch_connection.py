@@ -17,10 +17,10 @@ from postgres_fixture import Cluster, wait_until
 from psycopg import pq
 from watch import Watch, active
 
-from pgidle import query
-from pgidle.reasons import ReasonKind, Signal
-from pgidle.snapshot import LookFailed, Snapshot
-from pgidle.watch_connection import NOT_CONNINFO
+from pgidle.idle.reasons import ReasonKind, Signal
+from pgidle.idle.snapshot import LookFailed, Snapshot
+from pgidle.observer import query
+from pgidle.observer.watch_connection import NOT_CONNINFO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,12 +13,12 @@ from urllib.parse import urlencode
 import pytest
 from answering import PATIENCE, Answering, make_report
 
-from pgidle import door, http_listener
-from pgidle.client import NoAnswer, NotRunning, request
-from pgidle.errors import PgidleError
-from pgidle.lifecycle import State
-from pgidle.meter import Meter
-from pgidle.orders import Hold, Order, Program, Release, Sleep, Wake
+from pgidle.base.errors import PgidleError
+from pgidle.control import http_server, probes
+from pgidle.control.client import NoAnswer, NotRunning, request
+from pgidle.control.memory import Meter
+from pgidle.control.orders import Hold, Order, Program, Release, Sleep, Wake
+from pgidle.lifecycle.transitions import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -161,7 +161,7 @@ def test_an_order_reaches_the_supervisor_and_its_answer_the_asker(
 def test_an_answer_may_take_its_time_and_who_does_not_wait_leaves_nothing_behind(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(door, "CONNECTION_TIME", 0.2)
+    monkeypatch.setattr(http_server, "CONNECTION_TIME", 0.2)
     path = b"POST /wake?wait=1 HTTP/1.1\r\nHost: x\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as silent:
         for one in (client, silent):
@@ -225,7 +225,7 @@ def test_garbage_closes_its_own_connection_only(answering: Answering) -> None:
 def test_a_silent_client_is_not_kept(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(door if limit == "CONNECTION_TIME" else http_listener, limit, 0.05)
+    monkeypatch.setattr(http_server if limit == "CONNECTION_TIME" else probes, limit, 0.05)
     for beginning in (b"", b"GET /hea"):
         with socket.create_connection(("127.0.0.1", answering.port), PATIENCE) as client:
             client.sendall(beginning)
@@ -267,7 +267,7 @@ def test_a_probe_is_answered_whoever_else_is_connected(
 def test_a_flood_takes_only_so_many_descriptors(
     answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_listener, "CONNECTIONS", 4)
+    monkeypatch.setattr(probes, "CONNECTIONS", 4)
     with crowd(answering, b"", [f"127.0.0.{number}" for number in range(1, 6)]) as connected:
         assert is_closed(connected[0])
         for one in connected[1:]:
@@ -276,7 +276,7 @@ def test_a_flood_takes_only_so_many_descriptors(
 
 
 def test_one_address_takes_only_its_own_place(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_listener, "CONNECTIONS_OF_ONE", 2)
+    monkeypatch.setattr(probes, "CONNECTIONS_OF_ONE", 2)
     with crowd(answering, b"", ["127.0.0.2", *["127.0.0.1"] * 3]) as connected:
         assert is_closed(connected[1])
         connected[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -31,13 +31,13 @@ def main(
 ) -> None:
     sys.path[:] = sorted(str(link) for link in Path(closed).iterdir())
     sys.path_importer_cache.clear()
-    from pgidle.privileges import become, plan, python_unreadable
+    from pgidle.system.users import become, plan, python_unreadable
 
     identity = plan(user, "")
     assert identity is not None
     assert str(python_unreadable(identity)).startswith(closed)
     if preload:
-        from pgidle.preload import preload as prepare
+        from pgidle.system.preload_modules import preload as prepare
 
         prepare()
     become(identity)
@@ -59,7 +59,7 @@ def use_all(folder: str, where: dict[str, str], http_port: int) -> None:
     import click.testing
     import psutil
 
-    importlib.import_module("pgidle.initialise")
+    importlib.import_module("pgidle.postgres.first_start")
     asyncio.run(talk(folder, where, http_port))
     subprocess.run(["/bin/true"], check=True)
     tomllib.loads("a = 1")
@@ -81,7 +81,7 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
     import psycopg
     import watchfiles
 
-    from pgidle import door
+    from pgidle.control import http_server
 
     async with await psycopg.AsyncConnection.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
         values = ["é", datetime.datetime.now(datetime.UTC), [1, 2]]
@@ -97,7 +97,7 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
         except psycopg.OperationalError as fault:
             traceback.format_exception(fault)
     listener = socket.create_server(("127.0.0.1", http_port))
-    serving = door.Door(answer)
+    serving = http_server.Door(answer)
     asking = asyncio.ensure_future(asyncio.to_thread(ask, http_port))
     connected, _ = await asyncio.to_thread(listener.accept)
     connected.setblocking(False)
@@ -114,7 +114,7 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
 
 
 async def answer(_method: str, _path: str, _query: str):  # type: ignore[no-untyped-def]
-    from pgidle.door import Answer
+    from pgidle.control.http_server import Answer
 
     return Answer(200, b"text/plain", b"well")
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from postgres_fixture import wait_until
 
-from pgidle import policy
-from pgidle.activity import Watcher
-from pgidle.reasons import ReasonKind, Signal, Verdict
-from pgidle.record import replace
-from pgidle.settings import resolve
-from pgidle.snapshot import LookFailed, Snapshot
+from pgidle.base.record import replace
+from pgidle.idle import policy
+from pgidle.idle.reasons import ReasonKind, Signal, Verdict
+from pgidle.idle.snapshot import LookFailed, Snapshot
+from pgidle.observer.watcher import Watcher
+from pgidle.settings.settings import resolve
 
 if TYPE_CHECKING:
     from postgres_fixture import Cluster
 
-    from pgidle.reasons import Reason
+    from pgidle.idle.reasons import Reason
 
 SETTINGS = resolve(
     {"data-dir": "/nowhere", "idle-timeout": "1h", "min-awake": "0s"}, {}, None, None, "/"

@@ -15,7 +15,7 @@ import click
 from clients import Ledger
 from installations import Place
 
-from pgidle.gate.preloaded import open_library
+from pgidle.gate.preload import open_library
 from torture.choice import ALL, Choice, find_installation, lacking, missing_for, read_names
 from torture.namespace import enter
 from torture.plan import MODES

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from installations import run_as_server
 
-from pgidle.sockets import scan
+from pgidle.observer.port_connections import scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from installations import conninfo, free_port
 
-from pgidle.client import request
-from pgidle.errors import PgidleError
+from pgidle.base.errors import PgidleError
+from pgidle.control.client import request
 from torture import checks
 from torture.injections import FAKETIME, FAULTS, NAP, NotNow
 from torture.judging import judge

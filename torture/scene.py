@@ -12,8 +12,8 @@ from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import TYPE_CHECKING, Any
 
-from pgidle.client import request
-from pgidle.errors import PgidleError
+from pgidle.base.errors import PgidleError
+from pgidle.control.client import request
 from torture.record import Allowance, Window
 
 if TYPE_CHECKING:

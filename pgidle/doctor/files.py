@@ -12,15 +12,15 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgidle.doctor import compose, fly, kubernetes, units
-from pgidle.doctor.toml_tree import statements
-from pgidle.doctor.tree import BadFile, Node
-from pgidle.errors import SettingsError
-from pgidle.trusted_path import read_regular
+from pgidle.base.errors import SettingsError
+from pgidle.doctor.platforms import compose, fly, kubernetes, systemd
+from pgidle.doctor.readers.toml_tree import statements
+from pgidle.doctor.readers.tree import BadFile, Node
+from pgidle.system.trusted_path import read_regular
 
 if TYPE_CHECKING:
     from pgidle.doctor.finding import Chart
-    from pgidle.doctor.told import Context
+    from pgidle.doctor.readers.stated_settings import Context
 
 LARGEST = 256 * 1024
 """Bytes: no such file is longer, and the YAML reader takes a second for as much."""
@@ -110,7 +110,7 @@ def _recognise(path: str, text: str) -> Given:
     broken: BadFile | None = None
     try:
         # Imported here: a machine's own check needs no YAML.
-        from pgidle.doctor.yaml_tree import read_yaml
+        from pgidle.doctor.readers.yaml_tree import read_yaml
 
         documents = tuple(read_yaml(text))
     except BadFile as error:
@@ -176,8 +176,8 @@ def _examine_unit(given: Given, context: Context, others: list[Given]) -> Chart:
     socket = next((one for one in (own, re.sub(r"@[^.]*\.", "@.", own)) if one in beside), None)
     texts = [text, *drop_ins.values()]
     environment = {name: content for each in texts for name, content in _environment_files(each).items()}
-    found_beside = units.Beside(drop_ins, environment, socket, _started(main, text, others))
-    chart = units.examine(main, text, context, found_beside)
+    found_beside = systemd.Beside(drop_ins, environment, socket, _started(main, text, others))
+    chart = systemd.examine(main, text, context, found_beside)
     chart.subject = given.path
     return chart
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from pgidle.errors import PgidleError
+    from pgidle.base.errors import PgidleError
 
 MACHINE = "machine"
 """The subject of the chart of this machine, which is there where a data directory was named."""

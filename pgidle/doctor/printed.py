@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from pgidle.doctor.finding import MACHINE, Severity
-from pgidle.reasons import one_line
+from pgidle.idle.reasons import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

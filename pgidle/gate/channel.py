@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import struct
 
-from pgidle.light import close, socket
-from pgidle.record import record
+from pgidle.base.builtin_modules import close, socket
+from pgidle.base.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

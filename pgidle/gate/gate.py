@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 
+from pgidle.base.builtin_modules import signal, socket
+from pgidle.base.record import Enum
 from pgidle.gate.channel import (
     Answer,
     Channel,
@@ -21,8 +23,6 @@ from pgidle.gate.channel import (
     Waits,
 )
 from pgidle.gate.listeners import Listener, listen_on
-from pgidle.light import signal, socket
-from pgidle.record import Enum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,20 +11,20 @@ import os
 from pgidle.gate.channel import Answer, ChannelError, ChildSignalled, StopSignalled, Waits
 from pgidle.gate.gate import Mode
 from pgidle.gate.unix_sockets import UnixSockets
-from pgidle.lifecycle import Event
-from pgidle.options import WhenIdle, is_folder
+from pgidle.lifecycle.transitions import Event
+from pgidle.settings.options import WhenIdle, is_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgidle.base.builtin_modules import socket
     from pgidle.gate.channel import Told
     from pgidle.gate.gate import Gate
     from pgidle.gate.leaving import Leaving
     from pgidle.gate.listeners import Listener
-    from pgidle.light import socket
-    from pgidle.log import Log
-    from pgidle.loop import Loop
+    from pgidle.system.event_loop import Loop
+    from pgidle.system.log import Log
 
 ANSWER_LIMIT = 5.0
 """Seconds within which a postmaster answers an order, else it is not obeyed for all that is known."""
@@ -195,7 +195,7 @@ class Gatekeeper:
 
     def _touch(self) -> None:
         """Cleaners of /tmp take what nobody has touched for days. Others take all: what is gone is made again."""
-        from pgidle.gate.unix_path import TOUCH_EVERY, find
+        from pgidle.gate.unix_socket_file import TOUCH_EVERY, find
 
         self._rest()
         self._unix.restore()
@@ -317,7 +317,7 @@ class Gatekeeper:
 
     def close(self) -> None:
         """The end: the files of Unix sockets go with it."""
-        from pgidle.gate.unix_path import find, release_lock
+        from pgidle.gate.unix_socket_file import find, release_lock
 
         self._rest()
         for one in self._gate.listeners:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 
-from pgidle.record import Enum
+from pgidle.base.record import Enum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,17 +12,17 @@ import os
 import select
 import struct
 
-from pgidle.errors import PgidleError
+from pgidle.base.builtin_modules import close, socket
+from pgidle.base.errors import PgidleError
+from pgidle.base.record import record
 from pgidle.gate import port_table
-from pgidle.light import close, socket
-from pgidle.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TypeAlias
 
-    from pgidle.gate.unix_path import SocketFile
+    from pgidle.gate.unix_socket_file import SocketFile
 
     Address: TypeAlias = tuple[int, tuple[str, int]]
 
@@ -165,7 +165,7 @@ class Listener:
 
     def note_file(self) -> None:
         """Remember the file that clients come to a Unix socket by, and whose it is now. Raises OSError."""
-        from pgidle.gate.unix_path import find
+        from pgidle.gate.unix_socket_file import find
 
         if self.path is not None and (self.file is None or self.file.is_in_place()):
             self.file = find(self.path)

@@ -11,8 +11,8 @@ import os
 import struct
 import sys
 
-from pgidle.light import socket
-from pgidle.record import record
+from pgidle.base.builtin_modules import socket
+from pgidle.base.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from pgidle.gate.listeners import listen_at
-from pgidle.gate.unix_path import hold_lock, is_alive, lock_owner, owner, release_lock
-from pgidle.options import is_folder
+from pgidle.gate.unix_socket_file import hold_lock, is_alive, lock_owner, owner, release_lock
+from pgidle.settings.options import is_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from pgidle.gate.gate import Gate
     from pgidle.gate.listeners import Listener
-    from pgidle.gate.unix_path import SocketFile
-    from pgidle.log import Log
+    from pgidle.gate.unix_socket_file import SocketFile
+    from pgidle.system.log import Log
 
 
 class UnixSockets:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from pgidle.errors import SettingsError
-from pgidle.options import OPTIONS, format_duration, parse_duration, read_value
-from pgidle.platforms import (
+from pgidle.base.errors import SettingsError
+from pgidle.base.platform_limits import (
     BUILT_MAJOR,
     FLY_CPUS,
     FLY_LARGEST_VOLUME,
@@ -23,6 +22,7 @@ from pgidle.platforms import (
     FLY_MOST_MEMORY,
     image_major,
 )
+from pgidle.settings.options import OPTIONS, format_duration, parse_duration, read_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

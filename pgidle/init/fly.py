@@ -5,10 +5,10 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from pgidle.base.platform_limits import FLY_DEPLOY_WATCH
 from pgidle.init.choices import fly_size
 from pgidle.init.plan import render, shared_buffers, with_steps
-from pgidle.options import parse_duration
-from pgidle.platforms import FLY_DEPLOY_WATCH
+from pgidle.settings.options import parse_duration
 
 if TYPE_CHECKING:
     from pgidle.init.choices import Choices

@@ -7,7 +7,7 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
-from pgidle.platforms import FIRST_INITDB_WITH_SETTINGS
+from pgidle.base.platform_limits import FIRST_INITDB_WITH_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,16 +10,16 @@ from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING
 
-from pgidle.conf_file import read_parameters
-from pgidle.debian import find_cluster
-from pgidle.errors import SettingsError
+from pgidle.base.errors import SettingsError
 from pgidle.init.plan import File, Plan, render
+from pgidle.postgres.debian import find_cluster
+from pgidle.postgres.postgresql_conf import read_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pgidle.conf_file import Parameters
     from pgidle.init.choices import Choices
+    from pgidle.postgres.postgresql_conf import Parameters
 
 INSTALLED = "/opt/pgidle/bin/pgidle"
 HOMES = ("/home/", "/root/", "/run/user/")

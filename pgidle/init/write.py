@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgidle.errors import PgidleError
-from pgidle.trusted_path import read_regular
+from pgidle.base.errors import PgidleError
+from pgidle.system.trusted_path import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from pgidle.policy import Look
-    from pgidle.startable import StartResult
+    from pgidle.idle.policy import Look
+    from pgidle.idle.start_result import StartResult
 
 
 @dataclass(frozen=True, slots=True)

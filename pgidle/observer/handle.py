@@ -11,20 +11,20 @@ import errno
 import os
 import time
 
-from pgidle.forked import fork
-from pgidle.light import close, signal
+from pgidle.base.builtin_modules import close, signal
 from pgidle.observer.messages import TO_OBSERVER, TO_SUPERVISOR, Connection, End, Ping, Pong, Ready
 from pgidle.observer.pair import PairEnd, pair
 from pgidle.observer.wire import WireError
+from pgidle.system.forked import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.light import socket
-    from pgidle.log import Log
-    from pgidle.loop import Loop
+    from pgidle.base.builtin_modules import socket
     from pgidle.observer.messages import ToObserver, ToSupervisor
+    from pgidle.system.event_loop import Loop
+    from pgidle.system.log import Log
 
 START_PATIENCE = 120.0
 """Seconds that it gets to import what it needs, at the lowest priority, on a machine with other things to do."""

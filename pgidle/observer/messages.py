@@ -6,11 +6,11 @@ looked at; a judgement of an earlier span than the present one counts for nothin
 
 from __future__ import annotations
 
-from pgidle.lifecycle import State
-from pgidle.options import Counts, Ignore, IgnoreField, LogFormat, Tls, WhenIdle
-from pgidle.record import Enum, record
-from pgidle.restarts import FailedStart
-from pgidle.settings import Settings
+from pgidle.base.record import Enum, record
+from pgidle.lifecycle.restarts import FailedStart
+from pgidle.lifecycle.transitions import State
+from pgidle.settings.options import Counts, Ignore, IgnoreField, LogFormat, Tls, WhenIdle
+from pgidle.settings.settings import Settings
 
 TYPE_CHECKING = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pgidle.light import close, socket
+from pgidle.base.builtin_modules import close, socket
 from pgidle.observer.wire import WireError, decode, encode
 
 TYPE_CHECKING = False

@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 import sys
 
-from pgidle.errors import fault_text
-from pgidle.forked import SupervisorGone, settle
-from pgidle.light import signal
-from pgidle.record import record
+from pgidle.base.builtin_modules import signal
+from pgidle.base.errors import fault_text
+from pgidle.base.record import record
+from pgidle.system.forked import SupervisorGone, settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.config_files import Signature
-    from pgidle.house import House
     from pgidle.observer.messages import Situation
     from pgidle.observer.pair import PairEnd
-    from pgidle.settings import Settings
+    from pgidle.run.runtime import House
+    from pgidle.settings.settings import Settings
+    from pgidle.system.file_signature import Signature
 
 COMM = b"pgidle-observer"
 """Its name in `ps -o comm`, of at most 15 bytes."""
@@ -88,12 +88,9 @@ def _become(begun: Begun, end: PairEnd) -> None:
 
 def _import_all() -> None:
     """Import what looking takes."""
-    from pgidle.lean import import_lean
+    from pgidle.observer.lean_imports import import_lean
 
     import_lean()
-    import pgidle.activity
-    import pgidle.observer.serving
-    import pgidle.reload  # noqa: F401
 
 
 def _at_leisure(work: Callable[[], None]) -> None:

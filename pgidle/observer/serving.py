@@ -9,27 +9,27 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pgidle.door import Door
-from pgidle.holds import Holds
-from pgidle.judge import Judge
-from pgidle.lifecycle import State
-from pgidle.looks import Looks
-from pgidle.meter import Meter
+from pgidle.control.api import Application
+from pgidle.control.holds import Holds
+from pgidle.control.http_server import Door
+from pgidle.control.memory import Meter
+from pgidle.control.report import make_report
+from pgidle.lifecycle.transitions import State
 from pgidle.observer import messages as say
 from pgidle.observer.answers import Checkpointed, Looked, StartTried
+from pgidle.observer.idle_judge import Judge
+from pgidle.observer.looks import Looks
+from pgidle.observer.order_handling import SERVING, Ordering
 from pgidle.observer.timers import Timers
 from pgidle.observer.watched import make_watcher, start_question
-from pgidle.ordering import SERVING, Ordering
-from pgidle.report import make_report
-from pgidle.web import Application
 
 if TYPE_CHECKING:
+    from pgidle.control.orders import Requested
+    from pgidle.control.status import Report
     from pgidle.observer.answers import Ended
     from pgidle.observer.messages import Judgement, Situation, ToSupervisor
     from pgidle.observer.pair import PairEnd
     from pgidle.observer.process import Begun
-    from pgidle.orders import Requested
-    from pgidle.status import Report
 
 
 def run(begun: Begun, end: PairEnd) -> None:
@@ -202,7 +202,7 @@ class Serving:
         self._answer_up_to(now.number)
 
     async def _notice(self) -> None:
-        from pgidle.reload import notice_changes
+        from pgidle.observer.changed_files import notice_changes
 
         files = self._house.files
         known = {f"{files.data_dir}/{name}": was for name, was in self._begun.postgres_files.items()}

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pgidle.activity import Watcher
-from pgidle.cluster import read_pidfile
-from pgidle.early import postgres_command
-from pgidle.privileges import user_name
-from pgidle.startable import StartQuestion
-from pgidle.statedir import WATCH_ROLE
+from pgidle.idle.start_result import StartQuestion
+from pgidle.observer.watcher import Watcher
+from pgidle.postgres.data_directory import read_pidfile
+from pgidle.run.spawn import postgres_command
+from pgidle.system.state_directory import WATCH_ROLE
+from pgidle.system.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.house import House
-    from pgidle.settings import Settings
+    from pgidle.run.runtime import House
+    from pgidle.settings.settings import Settings
 
 
 def make_watcher(house: House, settings: Settings, postmaster_pid: int) -> Callable[[], Watcher]:
@@ -27,7 +27,7 @@ def make_watcher(house: House, settings: Settings, postmaster_pid: int) -> Calla
     first = pidfile.socket_dir if pidfile is not None else ""
     if first.startswith("@"):
         # psycopg takes an abstract name for a host's.
-        first = next((os.path.dirname(path) for path in gate.paths()), "")  # noqa: PTH120
+        first = next((os.path.dirname(path) for path in gate.paths()), "")
     host = _for_libpq(first) or (gate.hosts[0] if gate.hosts else "localhost")
     users = [house.environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
 

@@ -1,0 +1,184 @@
+"""What is answered over HTTP: one application only tells, for TCP, and one, for the Unix socket, also takes orders.
+
+Every answer comes from memory, in any state, and never counts as use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from pgidle.control.http_server import Answer
+from pgidle.control.orders import LONGEST_WHY, Hold, Program, Release, Requested, Sleep, Wake
+from pgidle.control.status import as_dict, as_metrics
+from pgidle.lifecycle.transitions import State
+from pgidle.settings.options import LONGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from pgidle.control.memory import Meter
+    from pgidle.control.orders import Order
+    from pgidle.control.status import Report
+
+# Seconds that who asks for the status waits for a look that is younger than the question.
+FRESH_TIMEOUT = 2.0
+
+JSON = b"application/json"
+# The version of the text format: https://prometheus.io/docs/instrumenting/exposition_formats/
+PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
+
+PARAMETERS = {
+    "sleep": ("force", "wait"),
+    "wake": ("wait",),
+    "hold": ("seconds", "why", "pid", "started", "program"),
+    "release": ("name",),
+}
+
+
+def _json(status: int, body: Mapping[str, object]) -> Answer:
+    return Answer(status, JSON, json.dumps(body).encode() + b"\n")
+
+
+def _error(status: int, message: str) -> Answer:
+    return _json(status, {"error": message})
+
+
+class Application:
+    """What one door says."""
+
+    def __init__(
+        self,
+        report: Callable[[], Awaitable[Report]],
+        state: Callable[[], State],
+        meter: Meter,
+        take: Callable[[Requested], None] | None = None,
+        look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
+    ) -> None:
+        """`report` is what holds now, `state` what was told last. `take` gets orders; None makes the door read-only.
+        `look` calls back when what is known is no older than the question, or cannot be had."""
+        self._report = report
+        self._state = state
+        self._meter = meter
+        self._take = take
+        self._look = look
+
+    async def answer(self, method: str, path: str, query: str) -> Answer:
+        """The answer to a request; whatever is wrong with it is an answer too."""
+        look = {
+            "/health": self._health,
+            "/ready": self._ready,
+            "/status": self._status,
+            "/metrics": self._metrics,
+        }.get(path)
+        if look:
+            if method not in ("GET", "HEAD"):
+                return _error(405, f"{path} takes GET")
+            if path == "/status" and self._take is not None:
+                await self._look_now()
+            return look(await self._report())
+        verb = path.removeprefix("/")
+        if self._take is None or verb not in PARAMETERS or path == verb:
+            return _error(404, f"no such path: {path}")
+        if method != "POST":
+            return _error(405, f"{path} takes POST")
+        try:
+            order = _read_order(verb, query)
+        except ValueError as error:
+            return _error(400, str(error))
+        return await self._order(self._take, order)
+
+    def _health(self, report: Report) -> Answer:
+        # Not a failure: who is restarted for it would lose whoever waits.
+        problem = {"problem": report.failed_start.why} if report.failed_start is not None else {}
+        return _json(503 if report.state is State.FAILED else 200, {"state": report.state.noun, **problem})
+
+    def _ready(self, report: Report) -> Answer:
+        return _json(200 if report.state is State.AWAKE else 503, {"state": report.state.noun})
+
+    def _status(self, report: Report) -> Answer:
+        memory = self._meter.read(report.resident, report.postmaster_pid)
+        return _json(200, as_dict(report, time.monotonic(), time.time(), memory))
+
+    def _metrics(self, report: Report) -> Answer:
+        memory = self._meter.read(report.resident, report.postmaster_pid)
+        return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
+
+    async def _look_now(self) -> None:
+        """Looks may be half a minute apart: have one, where that can be had soon."""
+        looked = asyncio.Event()
+        self._look(looked.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FRESH_TIMEOUT):
+                await looked.wait()
+
+    async def _order(self, take: Callable[[Requested], None], order: Order) -> Answer:
+        """Have it taken, and wait for the answer for as long as the client does."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[bool, str]] = loop.create_future()
+
+        def resolve(granted: bool, text: str) -> None:
+            if not future.done():
+                future.set_result((granted, text))
+
+        def reply(granted: bool, text: str) -> None:
+            # Also from the thread that writes holds, and when the loop is closed already: nobody is left to hear it.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(resolve, granted, text)
+
+        take(Requested(order, reply, lambda: not future.done()))
+        granted, text = await future
+        body = {"granted": granted, "message": text, "state": self._state().noun}
+        return _json(200 if granted else 409, body)
+
+
+def _read_order(verb: str, query: str) -> Order:
+    """What is asked for. Raises ValueError with a line for the asker."""
+    known = PARAMETERS[verb]
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known or name in given:
+            raise ValueError(f"/{verb}: parameter {name!r} is unknown or given twice")
+        given[name] = value
+    if verb == "sleep":
+        return Sleep(_flag(given, "force"), _flag(given, "wait"))
+    if verb == "wake":
+        return Wake(_flag(given, "wait"))
+    if verb == "release":
+        return Release(given.get("name"))
+    why = given.get("why", "")
+    if len(why) > LONGEST_WHY:
+        raise ValueError(f"why: {len(why)} characters are more than {LONGEST_WHY}")
+    program = _program(given)
+    return Hold(_seconds(given) if "seconds" in given or program is None else None, why, program)
+
+
+def _flag(given: Mapping[str, str], name: str) -> bool:
+    if (text := given.get(name, "0")) not in ("0", "1"):
+        raise ValueError(f"{name}: {text!r} is not 0 or 1")
+    return text == "1"
+
+
+def _seconds(given: Mapping[str, str]) -> float:
+    text = given.get("seconds", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST:
+        raise ValueError(f"seconds: {text!r} is not a number of seconds above 0, up to {LONGEST}")
+    return seconds
+
+
+def _program(given: Mapping[str, str]) -> Program | None:
+    if not {"pid", "started", "program"} & given.keys():
+        return None
+    numbers = [given.get(name, "") for name in ("pid", "started")]
+    if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in numbers):
+        raise ValueError("pid, started: two numbers are expected, as in /proc/PID/stat")
+    return Program(int(numbers[0]), int(numbers[1]), given.get("program", "")[:LONGEST_WHY])

@@ -1,0 +1,199 @@
+"""Connections that speak HTTP: one request for each, and a limit to everything.
+
+h11 parses; asyncio carries the bytes. A server of its own kind would wake many times a second to see whether
+it should end: more than all the rest of an idle supervisor.
+
+Whoever asks at once is answered, however many others are connected: where there are too many, not the newcomer goes but
+whoever has kept silent longest, of the address that has most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import select
+import socket
+from collections import Counter
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+import h11
+
+from pgidle.control.probes import (
+    CONNECTIONS,
+    CONNECTIONS_OF_ONE,
+    END_OF_HEAD,
+    LONGEST_HEAD,
+    REQUEST_TIME,
+    origin,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Answering = Callable[[str, str, str], Awaitable["Answer"]]
+
+# Seconds for taking the answer. How long the answer itself may take is for `answering` to say.
+CONNECTION_TIME = 10.0
+# Seconds that answers under way get when the door closes.
+CLOSING_TIME = 0.2
+
+
+class Answer(NamedTuple):
+    """Status, content type, body."""
+
+    status: int
+    kind: bytes
+    body: bytes
+
+
+class Door:
+    """What answers those who are let in. Belongs to the loop's thread.
+
+    `answering` is called with a request's method, path and query, and must not raise; it is cancelled where the client
+    goes away.
+    """
+
+    def __init__(self, answering: Answering) -> None:
+        self.answering = answering
+        self.connections: set[_Connection] = set()
+        self._numbers = itertools.count()
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    async def let_in(self, connected: socket.socket, data: bytes) -> None:
+        """Answer somebody who has sent `data` so far."""
+        loop = asyncio.get_running_loop()
+        try:
+            transport, connection = await loop.connect_accepted_socket(lambda: _Connection(self), connected)
+        except OSError:
+            connected.close()  # It has gone meanwhile.
+            return
+        if data and not transport.is_closing():
+            connection.data_received(data)
+
+    def make_room(self) -> None:
+        """Cut who has kept silent longest, where there are too many."""
+        crowd = Counter(one.origin for one in self.connections if one.origin)
+        most = max(crowd.values(), default=0)
+        if most <= CONNECTIONS_OF_ONE and len(self.connections) <= CONNECTIONS:
+            return
+        crowded = [one for one in self.connections if crowd[one.origin] == most]
+        by_age = sorted(crowded, key=lambda one: one.number)
+        next((one for one in by_age if one.is_silent()), by_age[-1]).cut()
+
+    async def close(self) -> None:
+        """Let answers under way end, and cut the rest."""
+        tasks = [one.task for one in self.connections if one.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSING_TIME)
+        for connection in list(self.connections):
+            connection.cut()
+        # The transports tell their protocols, and close their sockets, on the loop's next turn.
+        await asyncio.sleep(0)
+
+
+class _Connection(asyncio.Protocol):
+    """From connect to the end of the one answer."""
+
+    def __init__(self, door: Door) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.number = door.next_number()
+        self.origin = ""
+        self._door = door
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
+        self._request: h11.Request | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        loop = asyncio.get_running_loop()
+        self._end = loop.call_later(REQUEST_TIME, self.cut)
+        self.origin = origin(transport.get_extra_info("peername"))
+        self._door.connections.add(self)
+        self._door.make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
+        self._door.connections.discard(self)
+        if self.task is not None:
+            self.task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self.task is not None or self._transport.is_closing():
+            return
+        try:
+            self._http.receive_data(data)
+            self._proceed()
+        except h11.RemoteProtocolError as error:
+            answer = Answer(error.error_status_hint, b"text/plain; charset=utf-8", f"{error}\n".encode())
+            self._send(answer, has_body=True)
+
+    def eof_received(self) -> bool:
+        # Who has asked and then shut its side down still reads; who has closed it does not, as a Unix socket tells.
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        is_gone = any(event & select.POLLHUP for _, event in poll.poll(0))
+        return self.task is not None and not is_gone
+
+    def cut(self) -> None:
+        # At once no more one of those who are there: the transport tells only on the loop's next turn.
+        self._door.connections.discard(self)
+        self._transport.abort()
+
+    def is_silent(self) -> bool:
+        """Whether no whole request has come, not even into the kernel: a flood is accepted before anybody is read."""
+        if self.task is not None or self._transport.is_closing():
+            return self.task is None
+        looked_into = socket.socket(fileno=self._transport.get_extra_info("socket").fileno())
+        try:
+            return END_OF_HEAD not in looked_into.recv(LONGEST_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return True
+        finally:
+            looked_into.detach()
+
+    def _proceed(self) -> None:
+        while True:
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                self._request = event
+            elif isinstance(event, h11.EndOfMessage) and self._request is not None:
+                self._end.cancel()
+                self.task = asyncio.get_running_loop().create_task(self._answer(self._request))
+                self.task.add_done_callback(self._answered)
+                return
+            elif event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[])
+                    self._transport.write(self._http.send(go_on) or b"")
+                return
+
+    async def _answer(self, request: h11.Request) -> None:
+        path, _, query = request.target.decode("ascii", "replace").partition("?")
+        method = request.method.decode("ascii")
+        self._send(await self._door.answering(method, path, query), has_body=method != "HEAD")
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.cut()
+            context = {"message": "a request could not be answered", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    def _send(self, answer: Answer, *, has_body: bool) -> None:
+        headers = [
+            (b"content-type", answer.kind),
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"cache-control", b"no-store"),
+            # One request each: no connection is worth keeping for the next check.
+            (b"connection", b"close"),
+        ]
+        response = h11.Response(
+            status_code=answer.status, headers=headers, reason=HTTPStatus(answer.status).phrase
+        )
+        body = h11.Data(data=answer.body if has_body else b"")
+        sent = [self._http.send(event) for event in (response, body, h11.EndOfMessage())]
+        self._end.cancel()
+        self._end = asyncio.get_running_loop().call_later(CONNECTION_TIME, self.cut)
+        self._transport.write(b"".join(part for part in sent if part))
+        self._transport.close()

@@ -1,0 +1,55 @@
+"""How much memory pgidle and Postgres take."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pgidle.control.status import Memory
+
+
+class Meter:
+    """Reads /proc through psutil, at most once a second, however often the status is asked for.
+
+    psutil itself would be 1.5 MB of what there is to tell, so it is imported when somebody asks.
+    """
+
+    def __init__(self) -> None:
+        self._read: tuple[float, int | None, Memory] | None = None
+
+    def read(self, supervisor: int, postmaster_pid: int | None) -> Memory:
+        """`supervisor`: the bytes that it says it has."""
+        now = time.monotonic()
+        if self._read is None or self._read[1] != postmaster_pid or now - self._read[0] >= 1:
+            import psutil
+
+            own = psutil.Process(os.getpid()).memory_info().rss
+            memory = Memory(supervisor, own, _postgres(postmaster_pid))
+            self._read = (now, postmaster_pid, memory)
+        return self._read[2]
+
+
+def _postgres(postmaster_pid: int | None) -> int | None:
+    """Bytes of Postgres's processes: what each has for itself, and once what they share.
+
+    PSS says it exactly, but the kernel walks every page of every process for it: seconds with many backends
+    and large shared_buffers. The largest share of one stands for what all of them share (proc_pid_statm(5)).
+    """
+    if postmaster_pid is None:
+        return None
+    import psutil
+
+    private, shared = 0, 0
+    try:
+        postmaster = psutil.Process(postmaster_pid)
+        processes = [postmaster, *postmaster.children(recursive=True)]
+    except psutil.Error:
+        return None
+    for process in processes:
+        try:
+            memory = process.memory_info()
+        except psutil.Error:
+            continue
+        private += memory.rss - memory.shared
+        shared = max(shared, memory.shared)
+    return private + shared or None

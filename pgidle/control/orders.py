@@ -1,0 +1,74 @@
+"""What may be asked of the supervisor at the control socket: one record for each command. Times are seconds."""
+
+from __future__ import annotations
+
+from pgidle.base.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONGEST_WHY = 200
+"""Characters that may be said about a hold."""
+
+
+@record
+class Program:
+    """A running program. `started` (clock ticks since boot, proc_pid_stat(5)) tells it from a later one of its pid."""
+
+    pid: int
+    started: int
+    name: str
+
+
+@record
+class Sleep:
+    """Sleep now, if nobody is active; `force`: in any case.
+
+    Answered once it is decided, or with `wait` once it sleeps.
+    """
+
+    force: bool = False
+    wait: bool = False
+
+
+@record
+class Wake:
+    """Wake now, and count as a use. Answered at once, or with `wait` once Postgres accepts connections."""
+
+    wait: bool = False
+
+
+@record
+class Hold:
+    """Stay awake for `seconds`, or for as long as `program` runs, or until the first of both ends.
+
+    Answered once it is kept, or, for a program, which is waiting to begin, once Postgres accepts connections.
+    """
+
+    seconds: float | None
+    why: str = ""
+    program: Program | None = None
+
+
+@record
+class Release:
+    """End one hold, or all of them."""
+
+    name: str | None = None
+
+
+Order = Sleep | Wake | Hold | Release
+
+
+@record
+class Requested:
+    """Somebody gave an order at the control socket.
+
+    `reply` takes whether it was granted and a line about it, once. `is_awaited` says whether anybody still waits for
+    that.
+    """
+
+    order: Order
+    reply: Callable[[bool, str], None]
+    is_awaited: Callable[[], bool]

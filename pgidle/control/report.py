@@ -1,0 +1,49 @@
+"""What the supervisor and its observer know, gathered into a `Report`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgidle.control.status import Report
+from pgidle.lifecycle.transitions import State
+from pgidle.postgres.conninfo import harmless
+from pgidle.settings.settings import describe
+
+if TYPE_CHECKING:
+    from pgidle.observer.idle_judge import Judge
+    from pgidle.observer.messages import Situation
+    from pgidle.run.runtime import House
+
+
+def make_report(situation: Situation, judge: Judge, house: House, supervisor_pid: int) -> Report:
+    """What holds in a situation."""
+    # A verdict is about a Postgres that runs.
+    verdict = judge.verdict if situation.state in (State.AWAKE, State.DROWSY) else None
+    return Report(
+        state=situation.state,
+        since=situation.since,
+        why=situation.why,
+        reasons=verdict.reasons if verdict is not None else (),
+        sleeps_at=verdict.sleeps_at if verdict is not None else None,
+        gate_mode=house.gate.mode.value,
+        gate_why=house.gate_why,
+        parked=situation.parked,
+        sessions=judge.sessions,
+        leases=judge.holds.leases,
+        data_dir=house.settings.data_dir,
+        listen=house.gate.hosts,
+        port=house.settings.port,
+        supervisor_pid=supervisor_pid,
+        postmaster_pid=situation.postmaster_pid,
+        initialising=situation.is_initialising,
+        started=situation.started,
+        wakes=situation.wakes,
+        sleeps=situation.sleeps,
+        crashes=situation.crashes,
+        looks=judge.looks,
+        looks_failed=judge.looks_failed,
+        last_sleep=judge.last_sleep,
+        failed_start=situation.failed_start,
+        resident=situation.resident,
+        settings=tuple(describe(judge.settings, harmless)),
+    )

@@ -1,0 +1,268 @@
+"""What there is to say about a supervisor, as data for programs, a table for people, and metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pgidle.idle.reasons import duration_text, one_line
+from pgidle.lifecycle.transitions import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pgidle.idle.policy import Lease
+    from pgidle.idle.reasons import Reason
+    from pgidle.lifecycle.restarts import FailedStart
+
+
+@dataclass(frozen=True, slots=True)
+class LastSleep:
+    """The sleep that began last: why Postgres was put to sleep, when (Unix time, seconds), and how many seconds the
+    shutdown took, where that is known."""
+
+    why: str
+    at: float
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that the supervisor knows of itself at one moment. Times are monotonic, in seconds."""
+
+    state: State
+    since: float
+    why: str
+    reasons: tuple[Reason, ...]
+    sleeps_at: float | None
+    gate_mode: str
+    gate_why: str
+    parked: int
+    sessions: int | None
+    leases: tuple[Lease, ...]
+    data_dir: str
+    listen: tuple[str, ...]
+    port: int
+    supervisor_pid: int
+    postmaster_pid: int | None
+    initialising: bool
+    started: float
+    wakes: int
+    sleeps: int
+    crashes: int
+    looks: int
+    looks_failed: int
+    last_sleep: LastSleep | None
+    failed_start: FailedStart | None = None
+    resident: int = 0
+    """Bytes of memory that the supervisor has."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Those that hold, by name, as a person would write them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that the supervisor and its observer have resident, and that all of Postgres takes (None: it does not
+    run)."""
+
+    supervisor: int
+    observer: int
+    postgres: int | None
+
+
+def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str, Any]:
+    """The report for programs. Durations are seconds, moments Unix time in seconds, memory bytes.
+
+    `now` and `wall` are the monotonic and the wall clock at the same moment.
+    """
+    return {
+        "state": report.state.noun,
+        "state_number": report.state.value,
+        "since": wall - (now - report.since),
+        "seconds_in_state": now - report.since,
+        "why": report.why,
+        "failed_start": {
+            "why": failed.why,
+            "count": failed.count,
+            "since": wall - (now - failed.since),
+            "tried_again_in": _until(failed.next_at, now),
+        }
+        if (failed := report.failed_start) is not None
+        else None,
+        "sleeps_in": _until(report.sleeps_at, now),
+        "reasons": [
+            {"kind": each.kind.value, "signal": each.signal.value, "text": each.text, "ends": each.ends}
+            for each in report.reasons
+        ],
+        "leases": [
+            {
+                "name": lease.name,
+                "ends_in": _until(lease.until, now) if lease.until < math.inf else None,
+                "why": lease.why,
+                "program": lease.program or None,
+            }
+            for lease in report.leases
+            if lease.until > now
+        ],
+        "gate": {"mode": report.gate_mode, "why": report.gate_why},
+        "parked": report.parked,
+        "sessions": report.sessions,
+        "data_dir": report.data_dir,
+        "listen": list(report.listen),
+        "port": report.port,
+        "supervisor_pid": report.supervisor_pid,
+        "postmaster_pid": report.postmaster_pid,
+        "initialising": report.initialising,
+        "uptime": now - report.started,
+        "wakes": report.wakes,
+        "sleeps": report.sleeps,
+        "crashes": report.crashes,
+        "looks": report.looks,
+        "looks_failed": report.looks_failed,
+        "last_sleep": asdict(report.last_sleep) if report.last_sleep is not None else None,
+        "settings": dict(report.settings),
+        "memory": {
+            "supervisor": memory.supervisor,
+            "observer": memory.observer,
+            "postgres": memory.postgres,
+        },
+    }
+
+
+def _until(moment: float | None, now: float) -> float | None:
+    return None if moment is None else max(0.0, moment - now)
+
+
+def as_table(status: Mapping[str, Any], *, colour: bool = False) -> str:
+    """What `as_dict` made, for people: a word, and what there is to say about it."""
+    lines = []
+    before = ""
+    for word, text in _rows(status):
+        shown = "" if word == before else word
+        lines.append(f"{shown:<12}{one_line(text)}".rstrip())
+        before = word
+    if colour:
+        bold = {"awake": 32, "asleep": 34, "failed": 31}.get(status["state"], 33)
+        lines[0] = lines[0].replace(status["state"], f"\x1b[1;{bold}m{status['state']}\x1b[0m", 1)
+    return "\n".join(lines) + "\n"
+
+
+def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    initialising = ", initialising the data directory" if status["initialising"] else ""
+    spent = duration_text(status["seconds_in_state"])
+    yield "state", f"{status['state']}{initialising} for {spent}, since {moment_text(status['since'])}"
+    yield "because", status["why"]
+    if failed := status["failed_start"]:
+        yield "problem", failure_text(failed)
+    if status["sleeps_in"] is not None:
+        yield "sleeps in", duration_text(status["sleeps_in"])
+    elif status["state"] == State.AWAKE.noun:
+        yield "sleeps in", "no telling"
+    for reason in status["reasons"]:
+        ends = f"; ends {reason['ends']}" if reason["ends"] else ""
+        yield "reasons", f"{reason['kind']}: {reason['text']}{ends}"
+    for lease in status["leases"]:
+        left = f"for another {duration_text(lease['ends_in'])}" if lease["ends_in"] is not None else ""
+        while_it_runs = f"while {lease['program']} runs" if lease["program"] else ""
+        ends = ", ".join(part for part in (left, while_it_runs) if part)
+        yield "held", f"{lease['name']}: {ends}{lease['why'] and ': '}{lease['why']}"
+    yield "gate", f"{status['gate']['mode']}: {status['gate']['why']}"
+    sessions = "1 session" if status["sessions"] == 1 else f"{_or_unknown(status['sessions'])} sessions"
+    yield "clients", f"{status['parked']} parked, {sessions}"
+    yield "listens", ", ".join(_endpoint(host, status["port"]) for host in status["listen"])
+    memory = status["memory"]
+    if status["postmaster_pid"] is not None:
+        taken = f", {_mebibytes(memory['postgres'])}" if memory["postgres"] is not None else ""
+        yield "Postgres", f"postmaster {status['postmaster_pid']}{taken}"
+    pid, up = status["supervisor_pid"], duration_text(status["uptime"])
+    sizes = f"{_mebibytes(memory['supervisor'])} and, for this answer, {_mebibytes(memory['observer'])}"
+    yield "pgidle", f"pid {pid}, {sizes}, up for {up}"
+    yield "data", status["data_dir"]
+    counts = ("wakes", "sleeps", "crashes", "looks", "looks_failed")
+    yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
+    if last := status["last_sleep"]:
+        yield "last sleep", sleep_text(last)
+
+
+def failure_text(failed: Mapping[str, Any]) -> str:
+    """Starts that have failed, as `as_dict` has them."""
+    starts = f"{failed['count']} start{'s have' if failed['count'] > 1 else ' has'} failed"
+    again = (
+        f"; the next begins in {duration_text(failed['tried_again_in'])}" if failed["tried_again_in"] else ""
+    )
+    return f"{failed['why']} ({starts} since {moment_text(failed['since'])}{again})"
+
+
+def sleep_text(last: Mapping[str, Any]) -> str:
+    """The last sleep, as `as_dict` has it."""
+    took = f"; the shutdown took {last['seconds'] * 1000:.0f} ms" if last["seconds"] is not None else ""
+    return f"{moment_text(last['at'])}: {last['why']}{took}"
+
+
+def moment_text(moment: float) -> str:
+    """A moment (Unix time) as the log writes it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+
+
+def _endpoint(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MB"
+
+
+def _or_unknown(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def as_metrics(report: Report, now: float, memory: Memory) -> str:
+    """The report in Prometheus's text format. What is not known is left out."""
+    lines: list[str] = []
+
+    def family(name: str, kind: str, text: str, *samples: tuple[str, float | None]) -> None:
+        known = [(labels, value) for labels, value in samples if value is not None]
+        if known:
+            lines.extend((f"# HELP pgidle_{name} {text}", f"# TYPE pgidle_{name} {kind}"))
+            lines.extend(f"pgidle_{name}{labels} {value:.15g}" for labels, value in known)
+
+    states = [(_labels(state=state.noun), float(state is report.state)) for state in State]
+    family("state", "gauge", "1 for the state that holds.", *states)
+    family("state_number", "gauge", "The state's stable number.", ("", report.state.value))
+    family("seconds_in_state", "gauge", "Seconds since the state began.", ("", now - report.since))
+    left = _until(report.sleeps_at, now)
+    family("sleep_in_seconds", "gauge", "Seconds until sleep, if nothing happens.", ("", left))
+    reasons = Counter((reason.kind.value, reason.signal.value) for reason in report.reasons)
+    counted = [(_labels(kind=kind, signal=signal), float(count)) for (kind, signal), count in reasons.items()]
+    family("reasons", "gauge", "Reasons behind the last verdict.", *counted)
+    held = sum(lease.until > now for lease in report.leases)
+    family("leases", "gauge", "Leases that keep Postgres awake.", ("", held))
+    family("gate_info", "gauge", "The gate's mode.", (_labels(mode=report.gate_mode), 1))
+    family("parked", "gauge", "Clients parked at the gate.", ("", report.parked))
+    family("sessions", "gauge", "Sessions at the last look.", ("", report.sessions))
+    family("wakes_total", "counter", "Times that Postgres woke.", ("", report.wakes))
+    family("sleeps_total", "counter", "Times that Postgres was put to sleep.", ("", report.sleeps))
+    family("crashes_total", "counter", "Times that the postmaster crashed.", ("", report.crashes))
+    failed = report.failed_start
+    family("failed_starts", "gauge", "Starts in a row that have failed.", ("", failed.count if failed else 0))
+    family("looks_total", "counter", "Looks at Postgres.", ("", report.looks))
+    family("looks_failed_total", "counter", "Looks that failed or were partial.", ("", report.looks_failed))
+    family("uptime_seconds", "gauge", "Seconds since the supervisor started.", ("", now - report.started))
+    sizes = [
+        (_labels(of="supervisor"), memory.supervisor),
+        (_labels(of="observer"), memory.observer),
+        (_labels(of="postgres"), memory.postgres),
+    ]
+    family("memory_bytes", "gauge", "Memory taken.", *sizes)
+    return "\n".join(lines) + "\n"
+
+
+def _labels(**labels: str) -> str:
+    pairs = []
+    for name, value in labels.items():
+        escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        pairs.append(f'{name}="{escaped}"')
+    return "{" + ",".join(pairs) + "}"

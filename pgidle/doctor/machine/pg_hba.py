@@ -1,0 +1,215 @@
+"""pg_hba.conf: who is let in without a password, and whether the watching role is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgidle.doctor.readers.hba_records import FIRST_WITH_INCLUDES, HOST, INCLUDES, MISSING, Record, read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pgidle.doctor.finding import Chart
+    from pgidle.doctor.readers.hba_records import Texts
+
+WORLD = ("all", "0.0.0.0/0", "::/0", "0.0.0.0/0.0.0.0")
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def check_hba(
+    chart: Chart,
+    file: str,
+    texts: Texts,
+    *,
+    watchers: Sequence[str],
+    is_mapped: Callable[[str, str], bool | None],
+    system_user: str,
+    is_public: bool,
+    has_ssl: bool,
+    version: int,
+) -> None:
+    """`watchers` are the roles that the watching connection tries, empty if it goes another way; `is_mapped` says of a
+    map of pg_ident.conf and a role whether the map lets `system_user` in as that role (None: it cannot tell);
+    `is_public` says whether Postgres listens beyond loopback, `has_ssl` whether `ssl` is on; `version` is the major
+    one."""
+    chart.read.append(", ".join(texts.contents) or file)
+    if (why := texts.unread.get(file)) is not None:
+        if why == MISSING:
+            chart.wrong(f"there is no {file}", file, "Postgres does not start without it", "restore it")
+        else:
+            chart.unknown(f"what {file} says", file, f"it cannot be read: {why}", "run pgidle doctor as root")
+        return
+    found = list(read_all(file, texts, version))
+    records = [one for one in found if isinstance(one, Record)]
+    for one in found:
+        if isinstance(one, Record):
+            continue
+        if one.why:
+            chart.unknown(
+                f"what `{one.text}` brings in",
+                one.where,
+                f"it cannot be read: {one.why}",
+                "run pgidle doctor as root; or SELECT * FROM pg_hba_file_rules, while Postgres is awake",
+            )
+        elif one.text.split()[0] in INCLUDES:
+            chart.wrong(
+                f"`{one.text[:60]}`",
+                one.where,
+                "Postgres does not start with it: what it names is not there"
+                if version >= FIRST_WITH_INCLUDES
+                else f"Postgres {version} does not start with it: {FIRST_WITH_INCLUDES} is the first that knows it",
+                "take the line out, or make the file",
+            )
+        else:
+            chart.wrong(
+                f"not a record: {one.text[:60]}",
+                one.where,
+                "Postgres does not start with it",
+                "host all all 10.0.0.0/8 scram-sha-256",
+            )
+    if not found:
+        chart.wrong(
+            f"{file} has no records",
+            f"{file}:1",
+            "Postgres does not start without any",
+            f"local all {system_user} peer",
+        )
+        return
+    _check_trust(chart, records, is_public=is_public)
+    if watchers:
+        _check_watcher(chart, file, records, watchers, system_user, is_mapped)
+    if is_public:
+        _check_network(chart, file, records, has_ssl=has_ssl)
+
+
+def _is_loopback(record: Record) -> bool:
+    return record.address.startswith(LOOPBACK) or record.address == "samehost"
+
+
+def _check_trust(chart: Chart, records: Sequence[Record], *, is_public: bool) -> None:
+    trusted = [one for one in records if one.kind in HOST and one.method == "trust"]
+    for one in trusted:
+        if _is_loopback(one):
+            continue
+        if one.address in WORLD and is_public:
+            chart.wrong(
+                f"trust for {one.address}",
+                one.where,
+                "whoever reaches the port is any user, superuser included, without a password",
+                f"{one.kind} {','.join(one.databases)} {','.join(one.users)} {one.address} scram-sha-256",
+            )
+        else:
+            chart.note(
+                f"trust for {one.address}",
+                one.where,
+                "whoever connects from there is any user without a password",
+                "scram-sha-256 in place of trust",
+            )
+    # pgidle relays nothing, so a remote client never looks like a local one: only other programs do that.
+    loopback = [one for one in trusted if _is_loopback(one)]
+    if loopback:
+        chart.note(
+            f"trust for {', '.join(dict.fromkeys(one.address for one in loopback))}",
+            loopback[0].where,
+            "every program on this machine is any user without a password, and so is who comes through a proxy, a"
+            " pooler or a tunnel on it; pgidle is none of these, Postgres sees the client's own address",
+            "scram-sha-256 in place of trust, unless nothing else runs here",
+        )
+    if not trusted:
+        chart.fine("nobody is trusted over TCP without a password")
+
+
+def _check_watcher(
+    chart: Chart,
+    file: str,
+    records: Sequence[Record],
+    watchers: Sequence[str],
+    system_user: str,
+    is_mapped: Callable[[str, str], bool | None],
+) -> None:
+    local = [one for one in records if one.kind == "local"]
+    refused: list[tuple[str, Record | None]] = []
+    for user in watchers:
+        decided: Record | None = None
+        for one in local:
+            matches = one.matches("postgres", user)
+            if matches is None:
+                chart.unknown(
+                    f"whether the watching role {user} is let in",
+                    one.where,
+                    "the record names groups, files or patterns, which only Postgres can tell the members of",
+                    "pgidle status, while Postgres is awake, says whether it sees everything",
+                )
+                return
+            if matches:
+                decided = one
+                break
+        lets_in = _lets_in(decided, user, system_user, is_mapped) if decided is not None else False
+        if decided is not None and lets_in is None:
+            chart.unknown(
+                f"whether the watching role {user} is let in",
+                decided.where,
+                "its map in pg_ident.conf names groups, or cannot be read",
+                "pgidle status, while Postgres is awake, says whether it sees everything",
+            )
+            return
+        if decided is not None and lets_in:
+            chart.fine(f"the watching role {user} is let in over the Unix socket ({decided.method})")
+            return
+        refused.append((user, decided))
+    user, record = refused[-1]
+    method = f"its method is {record.method}" if record is not None else "no local record is for it"
+    if record is not None and (name := _map(record)):
+        method = f"no line of the map {name} in pg_ident.conf lets the system's user {system_user} in as it"
+    chart.wrong(
+        f"the watching connection is not let in: {' and '.join(one for one, _ in refused)} over the Unix socket,"
+        f" {method}",
+        record.where if record is not None else f"{file}:1",
+        "pgidle cannot see whether Postgres is used, so it never sleeps",
+        f"local postgres {system_user if system_user in watchers else user} peer, as the first record;"
+        " or pgidle run --watch with a connection string that is let in",
+    )
+
+
+def _map(record: Record) -> str:
+    return next((one.removeprefix("map=") for one in record.options if one.startswith("map=")), "")
+
+
+def _lets_in(
+    record: Record, user: str, system_user: str, is_mapped: Callable[[str, str], bool | None]
+) -> bool | None:
+    """Whether a `local` record lets a role in whom nobody is there to type a password for."""
+    if record.method == "trust":
+        return True
+    if record.method not in ("peer", "ident"):
+        return False
+    name = _map(record)
+    return is_mapped(name, user) if name else user == system_user
+
+
+def _check_network(chart: Chart, file: str, records: Sequence[Record], *, has_ssl: bool) -> None:
+    remote = [one for one in records if one.kind in HOST and not _is_loopback(one) and one.method != "reject"]
+    if not remote:
+        chart.note(
+            "no record lets anybody in over the network",
+            records[-1].where if records else f"{file}:1",
+            "clients from elsewhere get `no pg_hba.conf entry for host`, although the port is open to them",
+            "host all all all scram-sha-256, or pgidle run --listen-addresses localhost",
+        )
+    elif all(one.kind == "hostssl" for one in remote):
+        if has_ssl:
+            chart.note(
+                "clients from elsewhere are let in with TLS only (hostssl)",
+                remote[0].where,
+                "who says sslmode=disable, as clients do over Flycast, gets `no pg_hba.conf entry`",
+                f"host in place of hostssl for the network that is safe without ({remote[0].address})",
+            )
+        else:
+            chart.wrong(
+                "clients from elsewhere are let in with TLS only (hostssl), and ssl is off",
+                remote[0].where,
+                "nobody gets in: `no pg_hba.conf entry for host`",
+                "host in place of hostssl, or ssl = on in postgresql.conf",
+            )
+    else:
+        chart.fine("clients from elsewhere have a record")

@@ -1,0 +1,141 @@
+"""What a platform's file tells the pgidle that it starts: its environment and its command, read as `run` reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pgidle.base.errors import SettingsError
+from pgidle.settings.arguments import Arguments, fast
+from pgidle.settings.options import OPTIONS
+from pgidle.settings.settings import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from pgidle.doctor.finding import Chart
+    from pgidle.doctor.readers.tree import Node
+    from pgidle.settings.settings import Settings
+
+NOWHERE = "/data-directory"
+"""Stands for a data directory that is not told, as in an image that has its own."""
+OURS = ("PGIDLE_", "PGDATA", "PGPORT")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known from elsewhere: `options` of the doctor's own command line, as variables, which the file's
+    own beat; `shutdown`, the seconds that the last one took, None where none was measured; `dockerfile`, what the
+    Dockerfile beside the file says; `beside`, the contents of other files that it names, None where one cannot be
+    read."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    shutdown: float | None = None
+    dockerfile: str | None = None
+    beside: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What else sets variables, where nobody can look: `names` are those whose values are not known, `sources` are
+    whole files or objects of which not even the names are."""
+
+    names: frozenset[str] = frozenset()
+    sources: tuple[str, ...] = ()
+
+    def of(self, known: Collection[str], given: Collection[str]) -> frozenset[str]:
+        """The settings that it may change: those that neither the environment nor the command line says."""
+        unknown = set()
+        for option in OPTIONS:
+            own = {option.variable, *option.env}
+            if option.name not in given and (own & self.names or (self.sources and not own & set(known))):
+                unknown.add(option.name)
+        return frozenset(unknown)
+
+    def __str__(self) -> str:
+        return ", ".join((*self.sources, *sorted(one for one in self.names if one.startswith(OURS))))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Settings, and whether they name a data directory at all. `unknown` are the names of those that may be set from
+    elsewhere, where nobody can look: their values here are only the defaults. `elsewhere` says where that is."""
+
+    settings: Settings
+    data_dir: str | None
+    unknown: frozenset[str] = frozenset()
+    elsewhere: str = ""
+
+    def knows(self, *names: str) -> bool:
+        return not self.unknown.intersection(names)
+
+
+def variables(node: Node | None) -> dict[str, Node]:
+    """An environment, written as a table or as a list of NAME=VALUE; the nodes are the values."""
+    if node is None:
+        return {}
+    if node.table is not None:
+        return dict(node.table)
+    pairs = [(each, *(each.text or "").partition("=")[::2]) for each in node.each()]
+    return {name: type(each)(each.line, value) for each, name, value in pairs}
+
+
+def run_arguments(chart: Chart, where: str, argv: Sequence[str]) -> Arguments:
+    """What follows `pgidle run`, read; nothing, and a finding, where pgidle would not take it."""
+    read = fast(argv) if argv else Arguments({})
+    if read is None:
+        chart.wrong(
+            f"`pgidle run {' '.join(argv)}` is not what pgidle understands",
+            where,
+            "it would refuse to start with exit status 2",
+            "see pgidle run --help; what is meant for postgres goes behind --",
+        )
+    return read or Arguments({})
+
+
+def settle(
+    chart: Chart,
+    name: str,
+    environ: Mapping[str, Node],
+    arguments: Arguments,
+    line: int,
+    context: Context,
+    *,
+    hidden: Hidden | None = None,
+    defaults: Mapping[str, str] | None = None,
+) -> Told:
+    """The settings that hold there. What pgidle would refuse is a finding each, and counts as not said.
+
+    `line` is where the arguments are; `defaults` are the variables of the image itself.
+    """
+    hidden = hidden or Hidden()
+    said = {key: node.text or "" for key, node in environ.items() if key.startswith(OURS)}
+    given, postgres_args = dict(arguments.options), arguments.postgres_args
+    while True:
+        known = {**(defaults or {}), **context.options, **said}
+        data_dir = given.get("data-dir") or known.get("PGIDLE_DATA_DIR") or known.get("PGDATA")
+        environment = known if data_dir else {**known, "PGDATA": NOWHERE}
+        try:
+            settings = resolve(given, environment, None, None, "/", postgres_args).settings
+        except SettingsError as error:
+            variable = max((key for key in said if key in error.message), key=len, default=None)
+            if variable is None and error.message.startswith("http:") and "PGIDLE_HTTP" in said:
+                variable = "PGIDLE_HTTP"
+            at = environ[variable].line if variable is not None else line
+            chart.wrong(
+                error.message, f"{name}:{at}", "pgidle refuses to start with a setting that it cannot read",
+                error.hint or "correct it",
+            )  # fmt: skip
+            if variable is not None:
+                del said[variable]
+            elif given or postgres_args:
+                option = next((one for one in given if error.message.startswith(f"--{one}:")), None)
+                given = {key: value for key, value in given.items() if key != option} if option else {}
+                postgres_args = postgres_args if option else ()
+            elif said:
+                said = {}
+            else:
+                context, defaults = Context(shutdown=context.shutdown), None
+        else:
+            unknown = hidden.of({**context.options, **said}, given)
+            return Told(settings, str(data_dir) if data_dir else None, unknown, str(hidden))

@@ -1,0 +1,115 @@
+"""The sleeps of the past, which outlive the supervisor: why it slept, and who keeps waking it. Times are Unix time."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pgidle.control.status import LastSleep
+from pgidle.idle.flapping import Sleep
+from pgidle.system.state_directory import LAST_SLEEP, LATEST, open_of_another, read_kept
+
+if TYPE_CHECKING:
+    from pgidle.system.state_directory import StateDir
+
+KEPT = 12
+"""So many sleeps are remembered: more than the doublings from a second to an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Oldest first. The last one's `woken_at` is 0 while it has not been woken from; `seconds` is how long its
+    shutdown took, None where that is not known."""
+
+    why: str = ""
+    sleeps: tuple[Sleep, ...] = ()
+    seconds: float | None = None
+
+    def slept(self, why: str, now: float, cut: frozenset[str], seconds: float) -> History:
+        return History(why, (*self.sleeps, Sleep(asleep_at=now, woken_at=0.0, cut=cut))[-KEPT:], seconds)
+
+    def woke(self, now: float) -> History:
+        """The last sleep has ended now, unless its end is known."""
+        if not self.sleeps or self.sleeps[-1].woken_at:
+            return self
+        return replace(self, sleeps=(*self.sleeps[:-1], replace(self.sleeps[-1], woken_at=now)))
+
+    def woken_by(self, who: str) -> History:
+        """Who came first after the last sleep, unless that is known."""
+        if not self.sleeps or self.sleeps[-1].woken_by is not None:
+            return self
+        return replace(self, sleeps=(*self.sleeps[:-1], replace(self.sleeps[-1], woken_by=who)))
+
+    @property
+    def last(self) -> LastSleep | None:
+        """The last sleep that began, if any did."""
+        return LastSleep(self.why, self.sleeps[-1].asleep_at, self.seconds) if self.sleeps else None
+
+
+def load(state_dir: StateDir) -> History:
+    """What was kept; a file that cannot be read is no history."""
+    try:
+        kept: dict[str, Any] = json.loads(state_dir.find(LAST_SLEEP) or "{}")
+        sleeps = tuple(
+            Sleep(
+                _time(one["asleep_at"]),
+                _time(one["woken_at"]),
+                frozenset(map(str, one["cut"])),
+                one["woken_by"],
+            )
+            for one in kept.get("sleeps", ())
+        )
+        return History(str(kept.get("why", "")), sleeps, _seconds(kept))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return History()
+
+
+def save(state_dir: StateDir, history: History) -> None:
+    """Keep it for the next supervisor, and for `pgidle status` while there is none. Raises OSError."""
+    sleeps = [
+        {
+            "asleep_at": one.asleep_at,
+            "woken_at": one.woken_at,
+            "cut": sorted(one.cut),
+            "woken_by": one.woken_by,
+        }
+        for one in history.sleeps
+    ]
+    at = history.sleeps[-1].asleep_at if history.sleeps else 0.0
+    kept = {"why": history.why, "at": at, "seconds": history.seconds, "sleeps": sleeps}
+    state_dir.keep(LAST_SLEEP, json.dumps(kept, indent=1) + "\n")
+
+
+def remember(state_dir: StateDir, why: str, now: float, seconds: float) -> None:
+    """Keep a sleep that began `now`, of which nobody knows whom it has cut."""
+    try:
+        save(state_dir, load(state_dir).slept(why, now, frozenset(), seconds))
+    except OSError:
+        return  # The log has it.
+
+
+def last_sleep(state_dir: str) -> LastSleep | None:
+    """What was kept of the last sleep, for who is not the supervisor; None where there is nothing that can be read."""
+    try:
+        folder = open_of_another(state_dir)
+        try:
+            kept: dict[str, Any] = json.loads(read_kept(folder, LAST_SLEEP))
+        finally:
+            os.close(folder)
+        return LastSleep(str(kept["why"]), _time(kept["at"]), _seconds(kept))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _seconds(kept: dict[str, Any]) -> float | None:
+    """None in what was kept before shutdowns were measured."""
+    return None if kept.get("seconds") is None else _time(kept["seconds"])
+
+
+def _time(value: Any) -> float:
+    """A moment or a duration that can be written down. Raises ValueError or TypeError."""
+    if not 0 <= (seconds := float(value)) <= LATEST:
+        raise ValueError(f"{seconds} is no time")
+    return seconds

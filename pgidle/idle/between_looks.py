@@ -1,0 +1,182 @@
+"""What happened between two looks: who came, who went, who was used, what the counters say. Pure.
+
+**Ignored sessions** (setting `ignore`) never count. A session that starts adds one to
+pg_stat_database.sessions, which does not say whose it was; so each ignored session that a look finds new
+excuses one step of that counter. The watcher reads the counter before the sessions, so that the step shows in
+the same look or the next, never earlier. Limits: an ignored session too short to be in any look cannot be
+told from somebody else's and counts (give such a client a lasting connection), as does one that a look
+catches before it has said its name; and somebody who comes and goes at the very moment of a new ignored
+session may be excused in its place, in which case the ignored one's step counts at the next look.
+
+`active_time` moves up to ten seconds after the fact while its session lives (15, 18), when `state_change` has
+long said so. It is a second net, judged only when no session is there that could explain it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from pgidle.idle.reasons import Reason, ReasonKind, Signal, who
+from pgidle.settings.options import Counts, IgnoreField, is_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pgidle.idle.snapshot import Counters, Key, Session, Snapshot
+    from pgidle.settings.settings import Settings
+
+EXCUSED_FOR = 10.0  # seconds: PostgreSQL 14's collector is a second or two late, later versions are not
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What the last whole look saw. `counting`: state_change and name, `excused`: since when (monotonic)."""
+
+    at: float
+    counters: Counters | None
+    counting: Mapping[Key, tuple[int | None, str]]
+    ignored: frozenset[Key]
+    excused: Mapping[Key, float]
+    in_recovery: bool = False
+
+
+def counts(session: Session, settings: Settings) -> bool:
+    """Whether a session is one of those whose coming, going and use are activity."""
+    if is_ignored(session, settings):
+        return False
+    return session.is_client or (session.is_walsender and settings.replication is Counts.KEEP)
+
+
+def is_ignored(session: Session, settings: Settings) -> bool:
+    """Whether the setting `ignore` names it by application_name, role or address."""
+    return any(_matches(session, ignore.field, ignore.value) for ignore in settings.ignore)
+
+
+def may_wake(session: Session, settings: Settings) -> bool:
+    """Whether it may have woken Postgres: one that the setting `no-wake` names cannot have. Of Unix sockets nobody
+    knows which it came by: where one wakes nobody, it is that of those who are ignored."""
+    folders = [one for one in settings.no_wake if is_folder(one)]
+    if session.client_addr is None:
+        return not (folders and is_ignored(session, settings))
+    return not any(_in_network(session.client_addr, one) for one in settings.no_wake if one not in folders)
+
+
+def is_ignored_address(address: str | None, settings: Settings) -> bool:
+    return any(
+        ignore.field is IgnoreField.ADDRESS and _in_network(address, ignore.value)
+        for ignore in settings.ignore
+    )
+
+
+def _matches(session: Session, field: IgnoreField, value: str) -> bool:
+    if field is IgnoreField.APPLICATION_NAME:
+        return session.application_name == value
+    if field is IgnoreField.USER:
+        return session.usename == value
+    return _in_network(session.client_addr, value)
+
+
+@lru_cache(maxsize=4096)
+def _in_network(address: str | None, network: str) -> bool:
+    return address is not None and ip_address(address) in ip_network(network, strict=False)
+
+
+def changes(look: Snapshot, settings: Settings, before: Baseline | None) -> Iterator[Reason]:
+    """Sessions that are new or gone, and counters that no session explains: each is a use of Postgres."""
+    if before is None:
+        return
+    present = {session.key: session for session in look.sessions}
+    known = before.counting.keys() | before.ignored
+    for key, session in present.items():
+        if key not in known and counts(session, settings):
+            yield Reason(ReasonKind.ACTIVITY, Signal.NEW_SESSION, f"{who(session)} has come")
+    for key, (_, name) in before.counting.items():
+        if key not in present:
+            yield Reason(ReasonKind.ACTIVITY, Signal.VANISHED_SESSION, f"{name} has gone")
+    if before.in_recovery and not look.in_recovery:
+        yield Reason(ReasonKind.ACTIVITY, Signal.PROMOTION, "the standby was promoted")
+    if text := _counters_moved(look, settings, before):
+        yield Reason(ReasonKind.ACTIVITY, Signal.COUNTERS, text)
+
+
+def used(look: Snapshot, settings: Settings, before: Baseline | None) -> Iterator[tuple[float, str]]:
+    """When (monotonic) each counting session was last used, as far as this look brings news of it.
+
+    A step of the server's wall clock cannot make a use older than the look before, nor repeat one already
+    known.
+    """
+    for session in look.sessions:
+        if session.state_age is None or not (session.is_client and counts(session, settings)):
+            continue
+        moment = look.at - max(session.state_age, 0.0)
+        known = before.counting.get(session.key) if before else None
+        if before and known and known[0] == session.state_change:
+            continue
+        yield (max(moment, before.at) if before else moment), who(session)
+
+
+def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Baseline:
+    """What the next look is compared with."""
+    ignored = frozenset(session.key for session in look.sessions if is_ignored(session, settings))
+    return Baseline(
+        at=look.at,
+        counters=look.counters,
+        counting={s.key: (s.state_change, who(s)) for s in look.sessions if counts(s, settings)},
+        ignored=ignored,
+        excused=_still_excused(look, settings, before),
+        in_recovery=look.in_recovery,
+    )
+
+
+def _excused(look: Snapshot, settings: Settings, before: Baseline) -> dict[Key, float]:
+    """Ignored sessions that may have moved the counter since, the longest excused first."""
+    known = before.counting.keys() | before.ignored
+    return dict(before.excused) | {
+        session.key: look.at
+        for session in look.sessions
+        if session.is_client and session.key not in known and is_ignored(session, settings)
+    }
+
+
+def _steps(look: Snapshot, before: Baseline) -> int | None:
+    """How far the sessions counter moved; None where it cannot be compared."""
+    if not (look.counters and before.counters):
+        return None
+    return look.counters.sessions - before.counters.sessions
+
+
+def _counters_moved(look: Snapshot, settings: Settings, before: Baseline) -> str:
+    steps = _steps(look, before)
+    if steps is None or not (look.counters and before.counters):
+        return ""
+    unexplained = steps - len(_excused(look, settings, before))
+    now, then = look.counters, before.counters
+    if (now.databases, now.datids) != (then.databases, then.datids):
+        return "a database was created or dropped"
+    if steps < 0 or now.reset != then.reset:
+        return "the statistics were reset"
+    if unexplained > 0:
+        return f"{steps} session{'s' * (steps > 1)} started since the last look"
+    somebody = before.counting or before.ignored or look.clients
+    if now.active_time != then.active_time and now.left_out == then.left_out and not somebody:
+        return "a query ran since the last look"
+    return ""
+
+
+def _still_excused(look: Snapshot, settings: Settings, before: Baseline | None) -> dict[Key, float]:
+    """Each step uses up an excuse; one also ends with its time, or a look after its session."""
+    if before is None:
+        return {}
+    steps = _steps(look, before) or 0
+    waiting = list(_excused(look, settings, before).items())
+    if steps < 0 or steps > len(waiting):
+        return {}
+    present = {session.key for session in look.sessions}
+    return {
+        key: since
+        for key, since in waiting[steps:]
+        if look.at - since < EXCUSED_FOR and (key in present or key in before.ignored)
+    }

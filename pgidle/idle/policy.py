@@ -1,0 +1,326 @@
+"""Whether Postgres is idle, judged from one look. Pure: the caller brings the clock and keeps the memory.
+
+    memory = begin(now)                                       # when Postgres became ready
+    verdict, memory = evaluate(look, settings, memory, now)   # after every look
+
+**Activity** restarts the idle clock. **A blocker** only delays sleep. **Unknown** counts as activity: it
+restarts the clock too, and what the counters were is forgotten. What happened between two looks is `changes`'
+business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pgidle.idle.between_looks import Baseline, baseline, changes, is_ignored, is_ignored_address, used
+from pgidle.idle.blockers import Blocker, blockers
+from pgidle.idle.flapping import Backoff, Sleep, applications, flapping, waker
+from pgidle.idle.held_by_sessions import Held, note_held
+from pgidle.idle.reasons import Reason, ReasonKind, Signal, Verdict, duration_text, one_line, slot_text, who
+from pgidle.idle.snapshot import LookFailed, Snapshot
+from pgidle.idle.start_result import Startable, StartResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pgidle.idle.snapshot import Key
+    from pgidle.settings.settings import Settings
+
+__all__ = [
+    "Backoff",
+    "Lease",
+    "Look",
+    "Memory",
+    "Reason",
+    "ReasonKind",
+    "Signal",
+    "Sleep",
+    "Verdict",
+    "applications",
+    "begin",
+    "evaluate",
+    "flapping",
+    "waker",
+]
+
+Look = Snapshot | LookFailed
+NO_BACKOFF = Backoff()
+LOOK_EVERY = 30.0
+"""Seconds between two looks at most: long, for whoever came and went meanwhile is counted, and when a session was used
+is known to the microsecond. Only what a session holds on to can be missed (`held`)."""
+LOOK_UNCOUNTED = 5.0
+"""The same where nobody is counted (up to PostgreSQL 13), or somebody is ignored, whom no counter can tell from others,
+and after a look that failed."""
+LOOK_SOON = 1.0
+"""Seconds after a wake before a second look, and then at doubling times: who woke it is still there."""
+NEAR = 3.0
+"""Seconds before a sleep in which the connection that looks is kept: there are several looks in them, and in the last
+moment nobody could connect any more. Shorter than the 5 s for which CREATE and DROP DATABASE wait for it."""
+LOOK_NEAR = 0.2
+LOOK_FINEST = 0.05
+LOOK_AGAIN = 0.5
+NAMED_PER_SIGNAL = 10
+SLOT_ENDS = "when its receiver is back, or by pg_drop_replication_slot(); max_slot_wal_keep_size sets a limit"
+NO_STATE = "starting, without a state yet"
+ENDS = {
+    "active": "when its query ends",
+    "idle in transaction": "when it commits, rolls back or disconnects",
+    "idle in transaction (aborted)": "when it rolls back or disconnects",
+    "fastpath function call": "when its call ends",
+    "starting": "when it is authenticated or gives up",
+    NO_STATE: "when it has started or disconnects",
+    "disabled": "when it disconnects (track_activities is off: nothing else shows)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A promise to stay awake `until` (monotonic; infinity: no time ends it), perhaps made to a `program`."""
+
+    until: float
+    why: str = ""
+    name: str = ""
+    program: str = ""
+
+    def ends(self, now: float) -> str:
+        """What would end it, completing "ends ..."."""
+        by_time = f"in {duration_text(self.until - now)}, " if self.until < math.inf else ""
+        by_program = f"when {self.program} ends, " if self.program else ""
+        return f"{by_time}{by_program}or by pgidle release {self.name}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What carries over from one verdict to the next; times are monotonic.
+
+    `delayed_since`: since when maintenance alone keeps an otherwise idle Postgres awake. `held`: what sessions hold on
+    to.
+    """
+
+    awake_since: float
+    last_activity: float
+    last_use: str
+    baseline: Baseline | None = None
+    blocked_since: Mapping[tuple[Signal, Key], float] = field(default_factory=dict)
+    delayed_since: float | None = None
+    held: Held = field(default_factory=Held)
+
+
+def begin(now: float) -> Memory:
+    """The memory of a Postgres that became ready `now` (monotonic)."""
+    return Memory(awake_since=now, last_activity=now, last_use="Postgres woke")
+
+
+def note_use(memory: Memory, now: float, what: str) -> Memory:
+    """The memory after a use that no look shows."""
+    return replace(memory, last_activity=now, last_use=what)
+
+
+def evaluate(
+    look: Look,
+    settings: Settings,
+    memory: Memory,
+    now: float,
+    leases: tuple[Lease, ...] = (),
+    backoff: Backoff = NO_BACKOFF,
+    *,
+    start: StartResult | None = None,
+) -> tuple[Verdict, Memory]:
+    """Judge. `backoff`: what `flapping` says. `now` is monotonic.
+    `start`: whether Postgres would start again, where that has been tried since it woke or a file has changed.
+    """
+    leases = tuple(lease for lease in leases if lease.until > now)
+    held = tuple(_lease(lease, now) for lease in leases)
+    if isinstance(look, LookFailed):
+        unknown = Reason(ReasonKind.UNKNOWN, Signal.LOOK, one_line(look.reason), "with the next whole look")
+        memory = Memory(
+            memory.awake_since, now, "a look failed", blocked_since=memory.blocked_since, held=memory.held
+        )
+        again = _next_look(_far(settings, LOOK_UNCOUNTED, LOOK_AGAIN), None, now, LOOK_AGAIN)
+        return Verdict(False, (unknown, *held), None, again), memory
+
+    look, held_on = note_held(look, memory.held)
+    activity = (*_activity(look, settings), *changes(look, settings, memory.baseline))
+    lasting = any(reason.ends for reason in activity)
+    blocking = tuple(blockers(look, settings, start))
+    firm = any(blocker.signal is not Signal.MAINTENANCE for blocker in blocking)
+    maintenance = any(blocker.signal is Signal.MAINTENANCE for blocker in blocking)
+    memory = _remember(look, settings, memory, now, activity, blocking)
+
+    ready_at = _ready_at(settings, memory, backoff)
+    due = ready_at is not None and now >= ready_at and not (lasting or firm or held)
+    memory = replace(
+        memory, delayed_since=_default(memory.delayed_since, now) if due and maintenance else None
+    )
+    spent = memory.delayed_since is not None and now - memory.delayed_since >= settings.autovacuum_limit
+    idle = due and (spent or not maintenance)
+
+    sleeps_at = None
+    if ready_at is not None and not (lasting or firm):
+        sleeps_at = now if idle else max((ready_at, *(lease.until for lease in leases)))
+        if maintenance and not idle:
+            sleeps_at = _default(memory.delayed_since, sleeps_at) + settings.autovacuum_limit
+        sleeps_at = None if sleeps_at == math.inf else sleeps_at
+    reasons = (
+        *_grouped(activity),
+        *_grouped(_blocks(blocker, memory, now, settings, spent) for blocker in blocking),
+        *held,
+        *_clocks(settings, memory, now, backoff),
+        *_grouped(_notes(look, start)),
+    )
+    memory = replace(memory, held=held_on)
+    every = LOOK_UNCOUNTED if look.counters is None or settings.ignore else LOOK_EVERY
+    far = min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
+    return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
+
+
+def _remember(
+    look: Snapshot,
+    settings: Settings,
+    memory: Memory,
+    now: float,
+    activity: tuple[Reason, ...],
+    blocking: tuple[Blocker, ...],
+) -> Memory:
+    """The memory with this look's uses and blockers in it. Activity now is as recent as the look's end."""
+    last, what = memory.last_activity, memory.last_use
+    for moment, name in used(look, settings, memory.baseline):
+        if moment > last:
+            last, what = moment, name
+    if activity:
+        last, what = max(last, look.at), activity[0].text
+    return Memory(
+        awake_since=memory.awake_since,
+        last_activity=min(last, now) if last > memory.last_activity else memory.last_activity,
+        last_use=what,
+        baseline=baseline(look, settings, memory.baseline),
+        blocked_since={b.key: memory.blocked_since.get(b.key, now) for b in blocking},
+        delayed_since=memory.delayed_since,
+    )
+
+
+def _default(moment: float | None, otherwise: float) -> float:
+    return otherwise if moment is None else moment
+
+
+def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:
+    for session in look.clients:
+        if session.state == "idle" and session.unread and not is_ignored(session, settings):
+            text = f"{who(session)} has sent what its backend has not read yet"
+            yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, "when it is read")
+        if session.state != "idle" and not is_ignored(session, settings):
+            state = session.state or NO_STATE
+            since = f" for {duration_text(session.state_age)}" if session.state_age is not None else ""
+            ends = ENDS.get(state, "when it disconnects")
+            yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, f"{who(session)} is {state}{since}", ends)
+    for peer in look.connecting.peers:
+        if not is_ignored_address(peer.address, settings):
+            text = f"a client at {peer.address} port {peer.port} is connecting"
+            yield Reason(ReasonKind.ACTIVITY, Signal.CONNECTING, text, "when it is authenticated or gives up")
+    ignored_peers = sum(is_ignored_address(peer.address, settings) for peer in look.connecting.peers)
+    if look.connecting.children > ignored_peers and len(look.connecting.peers) == ignored_peers:
+        text = f"{look.connecting.children} server process(es) of clients that are connecting"
+        yield Reason(ReasonKind.ACTIVITY, Signal.CONNECTING, text, "when they are authenticated or give up")
+
+
+def _blocks(blocker: Blocker, memory: Memory, now: float, settings: Settings, spent: bool) -> Reason:
+    seen = duration_text(now - memory.blocked_since[blocker.key])
+    text = f"{blocker.who} {blocker.state}, seen for {seen}"
+    if blocker.signal is not Signal.MAINTENANCE:
+        return Reason(ReasonKind.BLOCKER, blocker.signal, text, blocker.ends)
+    limit = duration_text(settings.autovacuum_limit)
+    if spent or not settings.autovacuum_limit:
+        return Reason(ReasonKind.NOTE, blocker.signal, f"{text}; not waited for longer than {limit}")
+    return Reason(
+        ReasonKind.BLOCKER, blocker.signal, text, f"{blocker.ends}, or has delayed sleep for {limit}"
+    )
+
+
+def _lease(lease: Lease, now: float) -> Reason:
+    why = f": {lease.why}" if lease.why else ""
+    return Reason(ReasonKind.BLOCKER, Signal.LEASE, one_line(f"held awake{why}"), lease.ends(now))
+
+
+def _ready_at(settings: Settings, memory: Memory, backoff: Backoff) -> float | None:
+    """When the clocks alone would let it sleep (monotonic)."""
+    if settings.idle_timeout is None:
+        return None
+    return max(
+        memory.last_activity + settings.idle_timeout + backoff.extra, memory.awake_since + settings.min_awake
+    )
+
+
+def _clocks(settings: Settings, memory: Memory, now: float, backoff: Backoff) -> Iterator[Reason]:
+    """Never empty."""
+    kind = ReasonKind.CLOCK
+    last = f"last use {duration_text(now - memory.last_activity)} ago: {memory.last_use}"
+    if settings.idle_timeout is None:
+        yield Reason(
+            kind, Signal.IDLE_TIMEOUT, "never sleeps: idle-timeout is off", "when idle-timeout is set"
+        )
+        return
+    wait = settings.idle_timeout + backoff.extra
+    waits_until = memory.last_activity + wait
+    stays_until = memory.awake_since + settings.min_awake
+    if now >= waits_until:
+        yield Reason(kind, Signal.IDLE_TIMEOUT, f"{last}; that is the idle timeout of {duration_text(wait)}")
+    else:
+        ends = f"after {duration_text(wait)} without use, in {duration_text(waits_until - now)}"
+        yield Reason(kind, Signal.IDLE_TIMEOUT, last, ends)
+    if now < waits_until and backoff.extra:
+        longer = (
+            f"waits {duration_text(backoff.extra)} longer: {backoff.culprit} comes back as soon as it is cut"
+        )
+        yield Reason(kind, Signal.FLAPPING, longer, "when a sleep lasts")
+    if now < stays_until:
+        text = (
+            f"awake for only {duration_text(now - memory.awake_since)} of {duration_text(settings.min_awake)}"
+        )
+        yield Reason(kind, Signal.MIN_AWAKE, text, f"in {duration_text(stays_until - now)}")
+
+
+def _notes(look: Snapshot, start: StartResult | None) -> Iterator[Reason]:
+    if look.refusal is not None:
+        text = f"looks as {look.watched_as}, for the role that was made for it is not let in: {look.refusal}"
+        yield Reason(ReasonKind.NOTE, Signal.LOOK, one_line(text))
+    if start is not None and start.startable is Startable.UNKNOWN:
+        text = f"whether Postgres could start again is not known: {start.reason}"
+        yield Reason(ReasonKind.NOTE, Signal.CONFIGURATION, one_line(text))
+    if count := look.prepared_transactions:
+        text = f"{count} prepared transaction{'s' * (count > 1)}; survive{'s' * (count == 1)} sleep"
+        yield Reason(ReasonKind.NOTE, Signal.PREPARED_TRANSACTIONS, text)
+    for slot in look.slots:
+        yield Reason(ReasonKind.NOTE, Signal.REPLICATION_SLOT, slot_text(slot), SLOT_ENDS)
+
+
+def _grouped(reasons: Iterable[Reason]) -> Iterator[Reason]:
+    """Names the first few of a signal and counts the rest."""
+    more: dict[Signal, list[Reason]] = {}
+    for reason in reasons:
+        of_signal = more.setdefault(reason.signal, [])
+        of_signal.append(reason)
+        if len(of_signal) <= NAMED_PER_SIGNAL:
+            yield reason
+    for of_signal in more.values():
+        if (rest := len(of_signal) - NAMED_PER_SIGNAL) > 0:
+            yield replace(of_signal[-1], text=f"and {rest} more like these")
+
+
+def is_near(verdict: Verdict, now: float) -> bool:
+    """Whether a sleep may come so soon that the connection that looks is kept for it."""
+    return verdict.sleeps_at is not None and verdict.sleeps_at - now <= NEAR
+
+
+def _far(settings: Settings, every: float, least: float = LOOK_FINEST) -> float:
+    """Seconds between two looks while no sleep is near: a fifth of the idle timeout, but at most `every`."""
+    return max(least, every if settings.idle_timeout is None else min(every, settings.idle_timeout / 5))
+
+
+def _next_look(far: float, sleeps_at: float | None, now: float, least: float = LOOK_FINEST) -> float:
+    """Seconds to the next look: halving towards the deadline."""
+    left = None if sleeps_at is None else sleeps_at - now
+    if left is None or left <= 0:
+        return far
+    return max(min(far, left, max(left / 2, LOOK_NEAR)), least)

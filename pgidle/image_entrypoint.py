@@ -1,0 +1,106 @@
+"""The image's entrypoint: what `docker run IMAGE WORDS...` means, by the conventions of the official image.
+
+Runs before everything else in every wake, so whatever is not on the server's way is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.postgres.data_directory import FORBIDDEN_MODE
+from pgidle.settings.image_words import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn
+
+VOLUMES = "/var/lib/postgresql"
+
+
+def main() -> None:
+    gc.disable()  # As in `__main__`; `run` turns it on.
+    words = completed(sys.argv[1:])
+    try:
+        if words[0] == "pgidle":
+            sys.argv = words
+            from pgidle.__main__ import main as command
+
+            command()
+        elif words[0] != "postgres":
+            _become(words)
+        elif not serves(words[1:]):
+            _become([BASE_ENTRYPOINT, *words])
+        else:
+            refuse_own(words[1:])
+            refuse_forgotten(os.environ)
+            close_to_others(os.environ)
+            from pgidle.run.boot import run
+            from pgidle.run.sd_listen import settle_streams
+
+            settle_streams()
+            sys.exit(run({}, tuple(words[1:])))
+    except PgidleError as error:
+        sys.stderr.write(f"pgidle: {error}\n")
+        sys.exit(error.status)
+
+
+def refuse_forgotten(environ: Mapping[str, str]) -> None:
+    """An empty data directory where the official image has it since 18, and data where it had it before.
+
+    Whoever mounted the volume at the old place would get a new and empty database. Raises PgidleError.
+    """
+    data_dir, major = environ.get("PGIDLE_DATA_DIR") or environ.get("PGDATA"), environ.get("PG_MAJOR", "")
+    if data_dir != f"{VOLUMES}/{major}/docker" or os.path.exists(f"{data_dir}/PG_VERSION"):
+        return
+    old = f"{VOLUMES}/data"
+    places = [VOLUMES, old, *(f"{VOLUMES}/{name}/docker" for name in sorted(os.listdir(VOLUMES)))]
+    used = next((place for place in places if os.path.exists(f"{place}/PG_VERSION")), None)
+    if used is not None:
+        what = f"{used} has the data of another major version"
+    elif _is_mounted(old):
+        what = f"a volume is mounted at {old}"
+    else:
+        return
+    raise PgidleError(
+        f"{what}, and PostgreSQL {major} keeps its own in {data_dir}, which is empty",
+        f"mount the volume at {VOLUMES}, and move old data over with pg_upgrade; or set PGDATA",
+    )
+
+
+def close_to_others(environ: Mapping[str, str]) -> None:
+    """Close a data directory that a group may write, as the official image's entrypoint does at each start.
+
+    Postgres refuses it, and Kubernetes opens a volume to its fsGroup at any mount. Our own alone, and through no link.
+    """
+    data_dir = environ.get("PGIDLE_DATA_DIR") or environ.get("PGDATA")
+    try:
+        folder = os.open(data_dir or "", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # What is wrong with it is said further on.
+    try:
+        found = os.fstat(folder)
+        if found.st_uid == os.geteuid() and found.st_mode & FORBIDDEN_MODE:
+            os.fchmod(folder, 0o700)
+    finally:
+        os.close(folder)
+
+
+def _is_mounted(path: str) -> bool:
+    # os.path.ismount does not see a mount from the device that the folder above is on: another volume, for one.
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        return any(line.split(" ", 5)[4] == path for line in mounts)
+
+
+def _become(words: list[str]) -> NoReturn:
+    """Another program in our place, found on PATH. Exit status 127 or 126 where there is none, as a shell's."""
+    if not words[0]:
+        raise SettingsError(
+            "the first word is empty", "name a command of this image, or nothing for postgres"
+        )
+    from pgidle.system.execute import execute
+
+    execute(words, f"write: pgidle {words[0]}" if words[0] in COMMANDS else "name a command of this image")

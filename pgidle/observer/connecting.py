@@ -1,0 +1,100 @@
+"""Clients that Postgres has, but pg_stat_activity does not show: unaccepted, sending garbage, authenticating.
+
+Two traces in /proc: an established connection on the port whose far end no session has, and a process of the
+postmaster that no session has. The second shows clients of the Unix socket too. Not every such process is a
+client's: the logger has no row, nor have extensions' workers without a database. A client's is told by its
+title: the postmaster's own until the first packet was read, then `postgres: app orders 10.0.0.3(40112)
+authentication`. Postgres itself ends a client that has not authenticated within authentication_timeout, so
+that anything older is something else: another server's connection on the same port of another address, say.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgidle.idle.snapshot import Connecting
+from pgidle.observer.port_connections import plain, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pgidle.idle.snapshot import Peer, Session
+    from pgidle.observer.port_connections import Connection
+
+CLIENT_TITLE = re.compile(r"(?!postgres: )|postgres: .*(\[local\]|\(\d+\))( |$)")
+
+# Seconds on top of authentication_timeout.
+MARGIN = 5.0
+
+
+class Arrivals:
+    """Watches one postmaster's process and port. `patience` is its authentication_timeout in seconds.
+
+    `addresses` are those of the port that are Postgres's, if it has not all.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        port: int,
+        patience: float = 60.0,
+        addresses: tuple[str, ...] = (),
+    ) -> None:
+        self.patience = patience
+        self._pid = pid
+        self._addresses = addresses
+        self._port = port
+        self._since: dict[Peer | int, float] = {}
+        self.there: dict[tuple[str, int], Connection] = {}
+        """Every connection, as of the last look, by its far end."""
+
+    def connecting(self, sessions: Sequence[Session]) -> Connecting:
+        """Who is on the way, given sessions that were read before. Raises OSError if /proc cannot be read."""
+        now = time.monotonic()
+        ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr}
+        there = scan(self._port, self._addresses).connections
+        self.there = {(c.peer.address, c.peer.port): c for c in there}
+        strange = [c for c in there if (c.peer.address, c.peer.port) not in ends]
+        pids = {session.pid for session in sessions}
+        clients = [pid for pid in _children(self._pid) if pid not in pids and _is_client(pid)]
+        self._remember([*(c.peer for c in strange), *clients], now)
+        return Connecting(
+            tuple(c.peer for c in strange if c.inode == 0 or self._is_young(c.peer, now)),
+            sum(self._is_young(pid, now) for pid in clients),
+        )
+
+    def is_ours(self, backend: int) -> bool:
+        """Whether a backend is the postmaster's, and not another server's."""
+        return backend in _children(self._pid)
+
+    def _remember(self, seen: Iterable[Peer | int], now: float) -> None:
+        self._since = {one: self._since.get(one, now) for one in seen}
+
+    def _is_young(self, one: Peer | int, now: float) -> bool:
+        return now - self._since[one] < self.patience + MARGIN
+
+
+def _children(pid: int) -> list[int]:
+    """The processes of a postmaster, none if it is gone. The file needs CONFIG_PROC_CHILDREN."""
+    if not Path(f"/proc/{pid}/task/{pid}").exists():
+        return []
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()]
+    except FileNotFoundError:
+        import psutil
+
+        return [child.pid for child in psutil.Process(pid).children()]
+
+
+def _is_client(pid: int) -> bool:
+    """Whether a process without a session looks like a client's. One that has ended has no title."""
+    try:
+        title = (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return bool(title) and bool(CLIENT_TITLE.match(title))

@@ -1,0 +1,80 @@
+"""One TCP port, as a look at Postgres sees it: connections, handshakes under way, and accept queues."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6
+from typing import TYPE_CHECKING
+
+from pgidle.gate.port_table import ESTABLISHED, LISTEN, SYN_RECV, entries
+from pgidle.idle.snapshot import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from pgidle.gate.port_table import Entry
+
+MAPPED = "::ffff:"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An established connection, seen from the port's side. `inode` is 0 until somebody accepts it; `unread` are
+    bytes that have come and that nobody has read; `heard` is how many seconds ago the last bytes came, if known."""
+
+    peer: Peer
+    inode: int
+    unread: int = 0
+    heard: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A listening socket: how many connections wait to be accepted from it."""
+
+    inode: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One reading of the port. `handshakes` counts connections whose last packet has yet to come."""
+
+    connections: tuple[Connection, ...]
+    listeners: tuple[Queue, ...]
+    handshakes: int
+
+
+def scan(port: int, addresses: Collection[str] = ()) -> Table:
+    """The port's sockets at these local addresses, else at all. Raises OSError if the kernel tells nothing.
+
+    Another server may have the same port of another address. `0.0.0.0` and `::` are all of their family.
+    """
+    rows = [*_read(AF_INET, port), *_read(AF_INET6, port)]
+    if addresses:
+        # The kernel tells a link-local address and its zone apart; who has the same one in another zone is counted too.
+        ours = {address.partition("%")[0] for address in addresses}
+        rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & ours]
+    return Table(
+        tuple(
+            Connection(Peer(row.address, row.port), row.inode, row.waiting, row.heard)
+            for row in rows
+            if row.state == ESTABLISHED
+        ),
+        tuple(Queue(row.inode, row.waiting) for row in rows if row.state == LISTEN),
+        sum(row.state == SYN_RECV for row in rows),
+    )
+
+
+def plain(address: str) -> str:
+    """An address without the dress of an IPv6 socket that serves an IPv4 client."""
+    return address.removeprefix(MAPPED) if "." in address else address
+
+
+def _read(family: int, port: int) -> Iterator[Entry]:
+    try:
+        yield from entries(family, port, (ESTABLISHED, SYN_RECV, LISTEN), is_heard_wanted=True)
+    except OSError as error:
+        if family == AF_INET or error.errno != errno.ENOENT:
+            raise  # A kernel without IPv6 has no table of it.

@@ -1,0 +1,263 @@
+"""The postmaster as a child process: spawn, signal, reap, and know when it accepts connections."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from pgidle.base.builtin_modules import close, signal
+from pgidle.gate import preload
+from pgidle.system.users import for_children
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pgidle.base.builtin_modules import socket
+
+END_PATIENCE, END_POLL = 10.0, 0.02
+"""Seconds for what an immediate shutdown, and a SIGKILL, take at most; and between two looks at that."""
+
+_STATE_OFFSET = 16
+"""Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
+_SHUT_DOWN = (1, 2)
+"""DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby's, or a crash recovery's that was stopped in good order."""
+
+
+def is_shut_down(data_dir: str) -> bool:
+    """Whether the cluster lies as a clean shutdown leaves it. False where that cannot be read.
+
+    The exit status alone does not tell: a postmaster exits with 0 from an immediate shutdown too.
+    """
+    return not os.path.lexists(f"{data_dir}/postmaster.pid") and is_checkpointed(data_dir)
+
+
+def is_checkpointed(data_dir: str) -> bool:
+    """Whether the checkpoint of a shutdown is written: what still runs then only archives WAL, or sends it to replicas.
+
+    False where that cannot be read.
+    """
+    try:
+        with open(f"{data_dir}/global/pg_control", "rb") as file:
+            (state,) = struct.unpack_from("=i", file.read(64), _STATE_OFFSET)
+    except (OSError, struct.error):
+        return False
+    return state in _SHUT_DOWN
+
+
+def has_unlogged(data_dir: str) -> bool:
+    """Whether there are unlogged tables, sequences or indexes: only they have an init fork (relpath.h)."""
+    from glob import iglob
+
+    places = ("base/*/*_init", "pg_tblspc/*/PG_*/*/*_init")
+    return any(next(iglob(place, root_dir=data_dir), None) is not None for place in places)
+
+
+def unarchived(data_dir: str) -> int:
+    """How many segments of WAL wait for archive_command; none where that cannot be read."""
+    try:
+        return sum(name.endswith(".ready") for name in os.listdir(f"{data_dir}/pg_wal/archive_status"))
+    except OSError:
+        return 0
+
+
+class Postmaster:
+    """One running postmaster. `pidfd` becomes readable when it has exited (pidfd_open(2))."""
+
+    def __init__(self, pid: int, data_dir: str, channel: socket.socket | None = None) -> None:
+        """`channel`: our end of what the library in it speaks, if it has one; whoever takes it closes it."""
+        self.pid = pid
+        self.since = time.monotonic()
+        self.data_dir = data_dir
+        self.pidfd = os.pidfd_open(pid)
+        self.channel = channel
+
+    def fast_shutdown(self) -> None:
+        """Disconnect everybody, checkpoint, exit 0."""
+        self._send(signal.SIGINT)
+
+    def immediate_shutdown(self) -> None:
+        """Exit at once, without a checkpoint: safe, and the next start recovers."""
+        self._send(signal.SIGQUIT)
+
+    def reload(self) -> None:
+        """Read postgresql.conf and pg_hba.conf again."""
+        self._send(signal.SIGHUP)
+
+    def kill(self) -> None:
+        """SIGKILL for every process of Postgres's, the postmaster last."""
+        for child in self._children():
+            try:
+                os.kill(int(child), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._send(signal.SIGKILL)
+
+    def find_background_writer(self) -> int | None:
+        """Its pid. It runs as long as Postgres serves: its end is the first sign of any other end (postmaster.c)."""
+        return next((int(child) for child in self._children() if b"background writer" in _title(child)), None)
+
+    def connecting(self) -> int:
+        """How many of its processes have a client that has no session yet, as far as their titles tell. With
+        update_process_title off they tell nothing after the fork."""
+        import re
+
+        # Before a process knows its client it still has the postmaster's own title.
+        early = re.compile(
+            rb"(?!postgres: ).|postgres: .*(\[local\]|\(\d+\)) (startup|initializing|authentication)$"
+        )
+        return sum(early.match(_title(child).rstrip(b"\0 ")) is not None for child in self._children())
+
+    def _children(self) -> list[str]:
+        """Pids of its processes; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
+        try:
+            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="utf-8") as file:
+                return file.read().split()
+        except OSError:
+            return []
+
+    def accepts(self) -> bool:
+        """Whether connections are accepted: line 8 of postmaster.pid (src/include/utils/pidfile.h) says so.
+
+        Without hot_standby it says `standby` while Postgres recovers, and clients are refused: from a crash or a backup
+        that ends by itself. Of a standby it is the last word until that is promoted.
+        """
+        try:
+            with open(f"{self.data_dir}/postmaster.pid", encoding="utf-8", errors="replace") as file:
+                lines = file.read().split("\n")
+        except OSError:
+            return False
+        if len(lines) < 8 or lines[0] != str(self.pid):
+            return False
+        says = lines[7].strip()
+        return says == "ready" or (says == "standby" and os.path.lexists(f"{self.data_dir}/standby.signal"))
+
+    def reap(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        close(self.pidfd)
+        return os.waitstatus_to_exitcode(status)
+
+    def end(self, stop_timeout: float) -> bool:
+        """Stop it in good order, by force after `stop_timeout` seconds, and wait for that: for who can look after it no
+        longer. Whether it exited with status 0."""
+        for number, seconds in (
+            (signal.SIGINT, stop_timeout),
+            (signal.SIGQUIT, END_PATIENCE),
+            (signal.SIGKILL, END_PATIENCE),
+        ):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                try:
+                    os.kill(self.pid, number)
+                    if (status := self.reap()) is not None:
+                        return status == 0
+                except ProcessLookupError:
+                    return False  # Somebody else has reaped it.
+                except OSError:
+                    pass  # Once more.
+                time.sleep(END_POLL)
+        return False
+
+    def _send(self, number: int) -> None:
+        signal.pidfd_send_signal(self.pidfd, number)
+
+
+def _title(pid: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(256)
+    except OSError:
+        return b""
+
+
+def spawn(
+    command: list[str],
+    data_dir: str,
+    environ: Mapping[str, str],
+    library: int | None,
+    listeners: Sequence[int],
+    errors: int | None = None,
+) -> Postmaster:
+    """Start a postmaster in a session of its own: a terminal's Ctrl-C reaches us alone, and nothing of Postgres's can
+    type into that terminal (TIOCSTI, ioctl_tty(2)), which may be root's.
+
+    `library` is the open file that it preloads, through which it shares the `listeners`. It gets SIGINT, a fast
+    shutdown, when this process dies (PR_SET_PDEATHSIG, set by the library where there is one). `errors` is its standard
+    error; ours, if None. Raises OSError where the program cannot be executed or looked after; none is left then.
+    """
+    environment = for_children(environ)
+    quiet_stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    # Python ignores these, and a child inherits what is ignored.
+    defaults = (signal.SIGPIPE, signal.SIGXFSZ)
+    if library is None:
+        return _looked_after(_fork(command, environment, defaults, errors), data_dir, None)
+    ours, theirs = preload.make_channel()
+    actions = [quiet_stdin, *preload.kept_open(library, theirs.fileno(), *listeners)]
+    if errors is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
+    try:
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            preload.environment(environment, library, theirs.fileno(), listeners),
+            file_actions=actions,
+            setsid=True,
+            setsigdef=defaults,
+            setsigmask=(),
+        )
+        return _looked_after(pid, data_dir, ours)
+    except OSError:
+        close(ours)
+        raise
+    finally:
+        close(theirs)
+
+
+def _looked_after(pid: int, data_dir: str, channel: socket.socket | None) -> Postmaster:
+    """Where its end could not be noticed it is ended: it has done nothing yet that the next would not recover."""
+    try:
+        return Postmaster(pid, data_dir, channel)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _fork(
+    command: list[str], environment: Mapping[str, str], defaults: Sequence[int], errors: int | None
+) -> int:
+    """Without the library the child asks for its signal itself, which takes ctypes and a fork."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    supervisor = os.getpid()
+    # Closed by exec, so that an end of file says that it worked.
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if (pid := os.fork()) == 0:
+        try:
+            os.setsid()
+            # SIGINT too: a handler of ours would swallow the supervisor's death between here and exec.
+            for number in (*defaults, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            libc.prctl(1, int(signal.SIGINT), 0, 0, 0)  # PR_SET_PDEATHSIG
+            if os.getppid() != supervisor:
+                os._exit(1)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if errors is not None:
+                os.dup2(errors, 2)
+            os.execve(command[0], command, environment)
+        except OSError as error:
+            os.write(writer, str(error.errno).encode())
+        finally:
+            os._exit(127)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        failed = answer.read()
+    if failed:
+        os.waitpid(pid, 0)
+        raise OSError(int(failed), os.strerror(int(failed)))
+    return pid

@@ -1,0 +1,334 @@
+"""Would Postgres start with what is on disk now? A program of its own, which has Postgres itself try.
+
+Postgres goes on with what it had when a file is wrong, and reads some settings only at a start, so that nobody notices
+before it has to start again. It is asked in steps, each with the very words that it is started with:
+
+- `postgres -C` reads and judges every configuration file, as for a start, and exits.
+- From 15 on `postgres -C shared_memory_size` also loads the preloaded libraries and the TLS files, and adds up memory.
+- pg_hba.conf is read last of all, after which the first child is forked. In a trial that may have no children
+  (RLIMIT_NPROC) that fork fails, and the postmaster exits: by then everything has been tried. (postmaster.c)
+
+The last two need a data directory that nobody locks: a scratch one, with copies of PG_VERSION and pg_control, and links
+to what an administrator may have put beside Postgres's own files (certificates). It has no WAL and no tables, so there
+is nothing that a trial could harm. No port is listened on, and no log file is written.
+
+Run as Postgres's user, at a low priority: `main` takes version, prepared transactions, data directory, folder
+and command from sys.argv, and prints a word of `Startable` and the reason. It changes nothing but its own folder. A
+program that runs before every sleep imports no more than it needs: little of Python's library costs less than a start
+of Postgres.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import resource
+import sys
+import time
+
+from pgidle.base.builtin_modules import signal
+from pgidle.idle.start_result import Startable, StartQuestion, StartResult
+from pgidle.postgres.complaints import first_complaint
+from pgidle.postgres.restored import complaint, restored
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+LIMIT = 30.0
+"""Seconds that all of it may take."""
+
+COMPUTES_MEMORY = 15
+"""The first major version whose `-C` goes as far as memory (GUC_RUNTIME_COMPUTED in guc.h)."""
+
+POLL = 0.002
+"""Seconds between two looks whether a trial has ended."""
+
+SCRATCH = "start-check"
+"""The scratch directory's name."""
+
+LEFT_OUT = frozenset({
+    "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "pg_wal", "postmaster.opts",
+    "postmaster.pid", "recovery.signal", "standby.signal", "tablespace_map",
+})  # fmt: skip
+"""What is Postgres's own in a data directory, besides its folders."""
+
+FOLDERS = frozenset({
+    "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot", "pg_serial",
+    "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_xact",
+})  # fmt: skip
+"""Those that a start looks into before it reads WAL (subdirs in initdb.c)."""
+
+SOCKET = ".s.PGSQL."
+"""So begin a Unix socket and its lock file, which may be in the data directory, too."""
+
+QUIET = {
+    "listen_addresses": "",
+    "unix_socket_directories": ".",
+    "external_pid_file": "",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "log_min_messages": "warning",
+    "log_error_verbosity": "default",
+    "log_line_prefix": "",
+    "lc_messages": "C",
+    # Two Postgreses need not have room for their huge pages at once.
+    "huge_pages": "off",
+}
+"""For a trial that opens no socket of anybody's, writes no file, and says in English what is wrong."""
+
+SMALL = {"shared_preload_libraries": "", "ssl": "off", "shared_buffers": "16"}
+"""Besides, where these have been tried already. pg_hba.conf does not depend on them."""
+
+STARTED = r"could not fork|startup process \(PID"
+"""What a trial that got through says: nothing but processes was missing, or WAL, to a process that the kernel let it
+have: CAP_SYS_RESOURCE and CAP_SYS_ADMIN (a unit's AmbientCapabilities=) outrank the limit."""
+
+CERTAIN = (
+    r"could not (load|access file|access private key file|map anonymous shared memory)|incompatible library"
+    r"|private key file .* (has group|must be owned)|configuration file .* contains errors|cannot be enabled when"
+    r"|requires wal_level|must be less than"
+)
+"""What a start up to 14 would fail of in any case. Other complaints may be due to the trial: libraries are tried with
+it, which may want children or threads."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+OUT_OF_ROOM = "No space left on device|Disk quota exceeded|Read-only file system"
+"""A trial's own trouble, as is all that names its scratch directory; how much room there is `disk` tells."""
+
+
+class Fatal(Exception):
+    """Postgres would not start: one line."""
+
+
+class Doubtful(Exception):
+    """It could not be tried: one line."""
+
+
+def check(question: StartQuestion) -> StartResult:
+    """Try it all; the first thing that is wrong counts."""
+    scratch = f"{question.folder}/{SCRATCH}"
+    try:
+        trial = Trial(question, scratch)
+        trial.try_configuration()
+        try:
+            make_scratch(question.data_dir, scratch)
+            trial.try_scratch()
+            trial.try_restored()
+        except OSError as error:
+            # A quota shows in nothing but this. As little can Postgres write its pid file.
+            if (
+                error.errno in NO_ROOM
+                and os.stat(question.folder).st_dev == os.stat(question.data_dir).st_dev
+            ):
+                raise Fatal(f"nothing can be written in {question.data_dir}: {error.strerror}") from None
+            raise
+        finally:
+            remove(scratch)
+    except Fatal as error:
+        return StartResult(Startable.NO, str(error))
+    except Doubtful as error:
+        return StartResult(Startable.UNKNOWN, str(error))
+    except (OSError, ValueError) as error:
+        return StartResult(Startable.UNKNOWN, f"it could not be tried: {' '.join(str(error).split())}")
+    return StartResult(Startable.YES)
+
+
+def make_scratch(data_dir: str, scratch: str) -> None:
+    """A data directory that a postmaster takes for one until it reads WAL. Raises OSError."""
+    remove(scratch)
+    os.mkdir(scratch, 0o700)
+    os.mkdir(f"{scratch}/global", 0o700)
+    for name in ("PG_VERSION", "global/pg_control"):
+        with open(f"{data_dir}/{name}", "rb") as source, open(f"{scratch}/{name}", "wb") as copy:
+            copy.write(source.read())
+    for entry in os.scandir(data_dir):
+        if entry.name in FOLDERS:
+            os.mkdir(f"{scratch}/{entry.name}", 0o700)
+        elif entry.name not in LEFT_OUT and not entry.name.startswith(SOCKET):
+            os.symlink(os.path.join(data_dir, entry.name), f"{scratch}/{entry.name}")
+
+
+def remove(scratch: str) -> None:
+    """Remove it with all that it has come to hold, but nothing that links lead to. Raises OSError."""
+    if os.path.islink(scratch):
+        os.unlink(scratch)
+    for folder, folders, others in os.walk(scratch, topdown=False):
+        for name in folders + others:
+            path = f"{folder}/{name}"
+            if os.path.islink(path) or not os.path.isdir(path):
+                os.unlink(path)
+            else:
+                os.rmdir(path)
+    if os.path.lexists(scratch):
+        os.rmdir(scratch)
+
+
+class Trial:
+    """Runs of Postgres's program, all within LIMIT seconds. `scratch` need not be there before `try_scratch`."""
+
+    def __init__(self, question: StartQuestion, scratch: str) -> None:
+        self._question = question
+        self._scratch = scratch
+        self._until = time.monotonic() + LIMIT
+
+    def try_configuration(self) -> None:
+        """Every value of every file; and folders that Postgres starts with, or not at all. Raises Fatal, Doubtful."""
+        data_dir = self._ask("data_directory")
+        if not _is_same(data_dir, self._question.data_dir):
+            raise Fatal(f"data_directory is {data_dir}, not {self._question.data_dir}")
+        folders = [one.strip().strip('"') for one in self._ask("unix_socket_directories").split(",")]
+        for folder in folders:
+            if folder and not folder.startswith("@") and not _is_writable(folder):
+                raise Fatal(f"unix_socket_directories: no socket can be made in {folder}")
+        if self._ask("logging_collector") == "on":
+            log_directory = os.path.join(self._question.data_dir, self._ask("log_directory"))
+            if not _can_hold(log_directory):
+                raise Fatal(f"logging_collector is on, and log_directory {log_directory} cannot be written")
+
+    def try_scratch(self) -> None:
+        """Libraries, TLS, memory, pg_hba.conf. Raises Fatal, Doubtful."""
+        # Up to 14, and with Debian outside of the data directory: the running Postgres's is in use.
+        quiet = early = QUIET | {"stats_temp_directory": "."}
+        if self._question.version >= COMPUTES_MEMORY:
+            self._try_memory(int(self._ask("shared_memory_size", data_directory=self._scratch)))
+            if self._ask("huge_pages") == "on":
+                self._try_huge_pages()
+            quiet = QUIET | SMALL
+        _, _, said = self._run((), is_alone=True, data_directory=self._scratch, **quiet)
+        if any(_is_in(STARTED, line) for line in said):
+            return
+        complaint = first_complaint(said)
+        if "could not map anonymous shared memory" in complaint and _overcommit() == 2:
+            raise Doubtful(f"a trial start beside Postgres says: {complaint}")
+        is_own = self._scratch in complaint or _is_in(OUT_OF_ROOM, complaint)
+        if complaint and not is_own and (quiet is not early or _is_in(CERTAIN, complaint)):
+            raise Fatal(complaint)
+        raise Doubtful(f"a trial start says: {complaint}")
+
+    def try_restored(self) -> None:
+        """What has to be restored, which a scratch directory has nothing of. Raises Fatal, Doubtful, OSError."""
+        there = restored(self._question.data_dir, self._question.prepared)
+        if said := complaint(there, self._question.version, self._ask):
+            raise Fatal(said)
+
+    def _ask(self, name: str, **settings: str) -> str:
+        """The value of a setting as a start would have it. Raises Fatal in Postgres's own words."""
+        status, value, said = self._run(("-C", name), is_alone=False, **settings)
+        if status == 0:
+            return value.removesuffix("\n")
+        complaint = first_complaint(said)
+        if status < 0 or self._scratch in complaint or _is_in(OUT_OF_ROOM, complaint):
+            raise Doubtful(f"postgres -C {name} says: {complaint or f'ended by signal {-status}'}")
+        raise Fatal(complaint or f"postgres -C {name} exits with status {status}")
+
+    def _run(self, more: tuple[str, ...], *, is_alone: bool, **settings: str) -> tuple[int, str, list[str]]:
+        """Exit status, negative for a signal, what it prints, and its lines on stderr. `is_alone`: it may not fork."""
+        said = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        command = [*self._question.command, *said, *more]
+        with open(os.memfd_create("stdout"), "rb") as out, open(os.memfd_create("stderr"), "rb") as err:
+            if (pid := os.fork()) == 0:
+                _become(command, out.fileno(), err.fileno(), is_alone=is_alone)
+            status = self._await(pid)
+            out.seek(0)
+            err.seek(0)
+            printed, complaints = (file.read().decode(errors="surrogateescape") for file in (out, err))
+        return status, printed, complaints.splitlines()
+
+    def _await(self, pid: int) -> int:
+        """Its exit status, negative for a signal. Raises Doubtful if it takes too long."""
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > self._until:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise Doubtful(f"a trial start takes longer than {LIMIT:g} s")
+            time.sleep(POLL)
+
+    def _try_memory(self, megabytes: int) -> None:
+        """Ask for it as Postgres does (CreateAnonymousSegment in sysv_shmem.c), and use none of it."""
+        try:
+            mmap.mmap(-1, megabytes * 2**20).close()
+        except OSError as error:
+            text = f"{megabytes} MB of shared memory cannot be had: {error.strerror}"
+            # Strict accounting: the running Postgres's share will be free by then.
+            if _overcommit() == 2 and megabytes * 1024 <= _meminfo("CommitLimit"):
+                raise Doubtful(f"{text} while Postgres runs") from None
+            raise Fatal(f"{text} (shared_buffers, max_connections)") from None
+
+    def _try_huge_pages(self) -> None:
+        needed = int(self._ask("shared_memory_size_in_huge_pages", data_directory=self._scratch))
+        there = _meminfo("HugePages_Total")
+        if needed > there and self._ask("huge_page_size") == "0":
+            raise Fatal(f"huge_pages is on, and of {needed} huge pages there are {there} (vm.nr_hugepages)")
+
+
+def _become(command: list[str], out: int, err: int, *, is_alone: bool) -> NoReturn:
+    """Execute it in place of this process, which is a child."""
+    try:
+        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
+            os.dup2(descriptor, number)
+        if is_alone:
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        os.execv(command[0], command)
+    except OSError as error:
+        os.write(2, f"cannot execute {command[0]}: {error.strerror}".encode())
+    finally:
+        os._exit(127)
+
+
+def _is_in(pattern: str, text: str) -> bool:
+    import re
+
+    return re.search(pattern, text) is not None
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _is_writable(folder: str) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _can_hold(folder: str) -> bool:
+    """The log collector makes its folder, but none above it (SysLogger_Start in syslogger.c)."""
+    return _is_writable(folder if os.path.lexists(folder) else os.path.dirname(folder))
+
+
+def _overcommit() -> int:
+    with open("/proc/sys/vm/overcommit_memory", "rb") as file:
+        return int(file.read())
+
+
+def _meminfo(name: str) -> int:
+    """In kB, or a number of pages."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith(f"{name}:")), 0)
+
+
+def main() -> None:
+    os.nice(10)
+    _yield_memory()
+    version, prepared, data_dir, folder, *command = sys.argv[1:]
+    result = check(StartQuestion(tuple(command), int(version), data_dir, folder, os.environ, int(prepared)))
+    try:
+        os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
+    except BrokenPipeError:
+        return  # Who asked is no more.
+
+
+def _yield_memory() -> None:
+    """Rather a trial than anything else is killed where memory is short."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        return

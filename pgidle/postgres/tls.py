@@ -1,0 +1,35 @@
+"""Where the self-signed certificate is, whether it still serves, and how Postgres is told of it.
+
+On the way to every wake: one small file is read. What makes a certificate is `certificate`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pgidle.postgres.data_directory import OWN_FOLDER
+
+FOLDER = f"{OWN_FOLDER}/tls"
+"""In the data directory whatever the state directory is: clients keep a copy, so it must live as long as the data."""
+CERTIFICATE = "server.crt"
+KEY = "server.key"
+EXPIRES = "expires"
+"""The moment, in seconds since 1970, as text: reading it from the certificate would take a parser on every wake."""
+
+
+def is_valid(data_dir: str, now: float) -> bool:
+    """Whether there is a certificate with its key, not expired. Replaced no sooner: until then every copy serves."""
+    folder = f"{data_dir}/{FOLDER}"
+    try:
+        with open(f"{folder}/{EXPIRES}", "rb") as file:
+            expires = int(file.read(24))
+    except (OSError, ValueError):
+        return False
+    return now < expires and all(os.path.isfile(f"{folder}/{name}") for name in (CERTIFICATE, KEY))
+
+
+def postgres_arguments(data_dir: str) -> tuple[str, ...]:
+    """What has Postgres use it."""
+    folder = f"{data_dir}/{FOLDER}"
+    files = (f"ssl_cert_file={folder}/{CERTIFICATE}", f"ssl_key_file={folder}/{KEY}")
+    return ("-c", "ssl=on", "-c", files[0], "-c", files[1])

@@ -1,0 +1,77 @@
+"""What is there before the supervisor lives, and stays: settings, sockets, folders."""
+
+from __future__ import annotations
+
+from pgidle.base.errors import PgidleError
+from pgidle.base.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from pgidle.gate.gate import Gate
+    from pgidle.postgres.image_variables import FirstStart
+    from pgidle.postgres.programs import Binaries
+    from pgidle.run.sd_listen import Manager
+    from pgidle.settings.settings import Settings
+    from pgidle.system.event_loop import Loop
+    from pgidle.system.log import Log
+    from pgidle.system.state_directory import StateDir
+
+
+@record
+class SettingsRead:
+    """The settings, or the line that says what is wrong with them."""
+
+    settings: Settings | None
+    error: str
+
+
+@record
+class Doors:
+    """Listening sockets: HTTP on TCP (any number), and the control socket."""
+
+    tcp: tuple[socket.socket, ...]
+    control: socket.socket
+
+
+@record
+class Files:
+    """What to notice changes of: the data directory's configuration, and the settings file, there or not yet.
+
+    `resolve` reads the settings again; it raises PgidleError.
+    """
+
+    data_dir: str
+    settings_file: str | None
+    resolve: Callable[[], Settings]
+
+    def read(self) -> SettingsRead:
+        """The settings as they are now, or what is wrong with them."""
+        try:
+            return SettingsRead(self.resolve(), "")
+        except PgidleError as error:
+            return SettingsRead(None, str(error))
+
+
+@record
+class House:
+    """Made by `boot`, lent to everybody. `first` is there when the data directory has yet to be made.
+
+    `library` is the open file that Postgres preloads; None where the gate does without."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    binaries: Binaries
+    first: FirstStart | None
+    library: int | None
+    gate: Gate
+    gate_why: str
+    state_dir: StateDir
+    doors: Doors
+    files: Files
+    loop: Loop
+    log: Log
+    manager: Manager | None
+    supervisor_pid: int

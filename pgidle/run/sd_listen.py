@@ -1,0 +1,115 @@
+"""What comes with the start: descriptors; and from a service manager listening sockets (sd_listen_fds(3)), and where it
+wants to hear of us.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pgidle.base.builtin_modules import socket
+from pgidle.base.errors import PgidleError
+from pgidle.base.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from pgidle.gate.listeners import Listener
+
+FIRST = 3  # SD_LISTEN_FDS_START
+VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+
+@record
+class Manager:
+    """Where messages go (as bind(2) takes it: abstract with a NUL in front), and how often it wants to hear of us."""
+
+    address: str
+    ping_every: float | None
+
+
+def settle_streams() -> None:
+    """Make the three standard streams safe to work with, and let no program of ours inherit any other descriptor.
+
+    Where one is missing, the first socket would get its number, and the log would be written to a client. Of a terminal
+    of root's, Postgres must not read what is typed: it may write there, but not with a descriptor that also reads.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for number in (1, 2):
+        if os.geteuid() == 0 and os.isatty(number):
+            try:
+                writer = os.open(os.ttyname(number), os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            except OSError:
+                continue  # It has no name here (another mount namespace's).
+            os.dup2(writer, number)
+            os.close(writer)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # That of the listing itself.
+
+
+def take_sockets(environ: MutableMapping[str, str]) -> tuple[Listener, ...]:
+    """The listeners that are meant for this process, of TCP and Unix. Nothing that we start hears of them.
+
+    Raises PgidleError for a socket that Postgres could not share.
+    """
+    from pgidle.gate.listeners import Listener
+
+    said = {name: environ.pop(name, "") for name in VARIABLES}
+    if said["LISTEN_PID"] != str(os.getpid()) or not said["LISTEN_FDS"].isdigit():
+        return ()
+    taken = []
+    for fd in range(FIRST, FIRST + int(said["LISTEN_FDS"])):
+        os.set_inheritable(fd, False)
+        inherited = socket.socket(fileno=fd)
+        kinds = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+        if inherited.family not in kinds or inherited.type != socket.SOCK_STREAM:
+            raise PgidleError(
+                f"inherited descriptor {fd} is no TCP socket, and no Unix socket of that kind",
+                "give pgidle.socket ListenStream=ADDRESS:PORT, or a path",
+            )
+        is_dual = inherited.family == socket.AF_INET6 and not inherited.getsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+        )
+        if is_dual:
+            # What pg_hba.conf says of IPv4 addresses would match nobody.
+            raise PgidleError(
+                f"inherited descriptor {fd} takes IPv4 on an IPv6 socket",
+                "give pgidle.socket BindIPv6Only=ipv6-only",
+            )
+        taken.append(Listener(inherited, is_inherited=True))
+    return tuple(taken)
+
+
+def is_reachable(one: Listener, port: int) -> bool:
+    """Whether a Unix socket has its file. Where it has none Postgres has to make another there, which lasts as long as
+    we do. Called as Postgres's user. Raises PgidleError for a socket that Postgres would not take for its own."""
+    folder, _, name = one.name.rpartition("/")
+    if name != f".s.PGSQL.{port}":
+        raise PgidleError(
+            f"the inherited Unix socket {one.name} is none of a Postgres on port {port}",
+            f"give pgidle.socket ListenStream={folder}/.s.PGSQL.{port}",
+        )
+    if one.path is None:
+        return True
+    return os.path.lexists(one.path)
+
+
+def take_manager(environ: MutableMapping[str, str]) -> Manager | None:
+    """The service manager that waits for messages, if one does. Nothing that we start hears of it: Postgres, built
+    with systemd, would tell it about itself."""
+    said = {name: environ.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
+    path = said["NOTIFY_SOCKET"]
+    if not path.startswith(("/", "@")) or len(path) < 2:
+        return None
+    is_for_us = said["WATCHDOG_PID"] in ("", str(os.getpid()))
+    micros = int(said["WATCHDOG_USEC"]) if is_for_us and said["WATCHDOG_USEC"].isdigit() else 0
+    # Half of the time, as sd_watchdog_enabled(3) recommends.
+    return Manager("\0" + path[1:] if path[0] == "@" else path, micros / 2e6 or None)

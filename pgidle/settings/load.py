@@ -1,0 +1,143 @@
+"""The settings file: whether it counts, and for how much.
+
+It says which programs are run and which folders are made, so it counts whole only where nobody but root and who
+started pgidle could have written it. Beside a data directory there is often no such place: everything there is
+Postgres's user's. To root, such a file may say what only concerns how Postgres sleeps and wakes, which are the settings
+that may be changed while pgidle runs; it is opened with that user's rights.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pgidle.base.errors import SettingsError
+from pgidle.base.record import record
+from pgidle.settings.options import OPTIONS
+from pgidle.settings.settings import config_path, parse_file, resolve
+from pgidle.system.trusted_path import read_trusted, trust_in
+from pgidle.system.users import acting_as, plan, told
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgidle.settings.options import Options
+    from pgidle.settings.settings import Resolved
+    from pgidle.system.users import Identity
+
+LARGEST_LESSER = 1 << 14
+"""Bytes of a lesser user's file: few settings count in it, and TOML can be made to take long to read."""
+MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+
+@record
+class Caller:
+    """Who started pgidle: the effective ids of that moment, which `become` changes."""
+
+    uid: int
+    gid: int
+
+
+@record
+class Content:
+    """What the file says, unread. `weakness` is None where all of it counts, else in words why only a part does."""
+
+    keys: Mapping[str, object]
+    weakness: str | None = None
+
+    def refuse_unfit(self, path: str) -> None:
+        """Raise SettingsError for a key that does not count."""
+        if self.weakness is None:
+            return
+        live = {option.name for option in OPTIONS if option.live}
+        known = {option.name for option in OPTIONS}
+        for key in self.keys:
+            name = key.replace("_", "-")
+            if name in known - live:
+                raise SettingsError(
+                    f"{path}: {name} does not count: {self.weakness}, and root takes from there only what may be"
+                    " changed while pgidle runs",
+                    f"set PGIDLE_{name.replace('-', '_').upper()}, or move the file to /etc/pgidle.toml, as root's, and"
+                    " set --config",
+                )
+
+
+def read_settings(
+    options: Options, postgres_args: tuple[str, ...], cwd: str, caller: Caller | None = None
+) -> Resolved:
+    """Settings from the command line, the environment and the file. Raises SettingsError.
+
+    Paths count from `cwd`; `caller` is who started pgidle, where that is not who runs it now.
+    """
+    path, is_asked_for = config_path(options, os.environ, cwd)
+    content = None
+    if path is not None:
+        content = read_file(path, options, caller or Caller(os.geteuid(), os.getegid()), cwd)
+        if content is None and is_asked_for:
+            raise SettingsError(f"{path} is not there", "correct --config")
+    if content is not None and path is not None:
+        content.refuse_unfit(path)
+    keys = content.keys if content is not None else None
+    return resolve(options, os.environ, keys, path, cwd, postgres_args)
+
+
+def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content | None:
+    """The file's content, None where there is none. Raises SettingsError where it cannot be read, or is not to be."""
+    try:
+        text, weakness = read_trusted(path, trust_in(caller.uid, caller.gid))
+    except OSError as error:
+        if error.errno in MISSING:
+            return None
+        if error.errno != errno.ELOOP and (error.errno != errno.EACCES or caller.uid != 0):
+            raise _unreadable(path, error) from None
+        why = f"{error.filename or path}: {error.strerror}"
+    else:
+        if weakness is None:
+            return Content(parse_file(text, path))
+        why = told(weakness)
+    return _read_lesser(path, why, options, caller, cwd)
+
+
+def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str) -> Content | None:
+    """What root takes from a file that only who it becomes could have written, opened with that user's rights."""
+    if caller.uid != 0:
+        raise _refusal(path, why, caller)
+    if not (options.get("data-dir") or os.environ.get("PGIDLE_DATA_DIR") or os.environ.get("PGDATA")):
+        # Who that is may not be said by the file itself.
+        raise _refusal(path, why, caller)
+    identity = _identity(options, cwd)
+    try:
+        with acting_as(identity):
+            text, weakness = read_trusted(path, trust_in(*_ids(identity)))
+    except OSError as error:
+        if error.errno in MISSING:
+            return None
+        raise _unreadable(path, error) from None
+    if weakness is not None:
+        raise _refusal(path, told(weakness), caller)
+    if len(text) > LARGEST_LESSER:
+        raise SettingsError(f"{path} is larger than {LARGEST_LESSER >> 10} kB", "make it shorter")
+    return Content(parse_file(text, path), why)
+
+
+def _refusal(path: str, why: str, caller: Caller) -> SettingsError:
+    return SettingsError(
+        f"{path} is not read: {why}, so that somebody else could have written it",
+        f"chown {'root' if caller.uid == 0 else 'it to yourself'} and chmod go-w, or set --config to a place that is"
+        " nobody else's, such as /etc/pgidle.toml",
+    )
+
+
+def _identity(options: Options, cwd: str) -> Identity | None:
+    """Who root becomes; None when that has happened."""
+    settings = resolve(options, os.environ, None, None, cwd).settings
+    return plan(settings.user if os.geteuid() == 0 else None, settings.data_dir)
+
+
+def _ids(identity: Identity | None) -> tuple[int, int]:
+    return (identity.uid, identity.gid) if identity is not None else (os.geteuid(), os.getegid())
+
+
+def _unreadable(path: str, error: OSError) -> SettingsError:
+    return SettingsError(f"{path} cannot be read: {error.strerror}", "mend it, or set --config")

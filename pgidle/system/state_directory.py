@@ -1,0 +1,249 @@
+"""The state directory: one supervisor at a time, and what it leaves for the next one.
+
+`lock` is held (flock(2)) while a supervisor lives; its two lines are the supervisor's pid and the postmaster's. Behind
+them it says why a supervisor failed, until Postgres has started again.
+`last.json` is about the last sleep and outlives it, as do the holds in `holds.json`. Everything is reached through the
+folder's descriptor, and never through a link: a folder that others can write would lead to their choice of this user's
+files, and is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+
+from pgidle.base.errors import PgidleError
+from pgidle.system.trusted_path import judge, open_folder, trust_in
+from pgidle.system.users import user_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pgidle.base.builtin_modules import socket
+
+LAST_SLEEP = "last.json"
+WATCH_ROLE = "watch-role"
+"""Is there where the last look found a role that was made for looking."""
+HOLDS = "holds.json"
+CONTROL_SOCKET = "control.sock"
+LATEST = 253_402_300_799.0
+"""Unix time at the end of the year 9999."""
+LARGEST = 1 << 20
+"""Bytes: no file that is kept there is longer."""
+RECORD_BYTES = 48
+"""Of the two lines, always: what is written later takes no room that a full disk might not have."""
+FAILURE_BYTES = 2000
+"""Of what follows: a moment (Unix time) and the reason, in the same block of any file system."""
+FORK_PATIENCE = 1.0
+"""Seconds for a killed supervisor's forked child to reach exec(3), and with it give up the lock."""
+
+
+class StateDir:
+    """A state directory that is ours alone until this process ends. `folder` is its descriptor."""
+
+    def __init__(self, path: str) -> None:
+        """Create it if needed and take its lock. Raises PgidleError where it cannot be had."""
+        self.path = path
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            self.folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            _refuse_shared(path, os.fstat(self.folder))
+            self._lock = _open_own("lock", self.folder, os.O_RDWR | os.O_CREAT)
+            self._take()
+            if os.fstat(self._lock).st_size < RECORD_BYTES + FAILURE_BYTES:
+                os.pwrite(self._lock, b" " * FAILURE_BYTES, RECORD_BYTES)
+            self.earlier_postmaster = _record(self._lock)[1]
+            """Pid of the postmaster that the supervisor before us started, if it had no time to forget it."""
+            self._write(self.earlier_postmaster)
+        except OSError as error:
+            raise PgidleError(
+                f"cannot write the state directory {path}: {error.strerror}",
+                "put that right, or set --state-dir",
+            ) from error
+
+    def remember_postmaster(self, pid: int | None) -> None:
+        """Write down whom we started, for a successor who finds it alive after we were killed.
+
+        Where the disk takes nothing, not even in place, it is left: nobody who waits is refused for it, and only such
+        a successor will not know.
+        """
+        try:
+            self._write(pid)
+        except OSError:
+            return
+
+    def keep_failure(self, why: str | None) -> None:
+        """Write down why this supervisor ends, for who asks when nothing runs; None: Postgres has started.
+
+        In place, as the reason may be that the disk is full. Where that fails, only the log knows.
+        """
+        text = f"{time.time():.3f} {why}".encode(errors="replace")[:FAILURE_BYTES] if why is not None else b""
+        try:
+            os.pwrite(self._lock, text.ljust(FAILURE_BYTES), RECORD_BYTES)
+        except OSError:
+            return
+
+    def _write(self, pid: int | None) -> None:
+        text = f"{os.getpid()}\n{pid or ''}\n".encode()
+        os.pwrite(self._lock, text.ljust(RECORD_BYTES), 0)
+
+    def keep(self, name: str, content: str, *, durable: bool = False) -> None:
+        """Write a file as a whole or not at all; `durable`: on return it survives a loss of power. Raises OSError."""
+        new = f"{name}.new"
+        try:
+            os.unlink(new, dir_fd=self.folder)
+        except FileNotFoundError:
+            pass
+        descriptor = _open_own(new, self.folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(new, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        if durable:
+            folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.folder)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def find(self, name: str) -> str | None:
+        """What was kept under a name, or None."""
+        try:
+            return read_kept(self.folder, name).decode()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def forget(self, name: str) -> None:
+        """What was kept under a name is there no more. Raises OSError."""
+        try:
+            os.unlink(name, dir_fd=self.folder)
+        except FileNotFoundError:
+            return
+
+    def _take(self) -> None:
+        deadline = time.monotonic() + FORK_PATIENCE
+        while _is_taken(self._lock):
+            holder = _record(self._lock)[0]
+            if holder is None or os.path.exists(f"/proc/{holder}") or time.monotonic() > deadline:
+                raise _served(self._lock)
+            time.sleep(0.01)
+
+
+def refuse_served(path: str) -> None:
+    """Raise PgidleError where another supervisor has the state directory. Nothing is made or changed."""
+    try:
+        folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = _open_own("lock", folder, os.O_RDONLY)
+        finally:
+            os.close(folder)
+    except OSError:
+        return
+    try:
+        if _is_taken(descriptor):
+            raise _served(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_of_another(path: str) -> int:
+    """A supervisor's state directory, for who is not the supervisor: a descriptor. Raises OSError.
+
+    Links that its owner could have put on the way lead to folders of that owner's, and to nobody else's.
+    """
+    path = os.path.abspath(path)
+    owner = os.stat(path)
+    folder, _ = open_folder(path, trust_in(owner.st_uid, owner.st_gid))
+    if os.fstat(folder).st_uid != owner.st_uid:
+        os.close(folder)
+        raise OSError(errno.ELOOP, "it has just been replaced", path)
+    return folder
+
+
+def read_kept(folder: int, name: str) -> bytes:
+    """A file of a state directory's, whoever else could have put something else there. Raises OSError."""
+    with open(_open_own(name, folder, os.O_RDONLY), "rb") as file:
+        return file.read(LARGEST)
+
+
+def last_failure(path: str) -> tuple[float, str] | None:
+    """When (Unix time) and why a supervisor of a state directory failed, for who is not the supervisor; None where
+    Postgres has started since, or it cannot be read."""
+    try:
+        folder = open_of_another(path)
+        try:
+            said = read_kept(folder, "lock")[RECORD_BYTES : RECORD_BYTES + FAILURE_BYTES]
+        finally:
+            os.close(folder)
+        at, _, why = said.decode(errors="replace").strip().partition(" ")
+        return (float(at), why) if why and 0 <= float(at) <= LATEST else None
+    except (OSError, ValueError):
+        return None
+
+
+def connect(folder: int, client: socket.socket) -> None:
+    """Connect to the supervisor of a state directory. Raises OSError, as where there is none.
+
+    By descriptor: a socket's path may have 107 bytes (unix(7)), a folder's many more; and what is connected to is
+    what was looked at, no link to a socket that only root could reach.
+    """
+    place = os.open(CONTROL_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        found = os.fstat(place)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.fstat(folder).st_uid:
+            raise OSError(errno.ENOTSOCK, "it is no socket of the folder's owner")
+        client.connect(f"/proc/self/fd/{place}")
+    finally:
+        os.close(place)
+
+
+def _open_own(name: str, folder: int, flags: int) -> int:
+    """Without O_NONBLOCK to open a pipe would wait for its other end."""
+    also = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(name, flags | also, 0o600, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{name} is not a regular file")
+    return descriptor
+
+
+def _refuse_shared(path: str, found: os.stat_result) -> None:
+    """By the rule for settings files: a group of this user's own may write."""
+    weakness = judge(path, found, trust_in(os.geteuid(), os.getegid()))
+    if found.st_uid == os.geteuid() and weakness is None and not found.st_mode & stat.S_IWOTH:
+        return
+    user = user_name(os.geteuid())
+    raise PgidleError(
+        f"state directory {path} is not {user}'s alone to write",
+        f"chown {user} and chmod 0700 it, or set --state-dir to a folder of its own",
+    )
+
+
+def _is_taken(descriptor: int) -> bool:
+    """Take the lock, unless somebody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        return True
+    return False
+
+
+def _served(descriptor: int) -> PgidleError:
+    holder = _record(descriptor)[0] or "unknown"
+    return PgidleError(f"pgidle with pid {holder} already serves this data directory", "stop that one")
+
+
+def _record(descriptor: int) -> tuple[int | None, int | None]:
+    """The pids of the supervisor and of its postmaster, as far as they are there."""
+    lines = [*os.pread(descriptor, RECORD_BYTES, 0).split(b"\n"), b"", b""]
+    return _number(lines[0]), _number(lines[1])
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() else None
