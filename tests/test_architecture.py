@@ -22,50 +22,20 @@ MODULES = sorted(
     if path.name != "__init__.py"
 )
 
+PURE_PACKAGES = ("base", "settings", "lifecycle", "idle")
+TOUCHES = {"settings.load"}
+"""The one module of those packages that reads a file."""
 CORE = {
-    *("record", "errors", "options", "settings", "arguments", "lifecycle", "restarts", "snapshot", "reasons"),
-    *("blockers", "changes", "flapping", "held", "keepers", "policy", "query", "startable", "statements"),
-    *("status", "entrypoint", "orders", "hold_file", "platforms"),
-    *("observer.messages", "observer.wire", "observer.answers"),
+    *(name for name in MODULES if name.partition(".")[0] in PURE_PACKAGES and name not in TOUCHES),
+    *("observer.messages", "observer.wire", "observer.answers", "observer.query"),
+    *("control.status", "control.orders", "control.hold_file", "postgres.complaints"),
 }
 PURE_DOCTOR = {
-    f"doctor.{name}"
-    for name in (
-        *(
-            "finding",
-            "tree",
-            "toml_tree",
-            "yaml_tree",
-            "unit_file",
-            "durations",
-            "told",
-            "stopping",
-            "printed",
-        ),
-        *("fly", "fly_services", "units", "containers", "compose", "kubernetes", "configuration", "hba"),
-        *(
-            "images",
-            "addresses",
-            "interpolation",
-            "neighbours",
-            "manifests",
-            "fly_groups",
-            "fly_machine",
-            "ident",
-        ),
-        *("compose_values", "units_sandbox", "hba_records"),
-    )
-}
-TOP = {
-    "supervisor",
-    "observer.process",
-    "observer.serving",
-    "judge",
-    "boot",
-    "cli",
-    "container",
-    "__main__",
-    "doctor.rounds",
+    "doctor.finding",
+    "doctor.printed",
+    *(name for name in MODULES if name.startswith("doctor.platforms.")),
+    *(name for name in MODULES if name.startswith("doctor.readers.") and name != "doctor.readers.hba_files"),
+    *(f"doctor.machine.{name}" for name in ("postgresql_conf", "pg_hba", "pg_ident")),
 }
 IMPURE = {
     *("asyncio", "select", "socket", "subprocess", "threading", "signal", "psycopg", "psutil", "h11"),
@@ -122,25 +92,13 @@ def test_the_core_asks_no_clock() -> None:
         assert "time.time()" not in text, module
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name not in TOP])
-def test_no_edge_knows_the_supervisor(module: str) -> None:
-    above = {f"pgidle.{name}" for name in TOP}
-    assert not imports(module, at_run_time=True) & above
-
-
-def rows() -> list[set[str]]:
-    """The modules in each row of the map in CONTRIBUTING.md, from the top."""
+def layers() -> dict[str, int]:
+    """The row of each package, or single module, in the map in CONTRIBUTING.md; 0 is the top."""
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.partition("## The map")[2].partition("\n\nTwo processes")[0]
-    lines = [line.split("|")[2] for line in table.splitlines() if line.startswith("|")]
-    named = [re.findall(r"`([^`]+)`", files) for files in lines]
-    found = [{name.replace("/", ".") for name in names} for names in named if names]
-    single = set().union(*found)
-    for row in found:
-        for folder in [name for name in row if name.endswith(".*")]:
-            row.remove(folder)
-            row |= {name for name in MODULES if name.startswith(folder[:-1]) and name not in single}
-    return found
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    named = [re.findall(r"`([a-z_]+)/?`", cell) for cell in cells]
+    return {name: number for number, names in enumerate(filter(None, named)) for name in names}
 
 
 def own_imports() -> dict[str, set[str]]:
@@ -155,15 +113,20 @@ def own_imports() -> dict[str, set[str]]:
 
 
 def test_imports_go_down_the_map() -> None:
-    place = {name: number for number, row in enumerate(rows()) for name in row}
-    assert set(MODULES) <= set(place)
+    row = layers()
+    assert {module.partition(".")[0] for module in MODULES} == set(row)
     upwards = [
         f"{module} imports {name}"
         for module, names in own_imports().items()
         for name in names
-        if name in place and place[name] < place[module]
+        if row[name.partition(".")[0]] < row[module.partition(".")[0]]
     ]
     assert upwards == []
+
+
+def test_no_package_says_anything_when_it_is_imported() -> None:
+    for path in PACKAGE.rglob("__init__.py"):
+        assert path.read_text(encoding="utf-8") == "", path
 
 
 def test_imports_have_no_cycle() -> None:
@@ -185,7 +148,7 @@ def test_the_doctor_judges_text_and_reads_nothing(module: str) -> None:
 
 def test_only_the_command_knows_the_doctor() -> None:
     for module in MODULES:
-        if not module.startswith("doctor.") and module != "cli":
+        if not module.startswith(("doctor.", "cli.")):
             found = imports(module, at_run_time=False)
             assert not any(name.startswith("pgidle.doctor") for name in found), module
 

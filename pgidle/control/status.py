@@ -14,19 +14,10 @@ from pgidle.lifecycle.transitions import State
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pgidle.idle.flapping import LastSleep
     from pgidle.idle.policy import Lease
     from pgidle.idle.reasons import Reason
     from pgidle.lifecycle.restarts import FailedStart
-
-
-@dataclass(frozen=True, slots=True)
-class LastSleep:
-    """The sleep that began last: why Postgres was put to sleep, when (Unix time, seconds), and how many seconds the
-    shutdown took, where that is known."""
-
-    why: str
-    at: float
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pgidle.control.status import LastSleep
-from pgidle.idle.flapping import Sleep
+from pgidle.idle.flapping import LastSleep, Sleep
 from pgidle.system.state_directory import LAST_SLEEP, LATEST, open_of_another, read_kept
 
 if TYPE_CHECKING:

@@ -40,6 +40,16 @@ class Sleep:
     woken_by: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LastSleep:
+    """The sleep that began last: why Postgres was put to sleep, when (Unix time, seconds), and how many seconds the
+    shutdown took, where that is known."""
+
+    why: str
+    at: float
+    seconds: float | None = None
+
+
 def application(session: Session) -> str:
     """What a client is recognised by after it reconnects: its pid and port are new then."""
     name = f'app "{session.application_name}"' if session.application_name else ""

@@ -1,1 +1,0 @@
-"""`pgidle init`: configuration files for the platforms that start, stop and check a pgidle."""

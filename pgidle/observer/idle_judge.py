@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pgidle.control.holds import Holds, Kept
     from pgidle.control.orders import Hold, Requested
-    from pgidle.control.status import LastSleep
+    from pgidle.idle.flapping import LastSleep
     from pgidle.idle.policy import Look
     from pgidle.idle.reasons import Verdict
     from pgidle.idle.start_result import StartQuestion

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pgidle.idle.start_result import StartQuestion
 from pgidle.observer.watcher import Watcher
+from pgidle.postgres.command import postgres_command
 from pgidle.postgres.data_directory import read_pidfile
-from pgidle.run.spawn import postgres_command
 from pgidle.system.state_directory import WATCH_ROLE
 from pgidle.system.users import user_name
 
@@ -55,8 +55,11 @@ def make_watcher(house: House, settings: Settings, postmaster_pid: int) -> Calla
 
 def start_question(house: House) -> StartQuestion:
     """The next start, for those who ask whether it would succeed."""
-    command, version = tuple(postgres_command(house)), house.binaries.version_major
-    return StartQuestion(command, version, house.settings.data_dir, house.state_dir.path, house.environ)
+    command = postgres_command(house.binaries.path("postgres"), house.settings, house.gate.hosts)
+    version = house.binaries.version_major
+    return StartQuestion(
+        tuple(command), version, house.settings.data_dir, house.state_dir.path, house.environ
+    )
 
 
 def _for_libpq(socket_dir: str) -> str:
