@@ -12,16 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import chart
 import click
-import figures
-import load
-from compared import Comparison
-from installations import Installation, Place, debian, embedded
-from measures import QUICK, Bench, Effort
-from peers import PEERS
-from report import Result, Row, machine, peers_table, table
-from servers import PROJECT, commit, install
+
+from bench import chart, figures, load
+from bench.compared import Comparison
+from bench.measures import QUICK, Bench, Effort
+from bench.peers import PEERS
+from bench.report import Result, Row, machine, peers_table, table
+from bench.servers import PROJECT, commit, install
+from harness.installations import Installation, Place, debian, embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from compared import TOLD
+from bench.compared import TOLD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from report import Line, Result
+    from bench.report import Line, Result
 
 WIDTH, LEFT, RIGHT = 760, 190, 90
 """Of the picture, of the names, of the figures behind the bars."""

@@ -8,17 +8,18 @@ import time
 from typing import TYPE_CHECKING
 
 import psycopg
-import wire
-from installations import conninfo
-from peers import PEERS, Bare, Peer
-from processes import cpu_percent, memory
-from report import Cell, Line
-from visitors import Visitors
+
+from bench import wire
+from bench.peers import PEERS, Bare, Peer
+from bench.processes import cpu_percent, memory
+from bench.report import Cell, Line
+from bench.visitors import Visitors
+from harness.installations import conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from measures import Bench, Pairs
+    from bench.measures import Bench, Pairs
 
 MS = 1000.0
 WHO = "SELECT host(client_addr) FROM pg_stat_activity WHERE pid = pg_backend_pid()"

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-import wire
-from containers import Container, Image, built, report
-from namespaces import own_network
+from bench import wire
+from harness.containers import Container, Image, built, report
+from harness.namespaces import own_network
 
 RUNS = 7
 MS = 1000.0

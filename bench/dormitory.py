@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 import psycopg
-from booted import Booted, why_not
-from installations import Place, conninfo, debian, embedded
 
+from harness.booted import Booted, why_not
+from harness.installations import Place, conninfo, debian, embedded
 from pgidle.init.command import make_plan, write_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from installations import Installation
+    from harness.installations import Installation
 
 ONE_BY_ONE = 20
 FIRST_PORT = 6000

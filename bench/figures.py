@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from report import number, shown
+from bench.report import number, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from report import Line, Result
+    from bench.report import Line, Result
 
 QUIET = ("throughput", "cold-wake", "stay")
 """Parts of pgidle's own figures that the table of the peers has, or that are too small for the page."""

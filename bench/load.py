@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import wire
-from measures import CROWDED, MS
-from processes import memory
-from report import Row
-from visitors import Visitors
+from bench import wire
+from bench.measures import CROWDED, MS
+from bench.processes import memory
+from bench.report import Row
+from bench.visitors import Visitors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from measures import Bench
-    from servers import Installed
+    from bench.measures import Bench
+    from bench.servers import Installed
 
 POOL = 100
 CULPRIT = 'app "pool"'

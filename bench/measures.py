@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-import wire
-from installations import debian
-from peers import Bare, Peer, Pgidle, Setting
-from processes import cpu_percent, cpu_seconds, memory, observers
-from report import Row
-from servers import SETTINGS, Installed
+from bench import wire
+from bench.peers import Bare, Peer, Pgidle, Setting
+from bench.processes import cpu_percent, cpu_seconds, memory, observers
+from bench.report import Row
+from bench.servers import SETTINGS, Installed
+from harness.installations import debian
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from installations import Installation, Place
+    from harness.installations import Installation, Place
 
 MS = 1000.0
 CROWD = 500

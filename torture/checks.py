@@ -13,14 +13,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from installations import run_as_server
-
+from harness.installations import run_as_server
 from pgidle.observer.port_connections import scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from installations import Installation
+    from harness.installations import Installation
 
 SAMPLE = 0.03
 """Seconds between two looks for a second postmaster."""

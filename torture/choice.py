@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
-from installations import debian, embedded, installation_in
 
+from harness.installations import debian, embedded, installation_in
 from torture.injections import FAULTS
 from torture.plan import MODES, Plan, plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from installations import Installation
+    from harness.installations import Installation
 
 ALL = "all"
 

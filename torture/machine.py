@@ -11,15 +11,14 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from flycast import Flycast, exited
-from supervised import PATIENCE, Supervised, parse_line
-
+from harness.flycast import Flycast, exited
+from harness.supervised import PATIENCE, Supervised, parse_line
 from pgidle.gate.gate import Mode
 from torture.record import Exit
 from torture.scenario import readable
 
 if TYPE_CHECKING:
-    from installations import Installation
+    from harness.installations import Installation
 
 BACK_OFF = 0.2
 """Seconds that the platform waits before it starts again what failed as soon as it was started."""

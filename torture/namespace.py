@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from namespaces import IFF_UP, SIOCSIFFLAGS
+from harness.namespaces import IFF_UP, SIOCSIFFLAGS
 
 INSIDE = "TORTURE_INSIDE"
 

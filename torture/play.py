@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
-from installations import conninfo, free_port
 
+from harness.installations import conninfo, free_port
 from pgidle.base.errors import PgidleError
 from pgidle.control.client import request
 from torture import checks
@@ -29,9 +29,8 @@ from torture.scene import LOCAL_PROBE, Scene, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clients import Ledger
-    from installations import Installation, Place
-
+    from harness.clients import Ledger
+    from harness.installations import Installation, Place
     from torture.injections import Fault
     from torture.plan import Plan
     from torture.volume import Volume

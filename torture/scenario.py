@@ -19,15 +19,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from clients import INSERT
 
+from harness.clients import INSERT
 from torture.record import Doing, Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from clients import Ledger
+    from harness.clients import Ledger
 
 CONNECT_TIMEOUT = 45
 """Seconds after which a connection is taken to be refused, whatever waits."""

@@ -15,8 +15,7 @@ from torture.judging import EXCUSES
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clients import Ledger
-
+    from harness.clients import Ledger
     from torture.choice import Choice
     from torture.play import Outcome
 

@@ -8,13 +8,13 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-from installations import Place, run_as_server
+from harness.installations import Place, run_as_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from installations import Installation
+    from harness.installations import Installation
 
 SIZE = "320m"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from peers.common import Bare, Peer, Setting
-from peers.haproxy import HAProxy
-from peers.own import Pgidle
-from peers.pgbouncer import PgBouncer
-from peers.socket_proxyd import SocketProxyd
+from bench.peers.common import Bare, Peer, Setting
+from bench.peers.haproxy import HAProxy
+from bench.peers.own import Pgidle
+from bench.peers.pgbouncer import PgBouncer
+from bench.peers.socket_proxyd import SocketProxyd
 
 PEERS: tuple[type[Peer], ...] = (Bare, Pgidle, HAProxy, PgBouncer, SocketProxyd)
 

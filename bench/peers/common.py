@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
-import wire
-from installations import conninfo, server_user
-from servers import BarePostgres
-from supervised import PATIENCE
+
+from bench import wire
+from bench.servers import BarePostgres
+from harness.installations import conninfo, server_user
+from harness.supervised import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
-    from installations import Installation, Place
+    from harness.installations import Installation, Place
 
 QUIET = """
 SELECT count(*) FROM pg_stat_activity

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 
-import wire
-from installations import free_port
-
-from peers.common import BeforePostgres, Front, Setting, says
+from bench import wire
+from bench.peers.common import BeforePostgres, Front, Setting, says
+from harness.installations import free_port
 
 ELSEWHERE = "/usr/sbin"
 """Where Debian has it, and not everybody's PATH."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from processes import observers
-from servers import Installed
-
-from peers.common import Peer, Setting
+from bench.peers.common import Peer, Setting
+from bench.processes import observers
+from bench.servers import Installed
 
 
 class Pgidle(Peer):

@@ -7,10 +7,10 @@ import shutil
 from typing import ClassVar
 
 import psycopg
-import wire
-from installations import conninfo, free_port, server_user
 
-from peers.common import BeforePostgres, Front, Setting, says
+from bench import wire
+from bench.peers.common import BeforePostgres, Front, Setting, says
+from harness.installations import conninfo, free_port, server_user
 
 ELSEWHERE = "/usr/sbin"
 """Where Debian has it, and not everybody's PATH."""

@@ -18,12 +18,11 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
-import wire
-from installations import free_port
-from servers import BarePostgres
-from supervised import HAND_OVER, PATIENCE
-
-from peers.common import Front, Peer, Setting, says
+from bench import wire
+from bench.peers.common import Front, Peer, Setting, says
+from bench.servers import BarePostgres
+from harness.installations import free_port
+from harness.supervised import HAND_OVER, PATIENCE
 
 ACTIVATE = "systemd-socket-activate"
 PROXY = Path("/lib/systemd/systemd-socket-proxyd")

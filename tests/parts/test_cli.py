@@ -1,0 +1,246 @@
+"""The commands, as processes, against a supervisor that answers and against nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.answering import Answering, make_report
+from pgidle.control.orders import Hold, Order, Release, Sleep, Wake
+from pgidle.lifecycle.transitions import State
+from pgidle.settings.options import OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def answering(tmp_path: Path) -> Iterator[Answering]:
+    with Answering(tmp_path) as made:
+        yield made
+
+
+def pgidle(*arguments: object, **environ: str) -> Done:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "POSTGRES_"))}
+    command = [sys.executable, "-m", "pgidle", *map(str, arguments)]
+    return subprocess.run(command, env=clean | environ, capture_output=True, text=True, check=False)
+
+
+def one_line(done: Done) -> str:
+    assert done.stderr.startswith("pgidle: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removeprefix("pgidle: ")[:-1]
+
+
+def test_status_for_people_and_for_programs(answering: Answering) -> None:
+    done = pgidle("status", "--state-dir", answering.state_dir)
+    assert done.returncode == 0
+    # 90 s, and as long as the command took to ask.
+    assert done.stdout.startswith("state       awake for 1min ")
+    done = pgidle("status", "--json", "--state-dir", answering.state_dir)
+    assert json.loads(done.stdout)["state"] == "awake"
+
+
+@pytest.mark.parametrize(("state", "status"), [(State.STARTING, 0), (State.ASLEEP, 0), (State.FAILED, 1)])
+def test_health_is_an_exit_status(answering: Answering, state: State, status: int) -> None:
+    answering.report = make_report(state=state)
+    done = pgidle("health", "--state-dir", answering.state_dir)
+    assert (done.returncode, done.stdout) == (status, f"{state.noun}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "order"),
+    [
+        (("sleep",), Sleep()),
+        (("sleep", "--force"), Sleep(force=True)),
+        (("sleep", "--wait"), Sleep(wait=True)),
+        (("wake",), Wake()),
+        (("wake", "--wait"), Wake(wait=True)),
+        (("wake", "--wait", "30"), Wake(wait=True)),
+        (("hold", "1.5min", "--why", "a & b"), Hold(90, "a & b")),
+        (("release",), Release()),
+        (("release", "3"), Release("3")),
+    ],
+)
+@pytest.mark.parametrize("granted", [True, False])
+def test_orders(answering: Answering, arguments: tuple[str, ...], order: Order, granted: bool) -> None:
+    asked = []
+
+    def answer() -> None:
+        message = answering.receive()
+        asked.append(message.order)
+        message.reply(granted, "so be it")
+
+    supervisor = threading.Thread(target=answer)
+    supervisor.start()
+    done = pgidle(*arguments, "--state-dir", answering.state_dir)
+    supervisor.join()
+    assert asked == [order]
+    if granted:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "so be it\n", "")
+    else:
+        assert (done.returncode, done.stdout, one_line(done)) == (1, "", "so be it")
+
+
+def test_the_supervisor_is_found_by_its_data_directory(tmp_path: Path) -> None:
+    with Answering(tmp_path) as made:
+        made.state_dir.rename(made.data_dir / "pgidle")
+        by_option = pgidle("health", "-D", made.data_dir)
+        by_environment = pgidle("health", PGDATA=str(made.data_dir))
+        own = pgidle("health", PGIDLE_STATE_DIR=str(made.data_dir / "pgidle"))
+        (tmp_path / "x.toml").write_text(f"data-dir = '{made.data_dir}'\n")
+        by_file = pgidle("health", "--config", tmp_path / "x.toml")
+    assert [done.returncode for done in (by_option, by_environment, own, by_file)] == [0] * 4
+
+
+def test_settings_that_do_not_matter_keep_nobody_from_looking(answering: Answering, tmp_path: Path) -> None:
+    (tmp_path / "pgidle.toml").write_text("state-dir = 'state'\nport = 'nonsense'\nunknown = 1\n")
+    wrong = {"PGIDLE_PORT": "x", "PGIDLE_NONSENSE": "x", "PGPORT": "x"}
+    done = pgidle("health", "-D", answering.data_dir, "--state-dir", answering.state_dir, **wrong)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "pgidle.toml").write_text(f"state-dir = '{answering.state_dir}'\nport = 'nonsense'\n")
+    done = pgidle("health", "-D", answering.data_dir, **wrong)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_broken_file_is_said_and_passed_over(tmp_path: Path) -> None:
+    with Answering(tmp_path) as made:
+        made.state_dir.rename(made.data_dir / "pgidle")
+        (tmp_path / "pgidle.toml").write_text("= broken")
+        done = pgidle("health", "-D", made.data_dir)
+    assert (done.returncode, done.stdout) == (0, "awake\n")
+    assert "pgidle.toml" in one_line(done)
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    for command in (("health",), ("sleep",), ("wake",), ("hold", "1min"), ("release",)):
+        done = pgidle(*command, "-D", tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert one_line(done).startswith(f"no supervisor runs at {tmp_path}/pgidle")
+    done = pgidle("status", "-D", tmp_path)
+    assert (done.returncode, done.stderr) == (3, "")
+    where = f"no supervisor runs at {tmp_path}/pgidle: see --data-dir and --state-dir"
+    assert done.stdout == f"{where}\nlast sleep: none is on record\n"
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "{", '{"why": "x"}', '{"why": "x", "at": "y"}'])
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "last.json").write_text(kept)
+    done = pgidle("status", "--json", "--state-dir", tmp_path)
+    assert done.returncode == 3
+    assert json.loads(done.stdout) == {"state": "not running", "last_sleep": None, "failure": None}
+
+
+def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
+    (tmp_path / "last.json").write_text('{"why": "idle for 5min", "at": 1795390801.5, "sleeps": []}')
+    done = pgidle("status", "--state-dir", tmp_path)
+    assert done.returncode == 3
+    assert done.stdout.endswith("\nlast sleep: 2026-11-22 23:40:01 UTC: idle for 5min\n")
+    done = pgidle("status", "--json", "--state-dir", tmp_path)
+    assert json.loads(done.stdout)["last_sleep"] == {
+        "why": "idle for 5min",
+        "at": 1795390801.5,
+        "seconds": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("status", "--nonsense"),
+        ("hold",),
+        ("hold", "--"),
+        ("hold", "soon"),
+        ("hold", "soon", "--", "true"),
+        ("hold", "--", ""),
+        ("wake", "-D", "/nowhere", "--wait", "soon"),
+        ("sleep", "-D", "/nowhere", "--wait", "0"),
+        ("release", "1", "2"),
+        ("hold", "0"),
+        ("status",),
+        ("run", "-D", "/nowhere", "stray"),
+        ("run", "-D"),
+        ("run", "-D", "/nowhere", "--idle-timeout", "soon"),
+        ("config", "-D", "/nowhere", "--port", "0"),
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
+    done = pgidle(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"pgidle[^\n]*: [^\n]+\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("start",), "pgidle: there is no start: write run for the supervisor, wake for Postgres"),
+        (("-v",), "write --version"),
+        (("statsu",), "Did you mean 'status'?"),
+        (("init",), "Choose from: fly, systemd, compose, kubernetes (pgidle init --help)"),
+        (
+            ("run", "--idle-timout", "5min"),
+            "'--idle-timeout', '--stop-timeout'?); what is meant for postgres goes",
+        ),
+        (("run", "shared_buffers=64MB"), "what is meant for postgres goes behind -- (pgidle run --help)"),
+        (("run", "--idle-timeout"), "option '--idle-timeout' requires an argument (pgidle --help)"),
+        (
+            ("hold", "2h", "pg_dump"),
+            "pgidle hold: got unexpected extra argument (pg_dump); a program goes behind -- (pgidle hold --help)",
+        ),
+    ],
+)
+def test_mistakes_are_told_what_to_write(arguments: tuple[str, ...], says: str) -> None:
+    done = pgidle(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_nothing_asked_for_is_told_what_there_is() -> None:
+    """Each command's line is whole, and in the order in which they are met."""
+    for done in (pgidle(), pgidle("--help")):
+        commands = (done.stdout + done.stderr).partition("Commands:\n")[2].splitlines()
+        assert [line.split()[0] for line in commands[:2]] == ["run", "status"]
+        assert [line for line in commands if line.endswith("...")] == []
+    assert done.returncode == 0
+
+
+def test_help_names_every_option_and_variable() -> None:
+    done = pgidle("run", "--help")
+    assert done.returncode == 0
+    for option in OPTIONS:
+        for name in (f"--{option.name} ", *option.flags, option.variable, *option.env):
+            assert name in done.stdout
+
+
+def test_config_says_where_each_value_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "pgidle.toml").write_text("min-awake = '10s'\nidle-timeout = '1h'\n")
+    environ = {"PGIDLE_IDLE_TIMEOUT": "2min", "PGPORT": "5433"}
+    arguments = ("config", "-D", tmp_path / "data", "--when-idle", "stay")
+    said = json.loads(pgidle(*arguments, "--json", **environ).stdout)
+    assert said.keys() == {option.name for option in OPTIONS}
+    file = str(tmp_path / "pgidle.toml")
+    assert said["min-awake"] == {"value": "10s", "source": "file", "from": file}
+    assert said["idle-timeout"] == {"value": "2min", "source": "environment", "from": "PGIDLE_IDLE_TIMEOUT"}
+    assert said["port"] == {"value": "5433", "source": "environment", "from": "PGPORT"}
+    assert said["when-idle"] == {"value": "stay", "source": "option", "from": "--when-idle"}
+    assert said["http"] == {"value": "127.0.0.1:8008", "source": "default", "from": "default"}
+    lines = pgidle(*arguments, **environ).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [option.name for option in OPTIONS]
+    assert lines[6].split() == ["min-awake", "10s", "file:", file]
+
+
+def test_config_refuses_what_run_would(tmp_path: Path) -> None:
+    done = pgidle("config", "-D", tmp_path, PGIDLE_IDLE_TIMEOUT="5 minutes")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert one_line(done).startswith("PGIDLE_IDLE_TIMEOUT: '5 minutes' is not a duration")
