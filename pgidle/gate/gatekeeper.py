@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgidle.gate.gate import Gate
     from pgidle.gate.leaving import Leaving
     from pgidle.gate.listeners import Listener
+    from pgidle.settings.settings import Settings
     from pgidle.system.event_loop import Loop
     from pgidle.system.log import Log
 
@@ -158,10 +159,9 @@ class Gatekeeper:
             self._loop.forget(fd)
         self._watched = []
 
-    def spare(self, no_wake: tuple[str, ...]) -> None:
-        """From now on it is these networks and folders whose clients wake nobody; who is parked and not theirs any more
-        does."""
-        self.no_wake = no_wake
+    def adopt(self, settings: Settings) -> None:
+        """Go by other settings from now on: a parked client whom `no_wake` no longer names wakes Postgres."""
+        self.no_wake = no_wake = settings.no_wake
         if self._watched and self._is_asleep:
             self._rest()
             self._unix.refuse(no_wake)

@@ -29,6 +29,8 @@ from __future__ import annotations
 
 import enum
 
+from pgidle.base.record import record
+
 
 class State(enum.Enum):
     """Where Postgres is in its life. The numbers are stable: they are published as a metric."""
@@ -45,6 +47,15 @@ class State(enum.Enum):
     @property
     def noun(self) -> str:
         return self.name.lower()
+
+
+@record
+class Moment:
+    """The state, since when (monotonic), and why. Replaced as a whole."""
+
+    state: State
+    since: float
+    why: str
 
 
 class Event(enum.Enum):

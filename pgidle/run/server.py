@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pgidle.postgres.image_variables import FirstStart
     from pgidle.postgres.postmaster import Postmaster
     from pgidle.run.runtime import House
+    from pgidle.settings.settings import Settings
     from pgidle.system.file_signature import Signature
 
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
@@ -67,7 +68,6 @@ class Server:
         settings = house.settings
         self._house = house
         self._settings = settings
-        self.stop_timeout = settings.stop_timeout
         self._first = house.first
         self._binaries = house.binaries
         self._environ = house.environ
@@ -98,7 +98,11 @@ class Server:
         self.is_clean = house.first is not None or is_shut_down(settings.data_dir)
         """Whether the last postmaster is known to have shut down cleanly, or to never have run."""
         if early is not None:
-            self._adopt(early)
+            self._look_after(early)
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
+        self._settings = settings
 
     @property
     def pid(self) -> int | None:
@@ -160,7 +164,7 @@ class Server:
     def end(self) -> None:
         """Stop Postgres, and wait for that: nobody looks after it any more."""
         if self._postmaster is not None:
-            self._postmaster.end(self.stop_timeout)
+            self._postmaster.end(self._settings.stop_timeout)
 
     def stop_immediate(self) -> None:
         """Immediate shutdown: crash-safe, not clean. Asked again, SIGKILL for all that is left."""
@@ -234,7 +238,7 @@ class Server:
             return
         if living is not None:
             # Ours, whose supervisor died.
-            orphans.hasten_postmaster(living, waited, self.stop_timeout, self._log)
+            orphans.hasten_postmaster(living, waited, self._settings.stop_timeout, self._log)
         elif left := orphans.find_orphans(data_dir):
             pids = ", ".join(map(str, left))
             self._log.once("start", f"waiting for processes {pids} of an earlier postmaster to end")
@@ -272,10 +276,9 @@ class Server:
                 f"cannot start {program}: {error.strerror}: check --bin-dir and who may execute it"
             )
             return
-        self._adopt(postmaster)
+        self._look_after(postmaster)
 
-    def _adopt(self, postmaster: Postmaster) -> None:
-        """Look after it from now on."""
+    def _look_after(self, postmaster: Postmaster) -> None:
         self._postmaster = postmaster
         self.files_read = signatures(self._settings.data_dir)
         self.is_clean = False

@@ -14,71 +14,31 @@ from collections import deque
 
 from pgidle.base.builtin_modules import signal
 from pgidle.base.errors import FAULTS, fault_text
-from pgidle.base.record import record
 from pgidle.control.probes import HttpListener
-from pgidle.gate.gatekeeper import Gatekeeper, parked_text
+from pgidle.gate.gatekeeper import Gatekeeper
 from pgidle.lifecycle.restarts import FailedStart, Restarts
-from pgidle.lifecycle.transitions import Effect, Event, State, advance
+from pgidle.lifecycle.transitions import Effect, Event, Moment, State, advance
 from pgidle.observer import messages as say
-from pgidle.observer.handle import Observer
-from pgidle.observer.messages import Judgement, Situation
+from pgidle.observer.messages import Situation
+from pgidle.run.live_settings import LiveSettings
+from pgidle.run.observation import Observation
 from pgidle.run.sd_notify import Notifier
 from pgidle.run.server import Server
+from pgidle.run.shutdown import Shutdown
 from pgidle.settings.options import WhenIdle
-from pgidle.system.file_signature import signature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.base.builtin_modules import socket
-    from pgidle.observer.messages import ToSupervisor
-    from pgidle.observer.pair import PairEnd
     from pgidle.postgres.postmaster import Postmaster
-    from pgidle.run.runtime import House, SettingsRead
-    from pgidle.system.file_signature import Signature
+    from pgidle.run.runtime import House
+    from pgidle.settings.settings import Settings
 
 SERVING = (State.AWAKE, State.DROWSY)
 
 ATTEND_AFTER = 0.15
 """Seconds that a wake leaves to Postgres and its clients before an observer is started."""
-
-EXIT_PATIENCE = 0.5
-"""Seconds that the observer gets to end: who asks for the status at this moment is answered."""
-
-CONFIRM_LIMIT = 10.0
-"""Seconds for the last look, and for those on whom a forced sleep waits meanwhile."""
-
-FRESH = 1.0
-"""Seconds: an older judgement is none. The observer may have been stopped since, or we."""
-
-LINGER = 60.0
-"""Seconds for which the observer stays, while Postgres sleeps, after somebody has asked it."""
-
-WAKING = (b"POST /wake", b"POST /hold")
-"""How orders begin that Postgres has to be awake for."""
-
-SETTINGS_POLL = 10.0
-"""Seconds between two looks at the settings file: nobody else watches it while Postgres sleeps."""
-
-STOP_DRAIN, STOP_DRAIN_POLL = 0.5, 0.002
-"""Of the stop timeout, the part that Postgres gets at most to serve whoever has come before it is told to stop; and
-seconds between two looks at that."""
-
-SHUTDOWN_PATIENCE, SHUTDOWN_POLL = 60.0, 0.1
-"""Seconds that clients wait at most, rather than have unlogged tables emptied; and between two looks at that."""
-
-IMMEDIATE_PATIENCE = 1.0
-"""Seconds that an immediate shutdown gets before what is left is killed."""
-
-
-@record
-class Moment:
-    """The state, since when (monotonic), and why. Replaced as a whole."""
-
-    state: State
-    since: float
-    why: str
 
 
 class Supervisor:
@@ -87,37 +47,40 @@ class Supervisor:
     def __init__(self, house: House, early: Postmaster | None) -> None:
         """`early` was spawned already."""
         self.house = house
-        self.settings = house.settings
         self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
         self.started = self.moment.since
         self.restarts = Restarts()
         self.failed_start: FailedStart | None = None
-        self.wakes = 0
         self.sleeps = 0
         self.crashes = 0
         self._gate = house.gate
         self._loop = house.loop
-        self._gatekeeper = Gatekeeper(house.gate, house.loop, house.log, self._happen, house.settings.no_wake)
         self._log = house.log
-        self._notifier = Notifier(house.manager, house.loop, house.log)
         self._events: deque[tuple[Event, str]] = deque()
-        self._observer = Observer(house.loop, house.log, self._serve, self._on_said, self._on_observer_lost)
+        self._settings = LiveSettings(house, self._adopt)
+        self._gatekeeper = Gatekeeper(house.gate, house.loop, house.log, self._happen, house.settings.no_wake)
+        self.server = Server(house, early, self._gatekeeper, self._happen)
+        self._shutdown = Shutdown(
+            self.server,
+            house.gate,
+            self._gatekeeper,
+            house.loop,
+            house.log,
+            house.settings,
+            self._moment,
+            self._happen,
+        )
+        self._observation = Observation(
+            house, self._settings, self.server, self._moment, self._situation, self._happen
+        )
+        self._notifier = Notifier(house.manager, house.loop, house.log)
         self._http: list[HttpListener] = []
         self._control: HttpListener | None = None
         self._exit_status: int | None = None
-        self._attended: int | None = None
-        self._period = 0
-        self._heard = 0
-        """The number of what the observer has asked last."""
-        self._holds: str | None = None
-        self._looks = (0, 0)
-        self._settings_signature = self._seen_signature = self._signature()
         self._delay = 0.0
-        self._stop_since = 0.0
         self._is_wanted = False
         """Somebody asked for a wake while Postgres was going to sleep."""
         self._slept_because, self._sleep_since = "", 0.0
-        self.server = Server(house, early, self._gatekeeper, self._happen)
 
     @property
     def state(self) -> State:
@@ -145,14 +108,13 @@ class Supervisor:
         self._loop.on_fault(self._on_fault)
         self._loop.on_signal(self._on_signal)
         for listener in self.house.doors.tcp:
-            self._http.append(HttpListener(listener, self._loop, self._asked, self._on_asked))
+            self._http.append(HttpListener(listener, self._loop, self._asked, self._observation.on_question))
         self._control = HttpListener(
-            self.house.doors.control, self._loop, self._asked, self._on_order, (0, os.geteuid())
+            self.house.doors.control, self._loop, self._asked, self._observation.on_order, (0, os.geteuid())
         )
-        if self.house.files.settings_file:
-            self._loop.after(SETTINGS_POLL, "settings", self._look_at_settings)
+        self._settings.watch()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
-        self._notifier.entered(State.STARTING, self.moment.why, self.settings.stop_timeout)
+        self._notifier.entered(State.STARTING, self.moment.why, self._settings.current.stop_timeout)
         self._do(Effect.START_POSTMASTER)
         while self._exit_status is None:
             self._carry_out()
@@ -162,11 +124,24 @@ class Supervisor:
 
     def _leave(self, status: int) -> None:
         self._notifier.leaving(self.state, self._slept_because)
-        self._tell_situation()
+        self._observation.tell_situation()
         for listener in (*self._http, *([self._control] if self._control is not None else [])):
             listener.accept()  # Who has asked by now is answered.
-        self._observer.leave(status, EXIT_PATIENCE)
+        self._observation.leave(status)
         self._gatekeeper.close()
+
+    def _moment(self) -> Moment:
+        return self.moment
+
+    def _adopt(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
+        self._gatekeeper.adopt(settings)
+        self.server.adopt(settings)
+        self._shutdown.adopt(settings)
+        self._observation.tell(say.Adopt(settings))
+        self._observation.part_later()
+        if self.state is State.ASLEEP and settings.when_idle is WhenIdle.EXIT:
+            self._gatekeeper.look_at_queue(settings.when_idle)
 
     def _happen(self, event: Event, why: str) -> None:
         """Note an event; it is dealt with when the callback that noticed it has returned."""
@@ -186,7 +161,7 @@ class Supervisor:
             for effect in effects:
                 self._do(effect)
             if self.moment is not before or event is Event.WAKE_REQUESTED:
-                self._tell_situation()
+                self._observation.tell_situation()
 
     def _do(self, effect: Effect) -> None:
         """Carry out an effect. One that fails (FAULTS) never ends us: where there is an event for it, that is what has
@@ -218,13 +193,13 @@ class Supervisor:
         before = self.state
         self.moment = Moment(after, time.monotonic(), why)
         self._log.line(after, why, **{"from": before})
-        self._notifier.entered(after, why, self.settings.stop_timeout)
+        self._notifier.entered(after, why, self._settings.current.stop_timeout)
         if after is State.STOPPING:
             self._slept_because, self._sleep_since = why, self.moment.since
         if after is not State.DROWSY:
             self._loop.cancel("confirm")
         if after is State.ASLEEP:
-            self._part_later()
+            self._observation.part_later()
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Nobody accepts any more. Whether it is started again depends on how often it has crashed."""
@@ -235,7 +210,7 @@ class Supervisor:
             return event, why
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
-        if self.restarts.exhausted and self.settings.when_idle is WhenIdle.EXIT:
+        if self.restarts.exhausted and self._settings.current.when_idle is WhenIdle.EXIT:
             return (
                 Event.RESTARTS_EXHAUSTED,
                 f"{why} once too often: put it right (pgidle doctor may know), then start pgidle again",
@@ -245,8 +220,8 @@ class Supervisor:
             self._on_start_failed(why)
         if self.state is State.STARTING:
             self.moment = Moment(State.STARTING, self.moment.since, f"{why}; it is tried again")
-            self._tell_situation()
-            self._observer.tell(say.StartFailed(self.moment.why))
+            self._observation.tell_situation()
+            self._observation.tell(say.StartFailed(self.moment.why))
         return event, why
 
     def _on_start_failed(self, why: str) -> None:
@@ -262,8 +237,6 @@ class Supervisor:
         self._log.forget("start")
         self.house.state_dir.keep_failure(None)
 
-    # What is noticed
-
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             name = "SIGTERM" if number == signal.SIGTERM else "SIGINT"
@@ -275,8 +248,8 @@ class Supervisor:
             self._log.note("reload", "SIGHUP received: Postgres is told to reload")
             self._notifier.reloading()
             self.server.reload()
-            self._observer.tell(say.TryStart())
-            self._read_settings()
+            self._observation.tell(say.TryStart())
+            self._settings.read()
             self._notifier.reloaded()
         elif number == signal.SIGCHLD and os.getpid() == 1:
             self._reap_strangers()
@@ -285,42 +258,13 @@ class Supervisor:
         """A container's first process is given everybody's orphans. Our own child is reaped when its pidfd says so."""
         try:
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if ended.si_pid in (*self.server.children, self._observer.pid):
+                if ended.si_pid in (*self.server.children, self._observation.pid):
                     return
                 os.waitpid(ended.si_pid, os.WNOHANG)
         except ChildProcessError:
             return
 
-    def _on_stop_timeout(self) -> None:
-        """Who waits for a sleep to end is served sooner, unless that would cost what is in unlogged tables."""
-        waited = time.monotonic() - self._sleep_since
-        if self.state is State.STOPPING and waited < SHUTDOWN_PATIENCE and self.server.would_lose_unlogged():
-            self._loop.after(SHUTDOWN_POLL, "stop", self._on_stop_timeout)
-        else:
-            self._happen(Event.STOP_TIMED_OUT, "the fast shutdown took longer than --stop-timeout")
-
-    def _on_kill_timeout(self) -> None:
-        self._happen(Event.STOP_TIMED_OUT, "the immediate shutdown took too long")
-
-    # The observer
-
-    def _serve(self, end: PairEnd, is_urgent: bool) -> None:
-        """What a fork of ours does."""
-        from pgidle.observer.process import Begun, serve
-
-        begun = Begun(
-            self.house,
-            self.settings,
-            self.house.supervisor_pid,
-            self._situation(),
-            self._holds,
-            *self._looks,
-            self.server.files_read,
-            self._settings_signature,
-        )
-        serve(begun, end, is_urgent=is_urgent)
-
-    def _situation(self) -> Situation:
+    def _situation(self, heard: int) -> Situation:
         moment = self.moment
         return Situation(
             moment.state,
@@ -330,12 +274,12 @@ class Supervisor:
             self.server.pid,
             self.server.is_initialising,
             self.started,
-            self.wakes,
+            self._observation.wakes,
             self.sleeps,
             self.crashes,
             self.failed_start,
             _resident(),
-            self._heard,
+            heard,
         )
 
     def _parked(self) -> int:
@@ -344,139 +288,11 @@ class Supervisor:
         except OSError:
             return 0  # Not known in this moment.
 
-    def _tell_situation(self) -> None:
-        if self._observer.is_ready:
-            self._observer.tell(self._situation())
-
-    def _on_said(self, message: ToSupervisor) -> None:
-        match message:
-            case say.Ready():
-                self._tell_situation()
-                if self.state is State.AWAKE:
-                    self._attend()
-            case say.Judged():
-                self._on_judged(message)
-            case say.WakeWanted(number, why):
-                self._heard = number
-                self._happen(Event.WAKE_REQUESTED, why)
-            case say.SituationWanted(number):
-                self._heard = number
-                self._tell_situation()
-            case say.FilesChanged(_, True):
-                self._read_settings()
-            case say.FilesChanged(names, False):
-                self._log.note("reload", f"{', '.join(names)} has changed: Postgres is told to reload")
-                self.server.reload()
-            case say.HoldsChanged(content):
-                self._holds = content
-            case say.Looks(taken, failed):
-                self._looks = (taken, failed)
-
-    def _on_judged(self, judged: say.Judged) -> None:
-        """A judgement of an earlier period is none."""
-        if judged.period != self._period:
-            return
-        match self.state, judged.judgement:
-            case State.AWAKE, Judgement.IDLE if _is_fresh(judged):
-                self._happen(Event.IDLE_JUDGED, judged.why)
-            case State.AWAKE, _:
-                self._attend()  # It goes on looking.
-            case State.DROWSY, Judgement.CONFIRMED:
-                self._on_confirmed(judged)
-            case State.DROWSY, Judgement.USED:
-                self._happen(Event.ACTIVITY_SEEN, judged.why)
-
-    def _on_confirmed(self, judged: say.Judged) -> None:
-        """Nobody uses Postgres; and nobody has come meanwhile?"""
-        if parked := self._gate.parked():
-            self._happen(Event.CLIENT_PARKED, parked_text(parked))
-        elif _is_fresh(judged):
-            self._happen(Event.IDLE_CONFIRMED, judged.why)
-        else:
-            self._happen(Event.ACTIVITY_SEEN, "the last look is too long ago to count")
-
-    def _on_observer_lost(self, why: str) -> None:
-        """Nobody can be seen, so nobody may be cut."""
-        self._heard = 0
-        if self.state is State.DROWSY:
-            self._happen(Event.ACTIVITY_SEEN, f"nobody looks at Postgres: {why}")
-        elif self.state is State.AWAKE:
-            self._observer.want()
-
-    def _on_unconfirmed(self) -> None:
-        self._happen(Event.ACTIVITY_SEEN, f"no last look within {CONFIRM_LIMIT:g} s")
-        self._observer.give_up("it does not look")
-
-    def _part_later(self) -> None:
-        """Have no observer while Postgres sleeps, unless somebody asks it now and then."""
-        left = self._observer.asked_at + LINGER - time.monotonic()
-        if self.state is not State.ASLEEP or self.settings.when_idle is WhenIdle.EXIT:
-            return
-        self._loop.after(max(left, 0.0), "part", self._part)
-
-    def _part(self) -> None:
-        if self.state is State.ASLEEP:
-            if self._observer.asked_at + LINGER > time.monotonic():
-                self._part_later()
-            else:
-                self._observer.end()
-
     def _asked(self) -> tuple[State, str]:
         return self.state, self.failed_start.why if self.failed_start is not None else ""
 
-    def _on_asked(self, connected: socket.socket, data: bytes) -> None:
-        self._observer.hand_over(say.Connection(False, data), connected)
-        self._part_later()
-
-    def _on_order(self, connected: socket.socket, data: bytes) -> None:
-        if self.state is not State.AWAKE and data.startswith(WAKING):
-            # As good as a client: when the observer knows of it there might be nobody left to be told.
-            self._happen(Event.WAKE_REQUESTED, "asked to wake")
-        self._observer.hand_over(say.Connection(True, data), connected)
-        self._part_later()
-
-    # Settings
-
-    def _signature(self) -> Signature:
-        return signature(self.house.files.settings_file) if self.house.files.settings_file else None
-
-    def _look_at_settings(self) -> None:
-        """Read what has changed, once it changes no more."""
-        seen, self._seen_signature = self._seen_signature, self._signature()
-        if self._seen_signature not in (self._settings_signature, None) and seen == self._seen_signature:
-            self._read_settings()
-        self._loop.after(SETTINGS_POLL, "settings", self._look_at_settings)
-
-    def _read_settings(self) -> None:
-        self._settings_signature = self._signature()
-        self._on_settings(self.house.files.read())
-
-    def _on_settings(self, message: SettingsRead) -> None:
-        if message.settings is None:
-            self._log.once("settings", f"the settings stay as they were: {message.error}")
-            return
-        from pgidle.postgres.conninfo import harmless
-        from pgidle.settings.settings import describe, live_changes
-
-        self._log.forget("settings")
-        before = dict(describe(self.settings, harmless))
-        self.settings, waiting = live_changes(self.settings, message.settings)
-        self._gatekeeper.spare(self.settings.no_wake)
-        self.server.stop_timeout = self.settings.stop_timeout
-        now = describe(self.settings, harmless)
-        changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
-        changed += [f"{name} changes only with a restart" for name in waiting]
-        self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
-        if self.state is State.ASLEEP and self.settings.when_idle is WhenIdle.EXIT:
-            self._gatekeeper.look_at_queue(self.settings.when_idle)
-        self._observer.tell(say.Adopt(self.settings))
-        self._part_later()
-
-    # What is done
-
     def _start_postmaster(self) -> None:
-        self._loop.cancel("stop")
-        self._loop.cancel("kill")
+        self._shutdown.over()
         self._is_wanted = False
         self._gatekeeper.before_start()
         self.server.start(self._delay)
@@ -485,106 +301,33 @@ class Supervisor:
     def _open_gate(self) -> None:
         self._gatekeeper.open()
         # What a wake needs besides comes after the clients have been served: on one core they would wait for it.
-        self._loop.after(0.0 if self._observer.is_ready else ATTEND_AFTER, "attend", self._attend)
-
-    def _attend(self) -> None:
-        """Have Postgres looked at, from now on or again."""
-        if self.state is not State.AWAKE or self.server.pid is None:
-            return
-        self._loop.cancel("attend")
-        if self._attended != self.server.pid:
-            self._attended = self.server.pid
-            self.wakes += 1
-        if not self._observer.is_ready:
-            self._observer.want()
-            return
-        self._period += 1
-        self._observer.tell(say.Attend(self._period, self.server.pid))
-
-    def _confirm_idle(self) -> None:
-        self._period += 1
-        self._loop.after(CONFIRM_LIMIT, "confirm", self._on_unconfirmed)
-        if not self._observer.tell(say.Confirm(self._period)):
-            self._happen(Event.ACTIVITY_SEEN, "nobody looks at Postgres")
-
-    def _stop_fast(self) -> None:
-        # At once: every moment after the last look is one in which an idle session may stop being idle.
-        self.server.stop_fast()
-
-    def _stop_drained(self) -> None:
-        self._stop_since = time.monotonic()
-        if self.server.is_ready and not self._gate.is_ending:
-            if not self._gate.is_open:
-                self._gatekeeper.open()  # Whoever has come while it was shut is served.
-            self._drain_and_stop()
-        else:
-            self._gatekeeper.drain()  # Whoever comes from now on gets no answer.
-            self._stop_fast()
-
-    def _drain_and_stop(self) -> None:
-        """Let Postgres take whoever has come, and then nobody any more: who waits when we end is cut."""
-        limit = STOP_DRAIN * self.settings.stop_timeout
-        if not self._gatekeeper.drain() and time.monotonic() - self._stop_since < limit:
-            self._loop.after(STOP_DRAIN_POLL, "drain", self._drain_and_stop)
-        else:
-            self._gatekeeper.shut()
-
-    def _stop_settled(self) -> None:
-        """Nobody is accepted any more. A client who is just being authenticated gets a session first: it would be cut
-        in the middle of connecting, which no client tells from a server that is broken."""
-        limit = STOP_DRAIN * self.settings.stop_timeout
-        if self.server.connecting and time.monotonic() - self._stop_since < limit:
-            self._loop.after(STOP_DRAIN_POLL, "drain", self._stop_settled)
-        else:
-            self._stop_fast()
-
-    def _limit_stop(self) -> None:
-        if not self._loop.is_set("stop"):
-            self._loop.after(self.settings.stop_timeout, "stop", self._on_stop_timeout)
-
-    def _stop_immediate(self) -> None:
-        if self._loop.is_set("kill"):
-            return  # Asked again, by another SIGQUIT: it has its time all the same.
-        self._loop.cancel("drain")
-        # What that means is known, and said, when Postgres has ended.
-        self._log.note("stop", "immediate shutdown")
-        self.server.stop_immediate()
-        # A process that does not even hear that is killed.
-        self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_kill_timeout)
+        delay = 0.0 if self._observation.is_ready else ATTEND_AFTER
+        self._loop.after(delay, "attend", self._observation.attend)
 
     def _keep_wish(self) -> None:
         self._is_wanted = True
 
     def _record_sleep(self) -> None:
         self.sleeps += 1
-        slept = say.Slept(self._slept_because, time.monotonic() - self._sleep_since)
-        if not self._observer.tell(slept):
-            from pgidle.history.sleeps import remember
-
-            remember(self.house.state_dir, slept.why, time.time(), slept.seconds)
+        self._observation.record_sleep(self._slept_because, time.monotonic() - self._sleep_since)
 
     def _look_at_queue(self) -> None:
-        self._loop.cancel("stop")
-        self._loop.cancel("kill")
+        self._shutdown.over()
         if self._is_wanted:
             self._happen(Event.WAKE_REQUESTED, "asked to wake while it was going to sleep")
         else:
-            self._gatekeeper.look_at_queue(self.settings.when_idle)
+            self._gatekeeper.look_at_queue(self._settings.current.when_idle)
 
     def _exit_clean(self) -> None:
         # An order that has come is as good as a client.
         if self._control is not None:
             self._control.accept()
-        self._observer.receive()
+        self._observation.receive()
         if not any(event is Event.WAKE_REQUESTED for event, _ in self._events):
             self._exit_status = 0
 
     def _exit_failed(self) -> None:
         self._exit_status = 1
-
-
-def _is_fresh(judged: say.Judged) -> bool:
-    return time.monotonic() - judged.at < FRESH
 
 
 def _resident() -> int:
@@ -607,13 +350,13 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.START_POSTMASTER: Supervisor._start_postmaster,
     Effect.OPEN_GATE: Supervisor._open_gate,
     Effect.SHUT_GATE: lambda supervisor: supervisor._gatekeeper.shut(),
-    Effect.CONFIRM_IDLE: Supervisor._confirm_idle,
-    Effect.STOP_FAST: Supervisor._stop_fast,
-    Effect.STOP_DRAINED: Supervisor._stop_drained,
-    Effect.STOP_SETTLED: Supervisor._stop_settled,
-    Effect.LIMIT_STOP: Supervisor._limit_stop,
+    Effect.CONFIRM_IDLE: lambda supervisor: supervisor._observation.confirm_idle(),
+    Effect.STOP_FAST: lambda supervisor: supervisor._shutdown.fast(),
+    Effect.STOP_DRAINED: lambda supervisor: supervisor._shutdown.drain(),
+    Effect.STOP_SETTLED: lambda supervisor: supervisor._shutdown.settle(),
+    Effect.LIMIT_STOP: lambda supervisor: supervisor._shutdown.limit(),
     Effect.KEEP_WISH: Supervisor._keep_wish,
-    Effect.STOP_IMMEDIATE: Supervisor._stop_immediate,
+    Effect.STOP_IMMEDIATE: lambda supervisor: supervisor._shutdown.immediate(),
     Effect.RECORD_SLEEP: Supervisor._record_sleep,
     Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,
     Effect.BEGIN_LEAVING: lambda supervisor: supervisor._gatekeeper.begin_leaving(),

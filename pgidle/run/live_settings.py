@@ -1,0 +1,63 @@
+"""The settings that hold: read again when their file changes, or on SIGHUP."""
+
+from __future__ import annotations
+
+from pgidle.system.file_signature import signature
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.run.runtime import House
+    from pgidle.settings.settings import Settings
+    from pgidle.system.file_signature import Signature
+
+POLL = 10.0
+"""Seconds between two looks at the settings file: while Postgres sleeps there is no observer to notice a change."""
+
+
+class LiveSettings:
+    """`changed` is called with new settings, from which only those that may change live differ."""
+
+    def __init__(self, house: House, changed: Callable[[Settings], None]) -> None:
+        self.current = house.settings
+        self._files = house.files
+        self._loop = house.loop
+        self._log = house.log
+        self._changed = changed
+        self.signature = self._seen = self._sign()
+        """Of the file as it was read last."""
+
+    def watch(self) -> None:
+        """Look at the file now and then, from now on."""
+        if self._files.settings_file:
+            self._loop.after(POLL, "settings", self._look)
+
+    def read(self) -> None:
+        """Read everything again. Settings that are wrong change nothing, and the log says so."""
+        self.signature = self._sign()
+        found = self._files.read()
+        if found.settings is None:
+            self._log.once("settings", f"the settings stay as they were: {found.error}")
+            return
+        from pgidle.postgres.conninfo import harmless
+        from pgidle.settings.settings import describe, live_changes
+
+        self._log.forget("settings")
+        before = dict(describe(self.current, harmless))
+        self.current, waiting = live_changes(self.current, found.settings)
+        now = describe(self.current, harmless)
+        changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
+        changed += [f"{name} changes only with a restart" for name in waiting]
+        self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
+        self._changed(self.current)
+
+    def _look(self) -> None:
+        """Read what has changed, once it has stopped changing."""
+        seen, self._seen = self._seen, self._sign()
+        if self._seen not in (self.signature, None) and seen == self._seen:
+            self.read()
+        self._loop.after(POLL, "settings", self._look)
+
+    def _sign(self) -> Signature:
+        return signature(self._files.settings_file) if self._files.settings_file else None

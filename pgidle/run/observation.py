@@ -1,0 +1,236 @@
+"""What the supervisor asks of its observer, and what it makes of the answers: doubt means busy."""
+
+from __future__ import annotations
+
+import time
+
+from pgidle.gate.gatekeeper import parked_text
+from pgidle.lifecycle.transitions import Event, State
+from pgidle.observer import messages as say
+from pgidle.observer.handle import Observer
+from pgidle.observer.messages import Judgement
+from pgidle.settings.options import WhenIdle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgidle.base.builtin_modules import socket
+    from pgidle.lifecycle.transitions import Moment
+    from pgidle.observer.messages import Situation, ToSupervisor
+    from pgidle.observer.pair import PairEnd
+    from pgidle.run.live_settings import LiveSettings
+    from pgidle.run.runtime import House
+    from pgidle.run.server import Server
+
+EXIT_PATIENCE = 0.5
+"""Seconds that the observer gets to end: clients who ask for the status at this moment are answered."""
+
+CONFIRM_LIMIT = 10.0
+"""Seconds for the last look, and for the clients whose login a forced sleep waits for meanwhile."""
+
+FRESH = 1.0
+"""Seconds: an older judgement does not count. The observer may have been stopped since, or the supervisor."""
+
+LINGER = 60.0
+"""Seconds for which the observer stays, while Postgres sleeps, after somebody has asked it."""
+
+WAKING = (b"POST /wake", b"POST /hold")
+"""How the orders begin for which Postgres has to be awake."""
+
+
+class Observation:
+    """Belongs to the supervisor, which alone knows the state: `moment` and `situation` (given the number of the latest
+    question) tell it, and `happen` gets what the observer's judgements mean."""
+
+    def __init__(
+        self,
+        house: House,
+        settings: LiveSettings,
+        server: Server,
+        moment: Callable[[], Moment],
+        situation: Callable[[int], Situation],
+        happen: Callable[[Event, str], None],
+    ) -> None:
+        self.wakes = 0
+        """How many postmasters have been looked at."""
+        self._house = house
+        self._settings = settings
+        self._server = server
+        self._gate = house.gate
+        self._loop = house.loop
+        self._log = house.log
+        self._moment = moment
+        self._situation = situation
+        self._happen = happen
+        self._observer = Observer(house.loop, house.log, self._serve, self._on_said, self._on_lost)
+        self._attended: int | None = None
+        self._period = 0
+        self._heard = 0
+        """The number of the observer's latest question."""
+        self._holds: str | None = None
+        self._looks = (0, 0)
+
+    @property
+    def pid(self) -> int | None:
+        """The observer's pid, where there is one."""
+        return self._observer.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is an observer that hears what it is told."""
+        return self._observer.is_ready
+
+    def tell(self, message: say.ToObserver) -> bool:
+        """Tell the observer; False where there is none that hears."""
+        return self._observer.tell(message)
+
+    def tell_situation(self) -> None:
+        if self._observer.is_ready:
+            self._observer.tell(self._situation(self._heard))
+
+    def attend(self) -> None:
+        """Have Postgres looked at, from now on or again."""
+        if self._state is not State.AWAKE or self._server.pid is None:
+            return
+        self._loop.cancel("attend")
+        if self._attended != self._server.pid:
+            self._attended = self._server.pid
+            self.wakes += 1
+        if not self._observer.is_ready:
+            self._observer.want()
+            return
+        self._period += 1
+        self._observer.tell(say.Attend(self._period, self._server.pid))
+
+    def confirm_idle(self) -> None:
+        """Ask for the last look, now that the gate is shut."""
+        self._period += 1
+        self._loop.after(CONFIRM_LIMIT, "confirm", self._on_unconfirmed)
+        if not self._observer.tell(say.Confirm(self._period)):
+            self._happen(Event.ACTIVITY_SEEN, "nobody looks at Postgres")
+
+    def record_sleep(self, why: str, seconds: float) -> None:
+        """Have it remembered why Postgres sleeps, and how many seconds its shutdown took."""
+        if not self._observer.tell(say.Slept(why, seconds)):
+            from pgidle.history.sleeps import remember
+
+            remember(self._house.state_dir, why, time.time(), seconds)
+
+    def on_question(self, connected: socket.socket, data: bytes) -> None:
+        """Somebody asks over HTTP for more than a health check."""
+        self._observer.hand_over(say.Connection(False, data), connected)
+        self.part_later()
+
+    def on_order(self, connected: socket.socket, data: bytes) -> None:
+        """Somebody asks at the control socket."""
+        if self._state is not State.AWAKE and data.startswith(WAKING):
+            # Counts like a client: once the observer has read it, there might be no supervisor left to tell.
+            self._happen(Event.WAKE_REQUESTED, "asked to wake")
+        self._observer.hand_over(say.Connection(True, data), connected)
+        self.part_later()
+
+    def part_later(self) -> None:
+        """Have no observer while Postgres sleeps, unless somebody asks it now and then."""
+        if self._state is State.ASLEEP and self._settings.current.when_idle is not WhenIdle.EXIT:
+            left = self._observer.asked_at + LINGER - time.monotonic()
+            self._loop.after(max(left, 0.0), "part", self._part)
+
+    def receive(self) -> None:
+        """Take in all that the observer has said by now."""
+        self._observer.receive()
+
+    def leave(self, status: int) -> None:
+        """End it, as the supervisor ends with this exit status."""
+        self._observer.leave(status, EXIT_PATIENCE)
+
+    @property
+    def _state(self) -> State:
+        return self._moment().state
+
+    def _serve(self, end: PairEnd, is_urgent: bool) -> None:
+        """What a fork of the supervisor does as the observer."""
+        from pgidle.observer.process import Begun, serve
+
+        begun = Begun(
+            self._house,
+            self._settings.current,
+            self._house.supervisor_pid,
+            self._situation(self._heard),
+            self._holds,
+            *self._looks,
+            self._server.files_read,
+            self._settings.signature,
+        )
+        serve(begun, end, is_urgent=is_urgent)
+
+    def _on_said(self, message: ToSupervisor) -> None:
+        match message:
+            case say.Ready():
+                self.tell_situation()
+                if self._state is State.AWAKE:
+                    self.attend()
+            case say.Judged():
+                self._on_judged(message)
+            case say.WakeWanted(number, why):
+                self._heard = number
+                self._happen(Event.WAKE_REQUESTED, why)
+            case say.SituationWanted(number):
+                self._heard = number
+                self.tell_situation()
+            case say.FilesChanged(_, True):
+                self._settings.read()
+            case say.FilesChanged(names, False):
+                self._log.note("reload", f"{', '.join(names)} has changed: Postgres is told to reload")
+                self._server.reload()
+            case say.HoldsChanged(content):
+                self._holds = content
+            case say.Looks(taken, failed):
+                self._looks = (taken, failed)
+
+    def _on_judged(self, judged: say.Judged) -> None:
+        """A judgement of an earlier period does not count."""
+        if judged.period != self._period:
+            return
+        match self._state, judged.judgement:
+            case State.AWAKE, Judgement.IDLE if _is_fresh(judged):
+                self._happen(Event.IDLE_JUDGED, judged.why)
+            case State.AWAKE, _:
+                self.attend()  # It goes on looking.
+            case State.DROWSY, Judgement.CONFIRMED:
+                self._on_confirmed(judged)
+            case State.DROWSY, Judgement.USED:
+                self._happen(Event.ACTIVITY_SEEN, judged.why)
+
+    def _on_confirmed(self, judged: say.Judged) -> None:
+        """Nobody uses Postgres; but has anybody come meanwhile?"""
+        if parked := self._gate.parked():
+            self._happen(Event.CLIENT_PARKED, parked_text(parked))
+        elif _is_fresh(judged):
+            self._happen(Event.IDLE_CONFIRMED, judged.why)
+        else:
+            self._happen(Event.ACTIVITY_SEEN, "the last look is too long ago to count")
+
+    def _on_unconfirmed(self) -> None:
+        self._happen(Event.ACTIVITY_SEEN, f"no last look within {CONFIRM_LIMIT:g} s")
+        self._observer.give_up("it does not look")
+
+    def _on_lost(self, why: str) -> None:
+        """Nobody can be seen, so nobody may be cut."""
+        self._heard = 0
+        if self._state is State.DROWSY:
+            self._happen(Event.ACTIVITY_SEEN, f"nobody looks at Postgres: {why}")
+        elif self._state is State.AWAKE:
+            self._observer.want()
+
+    def _part(self) -> None:
+        if self._state is not State.ASLEEP:
+            return
+        if self._observer.asked_at + LINGER > time.monotonic():
+            self.part_later()
+        else:
+            self._observer.end()
+
+
+def _is_fresh(judged: say.Judged) -> bool:
+    return time.monotonic() - judged.at < FRESH
