@@ -92,6 +92,13 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedToSleep:
+    """Somebody asked for a sleep now: no clock counts, but that nobody has used Postgres for `unused` seconds."""
+
+    unused: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What carries over from one verdict to the next; times are monotonic.
 
@@ -127,6 +134,7 @@ def evaluate(
     backoff: Backoff = NO_BACKOFF,
     *,
     start: StartResult | None = None,
+    asked: AskedToSleep | None = None,
 ) -> tuple[Verdict, Memory]:
     """Judge. `backoff`: what `flapping` says. `now` is monotonic.
     `start`: whether Postgres would start again, where that has been tried since it woke or a file has changed.
@@ -149,7 +157,7 @@ def evaluate(
     maintenance = any(blocker.signal is Signal.MAINTENANCE for blocker in blocking)
     memory = _remember(look, settings, memory, now, activity, blocking)
 
-    ready_at = _ready_at(settings, memory, backoff)
+    ready_at = _ready_at(settings, memory, backoff, asked)
     due = ready_at is not None and now >= ready_at and not (lasting or firm or held)
     memory = replace(
         memory, delayed_since=_default(memory.delayed_since, now) if due and maintenance else None
@@ -167,12 +175,14 @@ def evaluate(
         *_grouped(activity),
         *_grouped(_blocks(blocker, memory, now, settings, spent) for blocker in blocking),
         *held,
-        *_clocks(settings, memory, now, backoff),
+        *(_asked(asked, memory, now) if asked else _clocks(settings, memory, now, backoff)),
         *_grouped(_notes(look, start)),
     )
     memory = replace(memory, held=held_on)
     every = LOOK_UNCOUNTED if look.counters is None or settings.ignore else LOOK_EVERY
     far = min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
+    if asked is not None:
+        far = LOOK_FINEST  # Then the clocks are asked again.
     return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
 
 
@@ -243,13 +253,24 @@ def _lease(lease: Lease, now: float) -> Reason:
     return Reason(ReasonKind.BLOCKER, Signal.LEASE, one_line(f"held awake{why}"), lease.ends(now))
 
 
-def _ready_at(settings: Settings, memory: Memory, backoff: Backoff) -> float | None:
-    """When the clocks alone would let it sleep (monotonic)."""
+def _ready_at(
+    settings: Settings, memory: Memory, backoff: Backoff, asked: AskedToSleep | None
+) -> float | None:
+    """When the clocks alone, or whoever asked for it, would let it sleep (monotonic)."""
+    if asked is not None:
+        return memory.last_activity + asked.unused
     if settings.idle_timeout is None:
         return None
     return max(
         memory.last_activity + settings.idle_timeout + backoff.extra, memory.awake_since + settings.min_awake
     )
+
+
+def _asked(asked: AskedToSleep, memory: Memory, now: float) -> Iterator[Reason]:
+    last = f"last use {duration_text(now - memory.last_activity)} ago: {memory.last_use}"
+    left = memory.last_activity + asked.unused - now
+    ends = f"after {duration_text(asked.unused)} without use" if left > 0 else ""
+    yield Reason(ReasonKind.CLOCK, Signal.IDLE_TIMEOUT, f"asked to sleep; {last}", ends)
 
 
 def _clocks(settings: Settings, memory: Memory, now: float, backoff: Backoff) -> Iterator[Reason]:

