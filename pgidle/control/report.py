@@ -42,7 +42,7 @@ def make_report(situation: Situation, judge: Judge, house: House, supervisor_pid
         crashes=situation.crashes,
         looks=judge.looks,
         looks_failed=judge.looks_failed,
-        last_sleep=judge.last_sleep,
+        last_sleep=judge.past_sleeps.last,
         failed_start=situation.failed_start,
         resident=situation.resident,
         settings=tuple(describe(judge.settings, harmless)),

@@ -9,23 +9,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pgidle.base.record import replace
 from pgidle.control.orders import Sleep
-from pgidle.history.sleeps import load, save
 from pgidle.idle import keeps_awake, policy
-from pgidle.idle.flapping import SOON, Backoff, applications, flapping, ignored_waker, waker
 from pgidle.idle.policy import AskedToSleep, is_near
 from pgidle.idle.reasons import ReasonKind, slot_text
 from pgidle.idle.snapshot import LookFailed, Snapshot
-from pgidle.idle.start_result import Startable, StartResult
 from pgidle.observer.messages import Judgement
+from pgidle.observer.next_start import NextStart
+from pgidle.observer.past_sleeps import PastSleeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.control.holds import Holds, Kept
     from pgidle.control.orders import Hold, Requested
-    from pgidle.idle.flapping import LastSleep
     from pgidle.idle.policy import Look
     from pgidle.idle.reasons import Verdict
     from pgidle.idle.start_result import StartQuestion
@@ -41,9 +38,6 @@ LOOK_DEADLINE = 5.0
 
 CHECKPOINT_TIMEOUT = 60.0
 """Seconds after which Postgres is put to sleep without a checkpoint of its own before."""
-
-TRIED_FOR = 30.0
-"""Seconds for which it counts that Postgres would start again, or would not, unless a file is seen to change."""
 
 SLOT_WORTH_A_LINE = 16 * 2**20
 """Bytes of WAL (a segment) that an unused replication slot may hold back before the log says so."""
@@ -74,25 +68,16 @@ class Judge:
         `start_tried`. `tell` is told each judgement, and why. `counts`: of looks so far, and of those that failed."""
         self.settings = settings
         self.holds = holds
-        self.backoff = Backoff()
         self.verdict: Verdict | None = None
         self.looks, self.looks_failed = counts
         self.sessions: int | None = None
-        self._state_dir = state_dir
-        self._history = load(state_dir)
-        self._connected: frozenset[str] = frozenset()
+        self.past_sleeps = PastSleeps(settings, state_dir, log)
         self._slots: dict[str, float] = {}
         self._orders = orders
         self._timers = timers
         self._log = log
         self._tell = tell
-        self._next_start = next_start
-        self._start: StartResult | None = None
-        self._tried_at = 0.0
-        """When that was found (monotonic)."""
-        self._prepared = 0
-        self._trial = 0
-        self._is_trying = False
+        self._next_start = NextStart(next_start, orders, log)
         self._memory = policy.begin(time.monotonic())
         self._ticket = 0
         self._is_confirming = False
@@ -110,9 +95,8 @@ class Judge:
         self._memory = policy.begin(time.monotonic())
         self._keepers = keeps_awake.begin(time.monotonic())
         self.verdict = None
-        self._start = None
-        self._history = self._history.woke(time.time())
-        self._weigh_history()
+        self._next_start.begin()
+        self.past_sleeps.ended()
         self.resume()
 
     def resume(self) -> None:
@@ -120,7 +104,7 @@ class Judge:
         self.answer(False, "not put to sleep: somebody came meanwhile")
         self._is_confirming = False
         self._is_checkpointing = False
-        self._is_trying = False
+        self._next_start.resume()
         self.look_now()
 
     def pause(self, why: str, *, granted: bool) -> None:
@@ -135,7 +119,7 @@ class Judge:
     def adopt(self, settings: Settings) -> None:
         """Go by other settings from now on."""
         self.settings = settings
-        self._weigh_history()
+        self.past_sleeps.adopt(settings)
 
     def look_now(self) -> None:
         """Ask for a look; one that is under way no longer counts."""
@@ -165,7 +149,7 @@ class Judge:
         if self._is_forced:
             self._checkpoint()
         else:
-            self._tried_at = 0.0
+            self._next_start.void()
             self.look_now()
 
     @property
@@ -216,9 +200,7 @@ class Judge:
             if not self._is_confirming:
                 self._judged_at = look.at
             self.sessions = len(look.clients)
-            self._connected = applications(look, self.settings)
-            self._learn_waker(waker(look, self.settings))
-            self._tell_ignored(ignored_waker(look, self.settings))
+            self.past_sleeps.seen(look, time.monotonic() - self._memory.awake_since)
             self._warn_of_slots(look)
         now = time.monotonic()
         asked = None
@@ -231,14 +213,13 @@ class Judge:
             self._memory,
             now,
             leases=self.holds.leases,
-            backoff=self.backoff,
-            start=self._start,
+            backoff=self.past_sleeps.backoff,
+            start=self._next_start.result,
             asked=asked,
         )
         self.verdict = verdict
         if isinstance(look, Snapshot):
-            if look.prepared_transactions != self._prepared:
-                self._prepared, self._tried_at = look.prepared_transactions, 0.0
+            self._next_start.note_prepared(look.prepared_transactions)
             self._tell_keeper(look, verdict, now)
         self._tell_askers()
         if self._is_confirming:
@@ -248,18 +229,18 @@ class Judge:
 
     def _act_on(self, verdict: Verdict, now: float) -> None:
         """Checkpoint, if it is idle and would start again; else look again. While that is tried nothing is decided."""
-        is_tried = self._start is not None and now - self._tried_at < TRIED_FOR
+        is_tried = self._next_start.is_known(now)
         if verdict.idle and is_tried:
             self._checkpoint()
             return
         # In time for the sleep, which does not wait for it then.
-        is_due = verdict.idle or is_near(verdict, now) or self._is_unstartable
-        if is_due and not is_tried and not self._is_trying:
+        is_due = verdict.idle or is_near(verdict, now) or self._next_start.is_impossible
+        if is_due and not is_tried and not self._next_start.is_being_tried:
             self.try_start()
         if verdict.idle:
             self._disconnect()  # In nobody's way while that is tried.
         else:
-            if self._requests and not self._is_forced and not self._is_trying:
+            if self._requests and not self._is_forced and not self._next_start.is_being_tried:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind not in idle)
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
@@ -268,28 +249,12 @@ class Judge:
                 self._disconnect()
 
     def try_start(self) -> None:
-        """A file has changed: find out whether Postgres would start with it. What was found before no longer counts."""
-        self._tried_at = 0.0
-        self._is_trying = True
-        self._trial += 1
-        self._orders.try_start(self._trial, replace(self._next_start, prepared=self._prepared))
+        """A file has changed: find out whether Postgres would start with it."""
+        self._next_start.try_it()
 
     def start_tried(self, message: StartTried) -> None:
         """It is known, or known not to be known, whether Postgres would start."""
-        if message.ticket != self._trial:
-            return
-        self._is_trying = False
-        self._start, self._tried_at = message.result, time.monotonic()
-        match message.result.startable:
-            case Startable.NO:
-                text = f"Postgres could not start again, so it stays awake: {message.result.reason}"
-                self._log.once("configuration", text)
-            case Startable.UNKNOWN:
-                text = f"whether Postgres could start again is not known: {message.result.reason}"
-                self._log.once("configuration", text)
-            case Startable.YES:
-                self._log.forget("configuration")
-        if not (self._is_checkpointing or self._is_confirming):
+        if self._next_start.tried(message) and not (self._is_checkpointing or self._is_confirming):
             self.look_now()
 
     def checkpointed(self, message: Checkpointed) -> None:
@@ -306,42 +271,15 @@ class Judge:
             return
         self._is_checkpointing = False
         if is_impossible:
-            self._start = StartResult(Startable.NO, f"a checkpoint fails: {message.error}")
-            self._tried_at = time.monotonic()
+            self._next_start.refuse(f"a checkpoint fails: {message.error}")
             self.look_now()
         else:
             self._tell(Judgement.IDLE, self._summary())
-
-    @property
-    def last_sleep(self) -> LastSleep | None:
-        """The last sleep that began, if any did."""
-        return self._history.last
-
-    def record_sleep(self, why: str, seconds: float) -> None:
-        """Postgres sleeps: remember why, whom that cut off, and how many seconds the shutdown took."""
-        self._history = self._history.slept(why, time.time(), self._connected, seconds)
-        try:
-            save(self._state_dir, self._history)
-        except OSError as error:
-            self._log.once("history", f"this sleep is not remembered: {error}")
 
     def _tell_askers(self) -> None:
         askers, self._askers = self._askers, []
         for asker in askers:
             asker()
-
-    def _learn_waker(self, who: str | None) -> None:
-        """Who is seen first has woken Postgres, if it is soon enough."""
-        if who is not None and time.monotonic() - self._memory.awake_since < SOON:
-            before, self._history = self._history, self._history.woken_by(who)
-            if self._history is not before:
-                self._weigh_history()
-
-    def _tell_ignored(self, who: str | None) -> None:
-        """Who is ignored and wakes Postgres all the same makes sleeping pointless, without being in its way."""
-        if who is not None and time.monotonic() - self._memory.awake_since < SOON:
-            text = f"{who} is ignored, yet was the first to come: whoever is at the gate wakes Postgres, less no-wake"
-            self._log.once("ignore", text)
 
     def _tell_keeper(self, look: Snapshot, verdict: Verdict, now: float) -> None:
         """Once it has kept Postgres awake for an idle timeout on end: that is why it did not sleep."""
@@ -356,19 +294,6 @@ class Judge:
             if slot.held_back >= 2 * self._slots[slot.name]:
                 self._slots[slot.name] = slot.held_back
                 self._log.note("replication", f"{slot_text(slot)}; ends {policy.SLOT_ENDS}")
-
-    def _weigh_history(self) -> None:
-        backoff = flapping(self._history.sleeps, self.settings.idle_timeout)
-        if backoff.extra and backoff != self.backoff:
-            self._log.note(
-                "flapping",
-                f"{backoff.culprit} comes back as soon as it is cut: waiting {backoff.extra:g} s longer",
-            )
-        self.backoff = backoff
-
-    @property
-    def _is_unstartable(self) -> bool:
-        return self._start is not None and self._start.startable is Startable.NO
 
     def _checkpoint(self) -> None:
         if not self._is_checkpointing:
@@ -397,7 +322,7 @@ class Judge:
 
     def _confirm(self) -> None:
         """Nobody uses Postgres; and it would start with what is there now?"""
-        if self._is_trying and not self._is_forced:
+        if self._next_start.is_being_tried and not self._is_forced:
             self._tell(Judgement.USED, "a file has changed that Postgres is started with")
         else:
             self._tell(Judgement.CONFIRMED, self._summary())

@@ -162,7 +162,7 @@ class Serving:
             case say.TryStart() if self._is_watching:
                 self._judge.try_start()
             case say.Slept(why, seconds):
-                self._judge.record_sleep(why, seconds)
+                self._judge.past_sleeps.record(why, seconds)
 
     def _answer_up_to(self, number: int) -> None:
         """Who has asked how things are, with up to this number, knows it now."""

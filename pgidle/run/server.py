@@ -12,6 +12,7 @@ from pgidle.base.builtin_modules import signal
 from pgidle.base.errors import FAULTS, fault_text
 from pgidle.lifecycle.transitions import Event
 from pgidle.postgres.data_directory import living_postmaster
+from pgidle.postgres.exit_status import describe
 from pgidle.postgres.postmaster import has_unlogged, is_checkpointed, is_shut_down, unarchived
 from pgidle.run.spawn import spawn_postmaster
 from pgidle.system.file_signature import signatures
@@ -386,18 +387,3 @@ class Server:
     def _tell_failure(self, how: str) -> None:
         self._has_failed = not self.is_ready
         self._happen(Event.POSTMASTER_CRASHED, how)
-
-
-def describe(status: int, complaint: str = "") -> str:
-    """An exit status as a person would say it, with what Postgres itself has said of it."""
-    if complaint:
-        complaint = f": {complaint}"
-    if status == 0:
-        return "the postmaster ended without a clean shutdown: the next start recovers, and empties unlogged tables"
-    if status > 0:
-        return f"the postmaster exited with status {status}{complaint or ' (its own message is above)'}"
-    from signal import Signals
-
-    # Of the real-time signals only the first and the last have names.
-    named = next((one.name for one in Signals if one == -status), f"signal {-status}")
-    return f"the postmaster was ended by {named}{complaint}"

@@ -27,7 +27,7 @@ from harness.faults import as_server, carry_out
 from harness.installations import free_port
 from harness.supervised import parse_line
 from pgidle.gate.gate import Mode
-from pgidle.run.server import describe
+from pgidle.postgres.exit_status import describe
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,86 @@
+"""Whether Postgres would start again with what is on disk now: tried before each sleep, and when a file has changed."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pgidle.base.record import replace
+from pgidle.idle.start_result import Startable, StartResult
+
+if TYPE_CHECKING:
+    from pgidle.idle.start_result import StartQuestion
+    from pgidle.observer.answers import StartTried
+    from pgidle.observer.looks import Looks
+    from pgidle.system.log import Log
+
+TRIED_FOR = 30.0
+"""Seconds for which a result counts, unless a file is seen to change."""
+
+
+class NextStart:
+    """The latest result, how old it is, and whether another is under way. Times are monotonic."""
+
+    def __init__(self, question: StartQuestion, orders: Looks, log: Log) -> None:
+        self.result: StartResult | None = None
+        self.is_being_tried = False
+        self._question = question
+        self._orders = orders
+        self._log = log
+        self._tried_at = 0.0
+        self._prepared = 0
+        self._ticket = 0
+
+    def begin(self) -> None:
+        """Postgres has just started."""
+        self.result = None
+
+    def resume(self) -> None:
+        """A trial that is under way no longer counts."""
+        self.is_being_tried = False
+
+    def void(self) -> None:
+        """Something has changed: what was found before no longer counts."""
+        self._tried_at = 0.0
+
+    def is_known(self, now: float) -> bool:
+        """Whether there is a result that counts, good or bad."""
+        return self.result is not None and now - self._tried_at < TRIED_FOR
+
+    @property
+    def is_impossible(self) -> bool:
+        return self.result is not None and self.result.startable is Startable.NO
+
+    def note_prepared(self, transactions: int) -> None:
+        """So many transactions are prepared, each of which the next start has to have room for."""
+        if transactions != self._prepared:
+            self._prepared = transactions
+            self.void()
+
+    def refuse(self, why: str) -> None:
+        """Found without a trial: Postgres would not start again."""
+        self.result, self._tried_at = StartResult(Startable.NO, why), time.monotonic()
+
+    def try_it(self) -> None:
+        """Begin a trial; `tried` gets its result."""
+        self.void()
+        self.is_being_tried = True
+        self._ticket += 1
+        self._orders.try_start(self._ticket, replace(self._question, prepared=self._prepared))
+
+    def tried(self, message: StartTried) -> bool:
+        """A trial has ended; whether it is the latest."""
+        if message.ticket != self._ticket:
+            return False
+        self.is_being_tried = False
+        self.result, self._tried_at = message.result, time.monotonic()
+        match message.result.startable:
+            case Startable.NO:
+                text = f"Postgres could not start again, so it stays awake: {message.result.reason}"
+                self._log.once("configuration", text)
+            case Startable.UNKNOWN:
+                text = f"whether Postgres could start again is not known: {message.result.reason}"
+                self._log.once("configuration", text)
+            case Startable.YES:
+                self._log.forget("configuration")
+        return True
