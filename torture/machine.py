@@ -46,6 +46,10 @@ class Machine(Supervised):
         self.killed_at = None
         is_clean = is_shut_down(self.installation, str(self.data_dir))
         stopping = min(self._said("terminating"), default=float("inf"))
+        leaving, called_off = self._said("leaving"), self._said("starting")
+        if status == 0 and leaving and leaving[-1] > max(called_off, default=0.0):
+            # Its Unix listener ends with the last look: a fault can hold the process between that and its exit.
+            stopping = min(stopping, leaving[-1])
         self.exits.append(Exit(status, at, self.has_spoken, is_clean, stopping=stopping))
         return status
 

@@ -96,8 +96,8 @@ class Window:
 @dataclass(slots=True)
 class Exit:
     """One end of the supervisor. `listening`: when the next one held the TCP address, if one was started; `serving`:
-    when its Postgres had made the Unix socket, at the latest. `stopping`: when it was told to stop, from which on the
-    Unix socket refuses.
+    when its Postgres had made the Unix socket, at the latest. `stopping`: when it was told to stop, or began to
+    leave for good, from which on the Unix socket refuses.
 
     `said`: whether it had written a line; before that Python itself is what a signal meets. `is_clean`: whether
     pg_controldata says that the cluster is shut down.
