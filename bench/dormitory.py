@@ -15,7 +15,7 @@ import click
 import psycopg
 
 from harness.booted import Booted, why_not
-from harness.installations import Place, conninfo, debian, embedded
+from harness.installations import Place, conninfo, debian, embedded, server_user
 from pgidle.init.command import make_plan, write_plan
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ONE_BY_ONE = 20
 FIRST_PORT = 6000
 HOME = "/srv"
+TEMPLATES = ("1", "4")
+"""Folders of template1 and template0, from PostgreSQL 15 on (pg_database.dat)."""
 
 
 class Dormitory:
@@ -39,14 +41,26 @@ class Dormitory:
         template = place.data_dir(installation)
         for name in self.names:
             self._write(units, name)
-            # In there it is in memory, which a disk could not keep up with.
-            machine.run("cp", "-a", template, f"{HOME}/{name}")
+        self._copy(template, installation)
         machine.run("mkdir", "-p", "/etc/pgidle")
         settings = f"PGIDLE_BIN_DIR={installation.bin_dir}\\nPGIDLE_MIN_AWAKE=0s\\n"
         machine.run(
             "sh", "-c", f"for n in {' '.join(self.names)}; do printf '{settings}' >/etc/pgidle/$n.env; done"
         )
         machine.run("cp", "-r", f"{units}/.", "/etc/systemd/system/")
+
+    def _copy(self, template: Path, installation: Installation) -> None:
+        """A data directory for each, in memory, which a disk could not keep up with. Of 40 MB each they would fill it:
+        so segments of WAL are small, and all share the files of the two template databases, which nobody opens."""
+        machine, user = self._machine, server_user().pw_name
+        machine.run("cp", "-a", template, f"{HOME}/template")
+        resize = (f"{installation.bin_dir}/pg_resetwal", "--wal-segsize=1", "-D", f"{HOME}/template")
+        machine.run("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *resize)
+        copy = (
+            f'cd {HOME}; mkdir shared; for one in {" ".join(TEMPLATES)}; do mv "template/base/$one" shared; done; '
+            f'for name in {" ".join(self.names)}; do cp -a template "$name"; cp -al shared/* "$name/base"; done'
+        )
+        machine.run("sh", "-euc", copy)
 
     def _write(self, units: Path, name: str) -> None:
         where = {"port": str(self.ports[name]), "data-dir": f"{HOME}/{name}"}
