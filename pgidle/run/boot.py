@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgidle.gate.listeners import Address, Listener
     from pgidle.postgres.image_variables import FirstStart
     from pgidle.postgres.programs import Binaries
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
     from pgidle.settings.load import Caller
     from pgidle.settings.options import Options
     from pgidle.settings.settings import Resolved, Settings
@@ -47,7 +47,7 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
         # First of all: a signal that comes from here on is remembered, and dealt with when there is somebody to.
         loop = Loop()
         loop.catch(CAUGHT)
-        house = _prepare(options, tuple(postgres_args), loop)
+        runtime = _prepare(options, tuple(postgres_args), loop)
     except PgidleError as error:
         _complain(error)
         return error.status
@@ -58,16 +58,16 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
     try:
         from pgidle.run.spawn import spawn_early
 
-        early = spawn_early(house)
+        early = spawn_early(runtime)
         # What Postgres does not need to start is imported while it starts.
         from pgidle.run.supervisor import Supervisor
 
         gc.enable()
-        supervisor = Supervisor(house, early)
+        supervisor = Supervisor(runtime, early)
     except FAULTS as error:
         _complain(PgidleError(f"cannot look after Postgres, which ends now: {error}"))
         if early is not None:
-            early.end(house.settings.stop_timeout)
+            early.end(runtime.settings.stop_timeout)
         os._exit(1)
     try:
         status = supervisor.run()
@@ -108,13 +108,13 @@ def _complain(error: PgidleError) -> None:
         return  # The exit status tells, too.
 
 
-def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> House:
+def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Runtime:
     """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
     from pgidle.gate.gate import Mode
     from pgidle.gate.preload import open_library
     from pgidle.postgres.data_directory import DataDirState, inspect_data_dir, refuse_closed
     from pgidle.postgres.programs import find_bin_dir
-    from pgidle.run.runtime import Doors, Files, House
+    from pgidle.run.runtime import Files, ListeningSockets, Runtime
     from pgidle.run.sd_listen import take_manager, take_sockets
     from pgidle.settings.load import Caller
     from pgidle.settings.options import Tls
@@ -166,7 +166,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
     gate, gate_why = _make_gate(settings, state_dir, library, inherited, log)
     if gate.mode is Mode.NONE:
         log.note("gate", f"mode {gate.mode.value}: {gate_why}")
-    return House(
+    return Runtime(
         settings=settings,
         environ=dict(os.environ),
         binaries=binaries,
@@ -175,7 +175,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...], loop: Loop) -> Ho
         gate=gate,
         gate_why=gate_why,
         state_dir=state_dir,
-        doors=Doors(http, _listen_control(state_dir)),
+        listening=ListeningSockets(http, _listen_control(state_dir)),
         files=Files(
             settings.data_dir,
             settings.config,
@@ -347,7 +347,7 @@ def _listen(
 
 
 def _listen_http(settings: Settings, identity: Identity | None) -> tuple[socket.socket, ...]:
-    """The HTTP door, open from now on: who asks early waits for the answer. Raises PgidleError."""
+    """The HTTP socket, open from now on: who asks early waits for the answer. Raises PgidleError."""
     if settings.http is None:
         return ()
     host, port = settings.http
