@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pgidle.control.api import Application
-from pgidle.control.http_server import Door
+from pgidle.control.http_server import HttpServer
 from pgidle.control.memory import Meter
 from pgidle.control.probes import HttpListener
 from pgidle.control.status import Report
@@ -104,25 +104,25 @@ class Answering:
 
     async def _run(self) -> None:
         meter, timers = Meter(), Timers()
-        telling = Door(Application(self._report, self._state, meter).answer)
-        ordering = Door(Application(self._report, self._state, meter, self.orders.put).answer)
+        telling = HttpServer(Application(self._report, self._state, meter).answer)
+        ordering = HttpServer(Application(self._report, self._state, meter, self.orders.put).answer)
         tasks = set()
 
-        def hand_on(door: Door) -> Callable[[socket.socket, bytes], None]:
+        def hand_on(server: HttpServer) -> Callable[[socket.socket, bytes], None]:
             def hand(connected: socket.socket, data: bytes) -> None:
                 taken = socket.socket(fileno=connected.detach())
-                tasks.add(asyncio.ensure_future(door.let_in(taken, data)))
+                tasks.add(asyncio.ensure_future(server.let_in(taken, data)))
 
             return hand
 
-        for listener, door, users in (
+        for listener, server, users in (
             (self._tcp, telling, None),
             (self._control, ordering, (0, os.geteuid())),
         ):
-            HttpListener(listener, timers, self._asked, hand_on(door), users)  # type: ignore[arg-type]
+            HttpListener(listener, timers, self._asked, hand_on(server), users)  # type: ignore[arg-type]
         await self._ended.wait()
         for listener in (self._tcp, self._control):
             timers.forget(listener.fileno())
             listener.close()
-        for door in (telling, ordering):
-            await door.close()
+        for server in (telling, ordering):
+            await server.close()

@@ -97,7 +97,7 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
         except psycopg.OperationalError as fault:
             traceback.format_exception(fault)
     listener = socket.create_server(("127.0.0.1", http_port))
-    serving = http_server.Door(answer)
+    serving = http_server.HttpServer(answer)
     asking = asyncio.ensure_future(asyncio.to_thread(ask, http_port))
     connected, _ = await asyncio.to_thread(listener.accept)
     connected.setblocking(False)

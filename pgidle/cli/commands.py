@@ -21,7 +21,7 @@ from pgidle.history.sleeps import last_sleep
 from pgidle.idle.reasons import duration_text
 from pgidle.postgres.conninfo import harmless
 from pgidle.run import boot
-from pgidle.settings.load import Caller, read_file
+from pgidle.settings.load import Caller, read_file, read_settings
 from pgidle.settings.options import OPTIONS, Kind, parse_duration
 from pgidle.settings.settings import config_path, describe, resolve
 from pgidle.system.log import one_line
@@ -250,7 +250,7 @@ def release(options: dict[str, Any], number: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 def config(options: dict[str, Any], as_json: bool) -> None:
     """Say what `run` would go by with the same options, and where each value comes from."""
-    resolved = boot.read_settings(options, click.get_current_context().meta["tail"])
+    resolved = read_settings(options, click.get_current_context().meta["tail"])
     rows = [
         (name, value, resolved.sources[name].source.value, resolved.sources[name].name)
         for name, value in describe(resolved.settings, harmless)

@@ -50,7 +50,7 @@ def _error(status: int, message: str) -> Answer:
 
 
 class Application:
-    """What one door says."""
+    """What one HTTP server answers."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Application:
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
     ) -> None:
-        """`report` is what holds now, `state` what was told last. `take` gets orders; None makes the door read-only.
+        """`report` is what holds now, `state` what was told last. `take` gets orders; None makes it read-only.
         `look` calls back when what is known is no older than the question, or cannot be had."""
         self._report = report
         self._state = state

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Seconds for taking the answer. How long the answer itself may take is for `answering` to say.
 CONNECTION_TIME = 10.0
-# Seconds that answers under way get when the door closes.
+# Seconds that answers under way get when the server closes.
 CLOSING_TIME = 0.2
 
 
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Door:
+class HttpServer:
     """What answers those who are let in. Belongs to the loop's thread.
 
     `answering` is called with a request's method, path and query, and must not raise; it is cancelled where the client
@@ -97,11 +97,11 @@ class Door:
 class _Connection(asyncio.Protocol):
     """From connect to the end of the one answer."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, server: HttpServer) -> None:
         self.task: asyncio.Task[None] | None = None
-        self.number = door.next_number()
+        self.number = server.next_number()
         self.origin = ""
-        self._door = door
+        self._server = server
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
         self._request: h11.Request | None = None
 
@@ -110,12 +110,12 @@ class _Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._end = loop.call_later(REQUEST_TIME, self.cut)
         self.origin = origin(transport.get_extra_info("peername"))
-        self._door.connections.add(self)
-        self._door.make_room()
+        self._server.connections.add(self)
+        self._server.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end.cancel()
-        self._door.connections.discard(self)
+        self._server.connections.discard(self)
         if self.task is not None:
             self.task.cancel()
 
@@ -138,7 +138,7 @@ class _Connection(asyncio.Protocol):
 
     def cut(self) -> None:
         # At once no more one of those who are there: the transport tells only on the loop's next turn.
-        self._door.connections.discard(self)
+        self._server.connections.discard(self)
         self._transport.abort()
 
     def is_silent(self) -> bool:
@@ -172,7 +172,7 @@ class _Connection(asyncio.Protocol):
     async def _answer(self, request: h11.Request) -> None:
         path, _, query = request.target.decode("ascii", "replace").partition("?")
         method = request.method.decode("ascii")
-        self._send(await self._door.answering(method, path, query), has_body=method != "HEAD")
+        self._send(await self._server.answering(method, path, query), has_body=method != "HEAD")
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

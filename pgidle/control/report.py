@@ -12,10 +12,10 @@ from pgidle.settings.settings import describe
 if TYPE_CHECKING:
     from pgidle.observer.idle_judge import Judge
     from pgidle.observer.messages import Situation
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
 
 
-def make_report(situation: Situation, judge: Judge, house: House, supervisor_pid: int) -> Report:
+def make_report(situation: Situation, judge: Judge, runtime: Runtime, supervisor_pid: int) -> Report:
     """What holds in a situation."""
     # A verdict is about a Postgres that runs.
     verdict = judge.verdict if situation.state in (State.AWAKE, State.DROWSY) else None
@@ -25,14 +25,14 @@ def make_report(situation: Situation, judge: Judge, house: House, supervisor_pid
         why=situation.why,
         reasons=verdict.reasons if verdict is not None else (),
         sleeps_at=verdict.sleeps_at if verdict is not None else None,
-        gate_mode=house.gate.mode.value,
-        gate_why=house.gate_why,
+        gate_mode=runtime.gate.mode.value,
+        gate_why=runtime.gate_why,
         parked=situation.parked,
         sessions=judge.sessions,
         leases=judge.holds.leases,
-        data_dir=house.settings.data_dir,
-        listen=house.gate.hosts,
-        port=house.settings.port,
+        data_dir=runtime.settings.data_dir,
+        listen=runtime.gate.hosts,
+        port=runtime.settings.port,
         supervisor_pid=supervisor_pid,
         postmaster_pid=situation.postmaster_pid,
         initialising=situation.is_initialising,

@@ -11,7 +11,7 @@ from pgidle.doctor.finding import MACHINE, Chart
 from pgidle.doctor.machine import this_machine
 from pgidle.doctor.readers.stated_settings import Context
 from pgidle.history.sleeps import last_sleep
-from pgidle.run.boot import read_settings
+from pgidle.settings.load import read_settings
 from pgidle.settings.options import OPTIONS
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pgidle.observer.messages import Situation
     from pgidle.observer.pair import PairEnd
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
     from pgidle.settings.settings import Settings
     from pgidle.system.file_signature import Signature
 
@@ -40,7 +40,7 @@ class Begun:
     """What an observer begins with. `holds` are those that the one before told of; `signatures` are those of the files
     that Postgres has read, by name, and of the settings file that was read, by path."""
 
-    house: House
+    runtime: Runtime
     settings: Settings
     supervisor_pid: int
     situation: Situation
@@ -67,7 +67,7 @@ def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
     except BaseException as error:  # noqa: BLE001 - whatever it is, one line says it, and the supervisor hears of the end
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        begun.house.log.note("observer", f"failed: {fault_text(error)} ({_place(error)})")
+        begun.runtime.log.note("observer", f"failed: {fault_text(error)} ({_place(error)})")
         os._exit(1)
     os._exit(0)
 
@@ -75,7 +75,7 @@ def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
 def _become(begun: Begun, end: PairEnd) -> None:
     import ctypes
 
-    kept = {end.fileno(), begun.house.state_dir.folder}
+    kept = {end.fileno(), begun.runtime.state_dir.folder}
     settle(kept, begun.supervisor_pid, signal.SIGKILL)
     ctypes.CDLL(None).prctl(PR_SET_NAME, COMM)
     for number in DEAF_TO:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgidle.control.api import Application
 from pgidle.control.holds import Holds
-from pgidle.control.http_server import Door
+from pgidle.control.http_server import HttpServer
 from pgidle.control.memory import Meter
 from pgidle.control.report import make_report
 from pgidle.lifecycle.transitions import State
@@ -53,10 +53,10 @@ class Serving:
     """Owns all that the observer does. Belongs to the running loop."""
 
     def __init__(self, begun: Begun, end: PairEnd, group: asyncio.TaskGroup) -> None:
-        house = begun.house
+        runtime = begun.runtime
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._begun = begun
-        self._house = house
+        self._runtime = runtime
         self._end = end
         self._group = group
         self._situation = begun.situation
@@ -72,23 +72,25 @@ class Serving:
         timers = Timers()
         self._looks = Looks(self._on_ended, group)
         holds = Holds(
-            house.state_dir, timers, house.log, begun.holds, self._on_holds_changed, self._on_hold_ended
+            runtime.state_dir, timers, runtime.log, begun.holds, self._on_holds_changed, self._on_hold_ended
         )
         self._judge = Judge(
             begun.settings,
             self._looks,
             holds,
             timers,
-            house.log,
-            house.state_dir,
+            runtime.log,
+            runtime.state_dir,
             self._on_judged,
-            start_question(house),
+            start_question(runtime),
             (begun.looks, begun.looks_failed),
         )
         self._ordering = Ordering(self._want_wake)
         meter = Meter()
-        self._telling = Door(Application(self._report, self._state, meter).answer)
-        self._control = Door(Application(self._report, self._state, meter, self._take, self._look_for).answer)
+        self._telling = HttpServer(Application(self._report, self._state, meter).answer)
+        self._control = HttpServer(
+            Application(self._report, self._state, meter, self._take, self._look_for).answer
+        )
 
     @property
     def _is_watching(self) -> bool:
@@ -123,15 +125,15 @@ class Serving:
             self._noticing.cancel()
         self._looks.unwatch()
         await asyncio.gather(*self._coming)
-        for door in (self._telling, self._control):
-            await door.close()
+        for server in (self._telling, self._control):
+            await server.close()
         asyncio.get_running_loop().remove_reader(self._end.fileno())
 
     def _do(self, message: say.ToObserver, descriptor: int | None) -> None:
         match message:
             case say.Connection(is_control, data) if descriptor is not None:
-                door = self._control if is_control else self._telling
-                coming = self._group.create_task(door.let_in(socket.socket(fileno=descriptor), data))
+                server = self._control if is_control else self._telling
+                coming = self._group.create_task(server.let_in(socket.socket(fileno=descriptor), data))
                 self._coming.add(coming)
                 coming.add_done_callback(self._coming.discard)
             case say.Situation():
@@ -183,7 +185,7 @@ class Serving:
             self._noticing = self._group.create_task(self._notice())
         if postmaster_pid != self._watched:
             self._watched = postmaster_pid
-            self._looks.watch(make_watcher(self._house, self._judge.settings, postmaster_pid))
+            self._looks.watch(make_watcher(self._runtime, self._judge.settings, postmaster_pid))
             self._judge.begin()
         else:
             self._judge.resume()
@@ -204,7 +206,7 @@ class Serving:
     async def _notice(self) -> None:
         from pgidle.observer.changed_files import notice_changes
 
-        files = self._house.files
+        files = self._runtime.files
         known = {f"{files.data_dir}/{name}": was for name, was in self._begun.postgres_files.items()}
         if files.settings_file:
             known[files.settings_file] = self._begun.settings_file
@@ -270,7 +272,7 @@ class Serving:
                 await asking
             finally:
                 self._asking.pop(number, None)
-        return make_report(self._situation, self._judge, self._house, self._begun.supervisor_pid)
+        return make_report(self._situation, self._judge, self._runtime, self._begun.supervisor_pid)
 
     def _send(self) -> None:
         loop = asyncio.get_running_loop()

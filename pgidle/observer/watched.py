@@ -15,13 +15,13 @@ from pgidle.system.users import user_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
     from pgidle.settings.settings import Settings
 
 
-def make_watcher(house: House, settings: Settings, postmaster_pid: int) -> Callable[[], Watcher]:
+def make_watcher(runtime: Runtime, settings: Settings, postmaster_pid: int) -> Callable[[], Watcher]:
     """What makes a watcher of a running postmaster, on the loop that it will belong to."""
-    gate, state_dir = house.gate, house.state_dir
+    gate, state_dir = runtime.gate, runtime.state_dir
     pidfile = read_pidfile(settings.data_dir)
     # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
     first = pidfile.socket_dir if pidfile is not None else ""
@@ -29,7 +29,7 @@ def make_watcher(house: House, settings: Settings, postmaster_pid: int) -> Calla
         # psycopg takes an abstract name for a host's.
         first = next((os.path.dirname(path) for path in gate.paths()), "")
     host = _for_libpq(first) or (gate.hosts[0] if gate.hosts else "localhost")
-    users = [house.environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
+    users = [runtime.environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
 
     def remember_role(is_there: bool) -> None:
         """So that not even the first look after the next wake is a superuser's."""
@@ -53,12 +53,12 @@ def make_watcher(house: House, settings: Settings, postmaster_pid: int) -> Calla
     return make
 
 
-def start_question(house: House) -> StartQuestion:
+def start_question(runtime: Runtime) -> StartQuestion:
     """The next start, for those who ask whether it would succeed."""
-    command = postgres_command(house.binaries.path("postgres"), house.settings, house.gate.hosts)
-    version = house.binaries.version_major
+    command = postgres_command(runtime.binaries.path("postgres"), runtime.settings, runtime.gate.hosts)
+    version = runtime.binaries.version_major
     return StartQuestion(
-        tuple(command), version, house.settings.data_dir, house.state_dir.path, house.environ
+        tuple(command), version, runtime.settings.data_dir, runtime.state_dir.path, runtime.environ
     )
 
 

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
     from pgidle.settings.settings import Settings
     from pgidle.system.file_signature import Signature
 
@@ -19,11 +19,11 @@ POLL = 10.0
 class LiveSettings:
     """`changed` is called with new settings, from which only those that may change live differ."""
 
-    def __init__(self, house: House, changed: Callable[[Settings], None]) -> None:
-        self.current = house.settings
-        self._files = house.files
-        self._loop = house.loop
-        self._log = house.log
+    def __init__(self, runtime: Runtime, changed: Callable[[Settings], None]) -> None:
+        self.current = runtime.settings
+        self._files = runtime.files
+        self._loop = runtime.loop
+        self._log = runtime.log
         self._changed = changed
         self.signature = self._seen = self._sign()
         """Of the file as it was read last."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pgidle.observer.messages import Situation, ToSupervisor
     from pgidle.observer.pair import PairEnd
     from pgidle.run.live_settings import LiveSettings
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
     from pgidle.run.server import Server
 
 EXIT_PATIENCE = 0.5
@@ -45,7 +45,7 @@ class Observation:
 
     def __init__(
         self,
-        house: House,
+        runtime: Runtime,
         settings: LiveSettings,
         server: Server,
         moment: Callable[[], Moment],
@@ -54,16 +54,16 @@ class Observation:
     ) -> None:
         self.wakes = 0
         """How many postmasters have been looked at."""
-        self._house = house
+        self._runtime = runtime
         self._settings = settings
         self._server = server
-        self._gate = house.gate
-        self._loop = house.loop
-        self._log = house.log
+        self._gate = runtime.gate
+        self._loop = runtime.loop
+        self._log = runtime.log
         self._moment = moment
         self._situation = situation
         self._happen = happen
-        self._observer = Observer(house.loop, house.log, self._serve, self._on_said, self._on_lost)
+        self._observer = Observer(runtime.loop, runtime.log, self._serve, self._on_said, self._on_lost)
         self._attended: int | None = None
         self._period = 0
         self._heard = 0
@@ -115,7 +115,7 @@ class Observation:
         if not self._observer.tell(say.Slept(why, seconds)):
             from pgidle.history.sleeps import remember
 
-            remember(self._house.state_dir, why, time.time(), seconds)
+            remember(self._runtime.state_dir, why, time.time(), seconds)
 
     def on_question(self, connected: socket.socket, data: bytes) -> None:
         """Somebody asks over HTTP for more than a health check."""
@@ -153,9 +153,9 @@ class Observation:
         from pgidle.observer.process import Begun, serve
 
         begun = Begun(
-            self._house,
+            self._runtime,
             self._settings.current,
-            self._house.supervisor_pid,
+            self._runtime.supervisor_pid,
             self._situation(self._heard),
             self._holds,
             *self._looks,

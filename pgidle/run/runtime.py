@@ -29,10 +29,10 @@ class SettingsRead:
 
 
 @record
-class Doors:
-    """Listening sockets: HTTP on TCP (any number), and the control socket."""
+class ListeningSockets:
+    """HTTP over TCP (any number of sockets), and the control socket."""
 
-    tcp: tuple[socket.socket, ...]
+    http: tuple[socket.socket, ...]
     control: socket.socket
 
 
@@ -56,7 +56,7 @@ class Files:
 
 
 @record
-class House:
+class Runtime:
     """Made by `boot`, lent to everybody. `first` is there when the data directory has yet to be made.
 
     `library` is the open file that Postgres preloads; None where the gate does without."""
@@ -69,7 +69,7 @@ class House:
     gate: Gate
     gate_why: str
     state_dir: StateDir
-    doors: Doors
+    listening: ListeningSockets
     files: Files
     loop: Loop
     log: Log

@@ -8,13 +8,14 @@ import os
 
 from pgidle.base.builtin_modules import socket
 from pgidle.base.errors import PgidleError
-from pgidle.base.record import record
+from pgidle.base.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import MutableMapping, Sequence
 
     from pgidle.gate.listeners import Listener
+    from pgidle.settings.settings import Settings
 
 FIRST = 3  # SD_LISTEN_FDS_START
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
@@ -86,6 +87,27 @@ def take_sockets(environ: MutableMapping[str, str]) -> tuple[Listener, ...]:
             )
         taken.append(Listener(inherited, is_inherited=True))
     return tuple(taken)
+
+
+def listening_where_inherited(settings: Settings, inherited: Sequence[Listener]) -> Settings:
+    """The settings with the port and the addresses of the inherited TCP sockets, if any: Postgres listens there.
+
+    Raises PgidleError where Postgres could not.
+    """
+    tcp = [one for one in inherited if not one.is_unix]
+    if not tcp:
+        return settings
+    ports = {one.port for one in tcp}
+    if len(ports) > 1:
+        raise PgidleError(
+            f"the inherited sockets have ports {sorted(ports)}", "Postgres has one: give each a service"
+        )
+    names = [one.name for one in tcp]
+    if len(set(names)) < len(names):
+        raise PgidleError(
+            f"two inherited sockets have the same address: {', '.join(names)}", "name each once"
+        )
+    return replace(settings, port=ports.pop(), listen_addresses=",".join(names))
 
 
 def is_reachable(one: Listener, port: int) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pgidle.postgres.first_start import Initialisation
     from pgidle.postgres.image_variables import FirstStart
     from pgidle.postgres.postmaster import Postmaster
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
     from pgidle.settings.settings import Settings
     from pgidle.system.file_signature import Signature
 
@@ -60,22 +60,22 @@ class Server:
 
     def __init__(
         self,
-        house: House,
+        runtime: Runtime,
         early: Postmaster | None,
         gatekeeper: Gatekeeper,
         happen: Callable[[Event, str], None],
     ) -> None:
         """`early` was spawned already."""
-        settings = house.settings
-        self._house = house
+        settings = runtime.settings
+        self._runtime = runtime
         self._settings = settings
-        self._first = house.first
-        self._binaries = house.binaries
-        self._environ = house.environ
-        self._gate = house.gate
+        self._first = runtime.first
+        self._binaries = runtime.binaries
+        self._environ = runtime.environ
+        self._gate = runtime.gate
         self._gatekeeper = gatekeeper
-        self._loop = house.loop
-        self._log = house.log
+        self._loop = runtime.loop
+        self._log = runtime.log
         self._happen = happen
         self._postmaster: Postmaster | None = None
         self._errors: ErrorCopy | None = None
@@ -84,7 +84,7 @@ class Server:
         """Unix time: log files that are older are about another start."""
         self._has_failed = False
         """Whether the last start failed."""
-        self._known = {house.state_dir.earlier_postmaster}
+        self._known = {runtime.state_dir.earlier_postmaster}
         """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
         than to the lock that the one we spawn then finds taken."""
         self._ready_since: float | None = None
@@ -96,7 +96,7 @@ class Server:
         self._is_reload_due = False
         self._is_stopping_immediately = False
         self.is_ready = False
-        self.is_clean = house.first is not None or is_shut_down(settings.data_dir)
+        self.is_clean = runtime.first is not None or is_shut_down(settings.data_dir)
         """Whether the last postmaster is known to have shut down cleanly, or to never have run."""
         if early is not None:
             self._look_after(early)
@@ -191,7 +191,7 @@ class Server:
         if self._postmaster is None:
             return
         if (pid := self._postmaster.find_background_writer()) is not None:
-            self._house.gate.knows(pid)
+            self._runtime.gate.knows(pid)
         else:
             self._loop.after(WRITER_POLL, "writer", self._know_background_writer)
 
@@ -268,7 +268,7 @@ class Server:
                 self._errors = ErrorCopy(self._loop)
             try:
                 errors = self._errors.writing if self._errors is not None else None
-                postmaster = spawn_postmaster(self._house, errors)
+                postmaster = spawn_postmaster(self._runtime, errors)
             finally:
                 if self._errors is not None:
                     self._errors.spawned()
@@ -320,7 +320,7 @@ class Server:
     def _is_told(self) -> bool:
         """Whether what postmaster.pid says is this postmaster's word: an earlier one may have had the same pid, in
         another container. When it waits for clients it has written its own. Without the library nobody knows."""
-        if self._gate.is_shared or self._house.library is None:
+        if self._gate.is_shared or self._runtime.library is None:
             return True
         now = time.monotonic()
         if self._ready_since is None:
@@ -354,7 +354,7 @@ class Server:
             self._tell_end(NOT_RECOVERED, is_clean)
         else:
             how = describe(status, "" if was_ready or is_clean else self._complaint())
-            if self._house.library is not None and not (was_ready or is_loaded):
+            if self._runtime.library is not None and not (was_ready or is_loaded):
                 how += WITHOUT_LIBRARY
             self._tell_end(how, is_clean)
 

@@ -8,30 +8,30 @@ from pgidle.postgres.postmaster import is_shut_down, spawn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgidle.postgres.postmaster import Postmaster
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
 
 
-def spawn_postmaster(house: House, errors: int | None = None) -> Postmaster:
+def spawn_postmaster(runtime: Runtime, errors: int | None = None) -> Postmaster:
     """A new postmaster, of which a successor of ours can know; `errors` is its standard error, or ours. Raises OSError
     where it cannot be executed."""
     made = spawn(
-        postgres_command(house.binaries.path("postgres"), house.settings, house.gate.hosts),
-        house.settings.data_dir,
-        house.environ,
-        house.library,
-        house.gate.to_share(),
+        postgres_command(runtime.binaries.path("postgres"), runtime.settings, runtime.gate.hosts),
+        runtime.settings.data_dir,
+        runtime.environ,
+        runtime.library,
+        runtime.gate.to_share(),
         errors,
     )
-    house.state_dir.remember_postmaster(made.pid)
+    runtime.state_dir.remember_postmaster(made.pid)
     return made
 
 
-def spawn_early(house: House) -> Postmaster | None:
+def spawn_early(runtime: Runtime) -> Postmaster | None:
     """A postmaster, where nothing has to be done first; None where something has, or where it fails, which whoever
     tries again has to deal with."""
-    if house.first is not None or not is_shut_down(house.settings.data_dir):
+    if runtime.first is not None or not is_shut_down(runtime.settings.data_dir):
         return None
     try:
-        return spawn_postmaster(house)
+        return spawn_postmaster(runtime)
     except OSError:
         return None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.postgres.postmaster import Postmaster
-    from pgidle.run.runtime import House
+    from pgidle.run.runtime import Runtime
     from pgidle.settings.settings import Settings
 
 SERVING = (State.AWAKE, State.DROWSY)
@@ -44,36 +44,38 @@ ATTEND_AFTER = 0.15
 class Supervisor:
     """Owner of the state. `run` returns the exit status."""
 
-    def __init__(self, house: House, early: Postmaster | None) -> None:
+    def __init__(self, runtime: Runtime, early: Postmaster | None) -> None:
         """`early` was spawned already."""
-        self.house = house
+        self.runtime = runtime
         self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
         self.started = self.moment.since
         self.restarts = Restarts()
         self.failed_start: FailedStart | None = None
         self.sleeps = 0
         self.crashes = 0
-        self._gate = house.gate
-        self._loop = house.loop
-        self._log = house.log
+        self._gate = runtime.gate
+        self._loop = runtime.loop
+        self._log = runtime.log
         self._events: deque[tuple[Event, str]] = deque()
-        self._settings = LiveSettings(house, self._adopt)
-        self._gatekeeper = Gatekeeper(house.gate, house.loop, house.log, self._happen, house.settings.no_wake)
-        self.server = Server(house, early, self._gatekeeper, self._happen)
+        self._settings = LiveSettings(runtime, self._adopt)
+        self._gatekeeper = Gatekeeper(
+            runtime.gate, runtime.loop, runtime.log, self._happen, runtime.settings.no_wake
+        )
+        self.server = Server(runtime, early, self._gatekeeper, self._happen)
         self._shutdown = Shutdown(
             self.server,
-            house.gate,
+            runtime.gate,
             self._gatekeeper,
-            house.loop,
-            house.log,
-            house.settings,
+            runtime.loop,
+            runtime.log,
+            runtime.settings,
             self._moment,
             self._happen,
         )
         self._observation = Observation(
-            house, self._settings, self.server, self._moment, self._situation, self._happen
+            runtime, self._settings, self.server, self._moment, self._situation, self._happen
         )
-        self._notifier = Notifier(house.manager, house.loop, house.log)
+        self._notifier = Notifier(runtime.manager, runtime.loop, runtime.log)
         self._http: list[HttpListener] = []
         self._control: HttpListener | None = None
         self._exit_status: int | None = None
@@ -95,7 +97,7 @@ class Supervisor:
             self._enter(State.FAILED, f"cannot go on: {fault_text(error)} ({_place(error)})")
             self.server.end()
         if status:
-            self.house.state_dir.keep_failure(self.moment.why)
+            self.runtime.state_dir.keep_failure(self.moment.why)
         try:
             self._leave(status)
         except FAULTS as error:
@@ -107,10 +109,14 @@ class Supervisor:
     def _live(self) -> int:
         self._loop.on_fault(self._on_fault)
         self._loop.on_signal(self._on_signal)
-        for listener in self.house.doors.tcp:
+        for listener in self.runtime.listening.http:
             self._http.append(HttpListener(listener, self._loop, self._asked, self._observation.on_question))
         self._control = HttpListener(
-            self.house.doors.control, self._loop, self._asked, self._observation.on_order, (0, os.geteuid())
+            self.runtime.listening.control,
+            self._loop,
+            self._asked,
+            self._observation.on_order,
+            (0, os.geteuid()),
         )
         self._settings.watch()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)
@@ -204,7 +210,7 @@ class Supervisor:
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Nobody accepts any more. Whether it is started again depends on how often it has crashed."""
         self._gatekeeper.gone()
-        self.house.state_dir.remember_postmaster(None)
+        self.runtime.state_dir.remember_postmaster(None)
         is_sleep = event is Event.POSTMASTER_EXITED_CLEANLY and self.state is State.STOPPING
         if event is Event.RESTARTS_EXHAUSTED or self.state is State.TERMINATING or is_sleep:
             return event, why
@@ -235,7 +241,7 @@ class Supervisor:
         self.restarts = self.restarts.started()
         self.failed_start = None
         self._log.forget("start")
-        self.house.state_dir.keep_failure(None)
+        self.runtime.state_dir.keep_failure(None)
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):

@@ -63,13 +63,23 @@ class Content:
                 )
 
 
+def working_directory() -> str:
+    """The working directory; `/` where it was removed, so that paths given in full still work."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
+
+
 def read_settings(
-    options: Options, postgres_args: tuple[str, ...], cwd: str, caller: Caller | None = None
+    options: Options, postgres_args: tuple[str, ...], cwd: str | None = None, caller: Caller | None = None
 ) -> Resolved:
     """Settings from the command line, the environment and the file. Raises SettingsError.
 
-    Paths count from `cwd`; `caller` is who started pgidle, where that is not who runs it now.
+    Relative paths count from `cwd`, by default the working directory; `caller` is who started pgidle, where that is not
+    who runs it now.
     """
+    cwd = cwd or working_directory()
     path, is_asked_for = config_path(options, os.environ, cwd)
     content = None
     if path is not None:

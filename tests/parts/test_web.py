@@ -1,4 +1,4 @@
-"""The two HTTP doors, through real sockets."""
+"""The two HTTP servers, through real sockets."""
 
 from __future__ import annotations
 
