@@ -85,7 +85,7 @@ def pgidle_commands(page: Path) -> list[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             for at, word in enumerate(words):
-                # Where it is no argument of another program: first, behind variables, or in a container.
+                # Not always the first: it may stand behind variables, or behind `docker exec CONTAINER`.
                 if word == "pgidle" and words[at + 1 : at + 2] and words[at + 1] in cli.commands:
                     rest = itertools.takewhile(lambda word: word not in ("--", "|", "&"), words[at + 1 :])
                     found.append(list(rest))
