@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ TOP = Path(__file__).parents[2]
 PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -71,5 +74,32 @@ def test_the_short_table_says_what_the_long_one_says() -> None:
 
 
 def test_every_command_is_told() -> None:
-    told = {name.split()[1] for name in rows(TOP / "README.md", "Commands")}
+    told = {name.split()[1] for name in rows(TOP / "docs/commands.md", "Commands")}
     assert told == set(cli.commands)
+
+
+def pgidle_commands(page: Path) -> list[list[str]]:
+    """The words behind each `pgidle` in the page's shell blocks, up to `--` or the end of the command."""
+    found = []
+    for block in SHELL.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            for at, word in enumerate(words):
+                # Not always the first: it may stand behind variables, or behind `docker exec CONTAINER`.
+                if word == "pgidle" and words[at + 1 : at + 2] and words[at + 1] in cli.commands:
+                    rest = itertools.takewhile(lambda word: word not in ("--", "|", "&"), words[at + 1 :])
+                    found.append(list(rest))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_to_type_have_the_options_that_they_are_given(page: Path) -> None:
+    for name, *words in pgidle_commands(page):
+        known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        used = {word.partition("=")[0] for word in words if word.startswith("-")}
+        assert used <= known, f"pgidle {name}"
+
+
+def test_commands_to_type_are_found() -> None:
+    """Else the test of their options passes without having seen one."""
+    assert sum(len(pgidle_commands(page)) for page in PAGES) >= 20
