@@ -17,10 +17,11 @@ from pgidle.system.log import one_line
 
 @click.command(
     cls=RunCommand,
+    params=setting_options(),
     options_metavar="[OPTIONS] [-- POSTGRES_ARGUMENTS]",
     short_help="Say what run would go by, and where each value comes from.",
 )
-@setting_options()
+@click.pass_obj
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 def config(options: dict[str, Any], as_json: bool) -> None:
     """Say what `run` would go by with the same options, and where each value comes from."""

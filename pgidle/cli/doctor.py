@@ -15,10 +15,11 @@ from pgidle.cli.options import setting_options
 
 @click.command(
     cls=RunCommand,
+    params=setting_options(),
     options_metavar="[OPTIONS] [FILE]... [-- POSTGRES_ARGUMENTS]",
     short_help="Say what is wrong with machine, configuration and files.",
 )
-@setting_options()
+@click.pass_obj
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 @click.argument("files", nargs=-1, metavar="")
 def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> None:

@@ -27,18 +27,18 @@ from pgidle.system.log import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 NOT_STARTED = 125
 """The exit status where the program was not even tried, as of env(1) and timeout(1)."""
 
 
 @click.command(
     cls=TailCommand,
+    params=setting_options(*WHERE),
     options_metavar="[OPTIONS] [DURATION] [-- PROGRAM [ARGUMENT]...]",
     short_help="Keep Postgres awake for a time, or while a program runs.",
     epilog="For example: pgidle hold 2h --why migration, or: pgidle hold --why backup -- pg_dump -h localhost",
 )
-@setting_options(*WHERE)
+@click.pass_obj
 @click.argument("duration", required=False, metavar="")
 @click.option("--why", default="", help="what status says about it")
 def hold(options: dict[str, Any], duration: str | None, why: str) -> None:
@@ -61,8 +61,8 @@ def hold(options: dict[str, Any], duration: str | None, why: str) -> None:
     click.echo(give_order(options, "/hold?" + urlencode(given)))
 
 
-@click.command(cls=Command)
-@setting_options(*WHERE)
+@click.command(cls=Command, params=setting_options(*WHERE))
+@click.pass_obj
 @click.argument("number", required=False)
 def release(options: dict[str, Any], number: str | None) -> None:
     """End one hold, by its number, or every hold."""

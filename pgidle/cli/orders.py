@@ -34,8 +34,8 @@ def _wait(until: str) -> Decorator:
     return click.option("--wait", is_flag=False, flag_value="", metavar="[SECONDS]", help=text)
 
 
-@click.command(cls=Command)
-@setting_options(*WHERE)
+@click.command(cls=Command, params=setting_options(*WHERE))
+@click.pass_obj
 @click.option("--force", is_flag=True, help="even if sessions are active: they are cut")
 @_wait("Postgres sleeps, or pgidle has exited")
 def sleep(options: dict[str, Any], force: bool, wait: str | None) -> None:
@@ -49,8 +49,8 @@ def sleep(options: dict[str, Any], force: bool, wait: str | None) -> None:
     )
 
 
-@click.command(cls=Command)
-@setting_options(*WHERE)
+@click.command(cls=Command, params=setting_options(*WHERE))
+@click.pass_obj
 @_wait("Postgres accepts connections")
 def wake(options: dict[str, Any], wait: str | None) -> None:
     """Wake Postgres, and count as a use."""

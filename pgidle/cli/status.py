@@ -23,8 +23,8 @@ from pgidle.system.state_directory import last_failure
 NOT_RUNNING = 3
 
 
-@click.command(cls=Command)
-@setting_options(*WHERE)
+@click.command(cls=Command, params=setting_options(*WHERE))
+@click.pass_obj
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 def status(options: dict[str, Any], as_json: bool) -> None:
     """Say what the supervisor does and why. Exit status 3 if none runs."""
@@ -58,8 +58,10 @@ def status(options: dict[str, Any], as_json: bool) -> None:
         click.echo(table, nl=False)
 
 
-@click.command(cls=Command, short_help="Say whether the supervisor lives, for probes.")
-@setting_options(*WHERE)
+@click.command(
+    cls=Command, params=setting_options(*WHERE), short_help="Say whether the supervisor lives, for probes."
+)
+@click.pass_obj
 def health(options: dict[str, Any]) -> None:
     """Exit status 0 while the supervisor lives and has not failed, else 1."""
     code, body = request(find_state_dir(options), "GET", "/health")
