@@ -13,6 +13,7 @@ from pgidle.doctor.readers.stated_settings import Context
 from pgidle.history.sleeps import last_sleep
 from pgidle.settings.load import read_settings
 from pgidle.settings.options import OPTIONS
+from pgidle.settings.settings import RefusedSetting, Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +43,12 @@ def _examine_machine(
     try:
         settings = read_settings(options, postgres_args).settings
     except SettingsError as error:
-        if error.message.startswith("--"):
-            raise
-        chart.wrong(
-            error.message, "settings", "`pgidle run` refuses to start", error.hint or "correct the setting"
-        )
+        what, where = error.message, "settings"
+        if isinstance(error, RefusedSetting):
+            if error.origin.source in (Source.OPTION, Source.POSTGRES_ARGUMENTS):
+                raise
+            what, where = error.reason, error.origin.where
+        chart.wrong(what, where, "`pgidle run` refuses to start", error.hint or "correct the setting")
         return [chart], None
     last = last_sleep(settings.state_dir)
     shutdown = last.seconds if last is not None else None

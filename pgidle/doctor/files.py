@@ -16,6 +16,7 @@ from pgidle.base.errors import SettingsError
 from pgidle.doctor.platforms import compose, fly, kubernetes, systemd
 from pgidle.doctor.readers.toml_tree import statements
 from pgidle.doctor.readers.tree import BadFile, Node
+from pgidle.doctor.readers.unit_file import Beside
 from pgidle.system.trusted_path import read_regular
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _examine_unit(given: Given, context: Context, others: list[Given]) -> Chart:
     socket = next((one for one in (own, re.sub(r"@[^.]*\.", "@.", own)) if one in beside), None)
     texts = [text, *drop_ins.values()]
     environment = {name: content for each in texts for name, content in _environment_files(each).items()}
-    found_beside = systemd.Beside(drop_ins, environment, socket, _started(main, text, others))
+    found_beside = Beside(drop_ins, environment, socket, _started(main, text, others))
     chart = systemd.examine(main, text, context, found_beside)
     chart.subject = given.path
     return chart

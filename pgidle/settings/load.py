@@ -14,7 +14,7 @@ import os
 from pgidle.base.errors import SettingsError
 from pgidle.base.record import record
 from pgidle.settings.options import OPTIONS
-from pgidle.settings.settings import config_path, parse_file, resolve
+from pgidle.settings.settings import Origin, RefusedSetting, Source, config_path, parse_file, resolve
 from pgidle.system.trusted_path import read_trusted, trust_in
 from pgidle.system.users import acting_as, plan, told
 
@@ -43,11 +43,18 @@ class Caller:
 class Content:
     """What the file says, unread. `weakness` is None where all of it counts, else in words why only a part does."""
 
+    text: bytes
     keys: Mapping[str, object]
     weakness: str | None = None
 
+    def place(self, error: RefusedSetting) -> RefusedSetting:
+        """The same error with the line of the setting in the file, where it is about the file."""
+        if error.origin.source is not Source.FILE:
+            return error
+        return error.at_line(line_of(self.text.decode(), error.setting))
+
     def refuse_unfit(self, path: str) -> None:
-        """Raise SettingsError for a key that does not count."""
+        """Raise RefusedSetting for a key that does not count."""
         if self.weakness is None:
             return
         live = {option.name for option in OPTIONS if option.live}
@@ -55,12 +62,15 @@ class Content:
         for key in self.keys:
             name = key.replace("_", "-")
             if name in known - live:
-                raise SettingsError(
-                    f"{path}: {name} does not count: {self.weakness}, and root takes from there only what may be"
-                    " changed while pgidle runs",
+                refused = RefusedSetting(
+                    Origin(Source.FILE, path),
+                    name,
+                    f"{name} does not count: {self.weakness}, and root takes from there only what may be changed while"
+                    " pgidle runs",
                     f"set PGIDLE_{name.replace('-', '_').upper()}, or move the file to /etc/pgidle.toml, as root's, and"
                     " set --config",
                 )
+                raise self.place(refused)
 
 
 def working_directory() -> str:
@@ -88,8 +98,30 @@ def read_settings(
             raise SettingsError(f"{path} is not there", "correct --config")
     if content is not None and path is not None:
         content.refuse_unfit(path)
-    keys = content.keys if content is not None else None
-    return resolve(options, os.environ, keys, path, cwd, postgres_args)
+    if content is None:
+        return resolve(options, os.environ, None, path, cwd, postgres_args)
+    try:
+        return resolve(options, os.environ, content.keys, path, cwd, postgres_args)
+    except RefusedSetting as error:
+        raise content.place(error) from None
+
+
+def line_of(text: str, name: str) -> int | None:
+    """The line of a TOML file that begins with a key, or is a heading, of that name, counted from 1. In a setting's
+    name `-` and `_` are the same."""
+    import tomllib
+
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        key = line.partition("=")[0].strip().strip("[]").strip(" \"'")
+        if key.replace("_", "-") == name.replace("_", "-"):
+            try:
+                # What stands above is whole only where this line is not within a string or an array.
+                tomllib.loads("\n".join(lines[:number]))
+            except ValueError:
+                continue
+            return number + 1
+    return None
 
 
 def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content | None:
@@ -104,7 +136,7 @@ def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content 
         why = f"{error.filename or path}: {error.strerror}"
     else:
         if weakness is None:
-            return Content(parse_file(text, path))
+            return Content(text, parse_file(text, path))
         why = told(weakness)
     return _read_lesser(path, why, options, caller, cwd)
 
@@ -128,7 +160,7 @@ def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str
         raise _refusal(path, told(weakness), caller)
     if len(text) > LARGEST_LESSER:
         raise SettingsError(f"{path} is larger than {LARGEST_LESSER >> 10} kB", "make it shorter")
-    return Content(parse_file(text, path), why)
+    return Content(text, parse_file(text, path), why)
 
 
 def _refusal(path: str, why: str, caller: Caller) -> SettingsError:

@@ -1,7 +1,7 @@
 """What pgidle can be told: the table of options, how each value is read, and which layer wins.
 
 Nothing is looked up here: the caller passes the command line, the environment, the file's content and the
-working directory. Durations are seconds. A bad value is a SettingsError that names where it came from.
+working directory. Durations are seconds. A bad value is a RefusedSetting, which carries where it came from.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Source(Enum):
     ENVIRONMENT = "environment"
     FILE = "file"
     DEFAULT = "default"
+    POSTGRES_ARGUMENTS = "arguments of postgres"
 
 
 @record
@@ -79,10 +80,29 @@ class Settings:
 
 @record
 class Origin:
-    """Where a value came from: `name` is the flag, the variable or the file."""
+    """Where a value came from: `name` is the flag, the variable or the file. `line` is that of a refused value in the
+    file, counted from 1, where it could be found."""
 
     source: Source
     name: str
+    line: int | None = None
+
+    @property
+    def where(self) -> str:
+        return self.name if self.line is None else f"{self.name}:{self.line}"
+
+
+class RefusedSetting(SettingsError):
+    """A setting that pgidle does not take: `origin` says where it was given, `setting` is its name, and `reason` says
+    what is wrong with it."""
+
+    def __init__(self, origin: Origin, setting: str, reason: str, hint: str) -> None:
+        super().__init__(f"{origin.where}: {reason}", hint)
+        self.origin, self.setting, self.reason = origin, setting, reason
+
+    def at_line(self, line: int | None) -> RefusedSetting:
+        """The same, with its line in the file."""
+        return RefusedSetting(replace(self.origin, line=line), self.setting, self.reason, self.hint)
 
 
 @record
@@ -108,7 +128,7 @@ def _value(option: Option, source: Source, raw: object, cwd: str) -> Any:
     return read_value(option, raw, cwd)
 
 
-def _unknown(where: str, name: str, known: list[str]) -> SettingsError:
+def _unknown(origin: Origin, name: str, known: list[str]) -> RefusedSetting:
     import difflib
 
     prefix = PREFIX if known[0].startswith(PREFIX) else ""
@@ -116,21 +136,25 @@ def _unknown(where: str, name: str, known: list[str]) -> SettingsError:
     said = (name.upper() if prefix else name.lower()).removeprefix(prefix)
     near = difflib.get_close_matches(said, bare, n=1)
     hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
-    return SettingsError(f"{where}: {name!r} is unknown", hint)
+    what = "the variable" if prefix else repr(name)
+    return RefusedSetting(origin, name, f"{what} is unknown", hint)
 
 
 def _refuse_unknown(environ: Mapping[str, str], file: Mapping[str, object], file_name: str) -> None:
     variables = [option.variable for option in OPTIONS]
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in variables:
-            raise _unknown("environment", variable, variables)
+            raise _unknown(Origin(Source.ENVIRONMENT, variable), variable, variables)
     keys = [option.name for option in OPTIONS if option.name != "config"]
     said = [key.replace("_", "-") for key in file]
     for key, name in zip(file, said, strict=True):
         if name not in keys:
-            raise _unknown(file_name, key, keys)
+            raise _unknown(Origin(Source.FILE, file_name), key, keys)
         if said.count(name) > 1:
-            raise SettingsError(f"{file_name}: {name} is there twice", "write it once, with - or with _")
+            reason = f"{name} is there twice"
+            raise RefusedSetting(
+                Origin(Source.FILE, file_name), name, reason, "write it once, with - or with _"
+            )
 
 
 def _said(
@@ -176,17 +200,29 @@ def resolve(
             try:
                 value = _value(option, origin.source, raw, cwd)
             except SettingsError as error:
-                where = f"{path}: {option.name}" if origin.source is Source.FILE else origin.name
-                raise SettingsError(f"{where}: {error.message}", error.hint) from None
+                raise _refused(origin, option.name, error.message, error.hint) from None
             if sources[option.name].source is Source.DEFAULT:
                 values[option.field], sources[option.name] = value, origin
     if values["data_dir"] is None:
         raise SettingsError("no data directory", "pass --data-dir, or set PGIDLE_DATA_DIR or PGDATA")
     if values["http"] and values["http"][1] == values["port"]:
-        raise SettingsError(f"http: port {values['port']} is Postgres's own", "choose another, or off")
+        raise _shared_port(values["port"], sources)
     values["state_dir"] = values["state_dir"] or f"{values['data_dir']}/pgidle"
     values["config"] = path or values["config"]
     return Resolved(Settings(**values), sources)
+
+
+def _refused(origin: Origin, setting: str, reason: str, hint: str) -> RefusedSetting:
+    """A flag or a variable is for one setting; of a file, the setting has to be named."""
+    named = f"{setting}: {reason}" if origin.source is Source.FILE else reason
+    return RefusedSetting(origin, setting, named, hint)
+
+
+def _shared_port(port: int, sources: Mapping[str, Origin]) -> RefusedSetting:
+    if sources["port"].source is Source.DEFAULT:
+        return _refused(sources["http"], "http", f"port {port} is Postgres's own", "choose another, or off")
+    reason = f"port {port} is where health and status are served"
+    return _refused(sources["port"], "port", reason, "choose another, or set http")
 
 
 def _refuse_own(postgres_args: tuple[str, ...]) -> None:
@@ -198,7 +234,10 @@ def _refuse_own(postgres_args: tuple[str, ...]) -> None:
             named = word[2:] or next(words, "")
             option = OWN_PARAMETERS.get(named.partition("=")[0].strip().replace("-", "_").lower())
         if option is not None:
-            raise SettingsError(f"{word} after -- is pgidle's own to set", f"use {option} before it")
+            origin = Origin(Source.POSTGRES_ARGUMENTS, "after --")
+            raise RefusedSetting(
+                origin, option[2:], f"{word} is pgidle's own to set", f"use {option} before it"
+            )
 
 
 def config_path(options: Options, environ: Mapping[str, str], cwd: str) -> tuple[str | None, bool]:

@@ -376,7 +376,13 @@ def test_a_postmaster_without_pgidle(newest: Installation, place: Place) -> None
 
 def test_settings_that_are_wrong(tmp_path: Path) -> None:
     said = Said(run("-D", tmp_path, "--json", PGIDLE_IDLE_TIMEOUT="soon"))
-    assert said.wrong == {"PGIDLE_IDLE_TIMEOUT: 'soon' is not a duration": "settings"}
+    assert said.wrong == {"'soon' is not a duration": "PGIDLE_IDLE_TIMEOUT"}
+    (tmp_path / "pgidle.toml").write_text("port = 5432\nmin_awake = 'soon'\n")
+    said = Said(run("-D", tmp_path / "data", "--json"))
+    assert said.wrong == {"min-awake: 'soon' is not a duration": f"{tmp_path}/pgidle.toml:2"}
+    # What the doctor itself was told wrongly is no finding.
+    assert run("-D", tmp_path, "--json", "--port", "x").returncode == 2
+    assert run("-D", tmp_path, "--json", "--", "-p", "1").returncode == 2
 
 
 def test_files_alone_and_several(tmp_path: Path) -> None:

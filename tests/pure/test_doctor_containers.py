@@ -268,7 +268,7 @@ def test_what_cannot_be_read_hides_nothing_else() -> None:
     text = text.replace('["-c",', '["-p", "1", "-c",').replace("period: 30s", "period: 20s")
     assert [one.what.partition(",")[0] for one in of_compose(text).findings] == [
         "-p is pgidle's own to set",
-        "environment: 'PGIDLE_IDEL_TIMEOUT' is unknown",
+        "PGIDLE_IDEL_TIMEOUT: the variable is unknown",
         "PGIDLE_MIN_AWAKE: 'soon' is not a duration",
         "stop_grace_period is 20s",
     ]
@@ -277,7 +277,9 @@ def test_what_cannot_be_read_hides_nothing_else() -> None:
     )
     assert [one.what for one in of_kubernetes(text).findings] == ["--port: 'x' is not a port"]
     text = COMPOSE.replace(STAY, f"{STAY}      PGIDLE_PORT: 8008\n      PGIDLE_HTTP: ':8008'\n")
-    assert "http: port 8008 is Postgres's own" in [one.what for one in of_compose(text).findings]
+    clash = [one for one in of_compose(text).findings if "8008" in one.what]
+    assert [one.what for one in clash] == ["PGIDLE_PORT: port 8008 is where health and status are served"]
+    assert clash[0].where.endswith(f":{1 + text[: text.index('PGIDLE_PORT')].count(chr(10))}")
 
 
 OLD = COMPOSE.replace("      PGDATA: /var/lib/postgresql/18/docker\n", "").replace(

@@ -21,7 +21,6 @@ from pgidle.doctor.machine.pg_hba import check_hba
 from pgidle.doctor.machine.pg_ident import allows
 from pgidle.doctor.platforms import compose, fly, kubernetes, systemd
 from pgidle.doctor.platforms.neighbours import is_monitor
-from pgidle.doctor.platforms.systemd import Beside
 from pgidle.doctor.printed import as_dict, as_text
 from pgidle.doctor.readers import image_names
 from pgidle.doctor.readers.compose_variables import is_known, read_env_file, substitute
@@ -29,6 +28,7 @@ from pgidle.doctor.readers.hba_files import gather
 from pgidle.doctor.readers.hba_records import MISSING, Texts
 from pgidle.doctor.readers.server_addresses import Variable, addresses
 from pgidle.doctor.readers.stated_settings import Context
+from pgidle.doctor.readers.unit_file import Beside
 from pgidle.doctor.readers.yaml_tree import read_yaml
 
 if TYPE_CHECKING:

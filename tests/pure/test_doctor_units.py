@@ -10,9 +10,9 @@ from harness.mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
 from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.platforms import systemd
-from pgidle.doctor.platforms.systemd import Beside
 from pgidle.doctor.readers.durations import go_duration, systemd_span, written
 from pgidle.doctor.readers.stated_settings import Context
+from pgidle.doctor.readers.unit_file import Beside
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pgidle.base.errors import SettingsError
 from pgidle.postgres.conninfo import harmless
+from pgidle.settings.load import line_of
 from pgidle.settings.options import (
     LONGEST,
     OPTIONS,
@@ -28,6 +29,7 @@ from pgidle.settings.options import (
 from pgidle.settings.settings import (
     Kind,
     Origin,
+    RefusedSetting,
     Settings,
     Source,
     config_path,
@@ -197,9 +199,9 @@ def test_the_line_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("environ", "file", "expected"),
     [
-        ({"PGIDLE_HTPP": ":1"}, {}, "'PGIDLE_HTPP' is unknown: did you mean PGIDLE_HTTP?"),
-        ({"PGIDLE_QWERTY": "1"}, {}, "'PGIDLE_QWERTY' is unknown: known are PGIDLE_DATA_DIR, "),
-        ({"PGIDLE_port": "1"}, {}, "'PGIDLE_port' is unknown: did you mean PGIDLE_PORT?"),
+        ({"PGIDLE_HTPP": ":1"}, {}, "PGIDLE_HTPP: the variable is unknown: did you mean PGIDLE_HTTP?"),
+        ({"PGIDLE_QWERTY": "1"}, {}, "PGIDLE_QWERTY: the variable is unknown: known are PGIDLE_DATA_DIR, "),
+        ({"PGIDLE_port": "1"}, {}, "PGIDLE_port: the variable is unknown: did you mean PGIDLE_PORT?"),
         ({}, {"idle-timout": "1s"}, "'idle-timout' is unknown: did you mean idle-timeout?"),
         ({}, {"Port": 1}, "'Port' is unknown: did you mean port?"),
         ({}, {"zzz": 1}, "'zzz' is unknown: known are data-dir, "),
@@ -306,8 +308,49 @@ def test_what_is_accepted(name: str) -> None:
         assert getattr(read({name: text}), BY_NAME[name].field) == value
 
 
+def refusal(**layers: Any) -> tuple[Source, str, str]:
+    """Where what was refused came from, as data, and which setting it is."""
+    with pytest.raises(RefusedSetting) as caught:
+        read(**layers)
+    return caught.value.origin.source, caught.value.origin.name, caught.value.setting
+
+
 def test_http_cannot_have_the_port_of_postgres() -> None:
-    assert "port 5433 is Postgres's own" in complaint(options={"http": ":5433", "port": "5433"})
+    assert complaint(options={"http": ":5432"}).startswith("--http: port 5432 is Postgres's own: ")
+    both = {"http": ":5433", "port": "5433"}
+    assert complaint(options=both).startswith("--port: port 5433 is where health and status are served: ")
+    assert refusal(options=both) == (Source.OPTION, "--port", "port")
+    assert refusal(environ={"PGPORT": "8008"}) == (Source.ENVIRONMENT, "PGPORT", "port")
+
+
+def test_an_error_carries_where_its_value_came_from() -> None:
+    assert refusal(options={"port": "x"}) == (Source.OPTION, "--port", "port")
+    assert refusal(environ={"PGPORT": "x"}) == (Source.ENVIRONMENT, "PGPORT", "port")
+    assert refusal(environ={"PGIDLE_PROT": "1"}) == (Source.ENVIRONMENT, "PGIDLE_PROT", "PGIDLE_PROT")
+    assert refusal(file={"min_awake": "x"}) == (Source.FILE, FILE, "min-awake")
+    assert refusal(file={"prot": 1}) == (Source.FILE, FILE, "prot")
+    with pytest.raises(RefusedSetting) as caught:
+        resolve({"data-dir": "/d"}, {}, None, None, "/", ("-p77",))
+    assert caught.value.origin.source is Source.POSTGRES_ARGUMENTS
+    assert caught.value.setting == "port"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('port = 1\nmin-awake = "x"\n', 2),
+        ('# min-awake = "x"\n\n  min_awake="x"', 3),
+        ('"min-awake" = "x"', 1),
+        ("watch = '''\nmin-awake = 1\n'''\nmin-awake = 1", 4),
+        ("[min-awake]\na = 1", 1),
+        ("port = 1", None),
+    ],
+)
+def test_the_line_of_a_setting_is_found(text: str, line: int | None) -> None:
+    assert line_of(text, "min-awake") == line
+    refused = RefusedSetting(Origin(Source.FILE, FILE), "min-awake", "no", "do").at_line(line)
+    assert refused.origin == Origin(Source.FILE, FILE, line)
+    assert refused.message == f"{FILE}{f':{line}' if line else ''}: no"
 
 
 def test_paths_follow_the_data_directory() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgidle.doctor.readers.hba_records import FIRST_WITH_INCLUDES, HOST, INCLUDES, MISSING, Record, read_all
+from pgidle.doctor.readers.hba_records import (
+    FIRST_WITH_INCLUDES,
+    HOST,
+    INCLUDES,
+    MISSING,
+    Oddity,
+    Record,
+    read_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,31 +50,8 @@ def check_hba(
     found = list(read_all(file, texts, version))
     records = [one for one in found if isinstance(one, Record)]
     for one in found:
-        if isinstance(one, Record):
-            continue
-        if one.why:
-            chart.unknown(
-                f"what `{one.text}` brings in",
-                one.where,
-                f"it cannot be read: {one.why}",
-                "run pgidle doctor as root; or SELECT * FROM pg_hba_file_rules, while Postgres is awake",
-            )
-        elif one.text.split()[0] in INCLUDES:
-            chart.wrong(
-                f"`{one.text[:60]}`",
-                one.where,
-                "Postgres does not start with it: what it names is not there"
-                if version >= FIRST_WITH_INCLUDES
-                else f"Postgres {version} does not start with it: {FIRST_WITH_INCLUDES} is the first that knows it",
-                "take the line out, or make the file",
-            )
-        else:
-            chart.wrong(
-                f"not a record: {one.text[:60]}",
-                one.where,
-                "Postgres does not start with it",
-                "host all all 10.0.0.0/8 scram-sha-256",
-            )
+        if isinstance(one, Oddity):
+            _check_odd_line(chart, one, version)
     if not found:
         chart.wrong(
             f"{file} has no records",
@@ -80,6 +65,33 @@ def check_hba(
         _check_watcher(chart, file, records, watchers, system_user, is_mapped)
     if is_public:
         _check_network(chart, file, records, has_ssl=has_ssl)
+
+
+def _check_odd_line(chart: Chart, odd: Oddity, version: int) -> None:
+    """A line that is no record, or that includes what cannot be read."""
+    if odd.why:
+        chart.unknown(
+            f"what `{odd.text}` brings in",
+            odd.where,
+            f"it cannot be read: {odd.why}",
+            "run pgidle doctor as root; or SELECT * FROM pg_hba_file_rules, while Postgres is awake",
+        )
+    elif odd.text.split()[0] in INCLUDES:
+        chart.wrong(
+            f"`{odd.text[:60]}`",
+            odd.where,
+            "Postgres does not start with it: what it names is not there"
+            if version >= FIRST_WITH_INCLUDES
+            else f"Postgres {version} does not start with it: {FIRST_WITH_INCLUDES} is the first that knows it",
+            "take the line out, or make the file",
+        )
+    else:
+        chart.wrong(
+            f"not a record: {odd.text[:60]}",
+            odd.where,
+            "Postgres does not start with it",
+            "host all all 10.0.0.0/8 scram-sha-256",
+        )
 
 
 def _is_loopback(record: Record) -> bool:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pgidle.base.platform_limits import SYSTEMD, SYSTEMD_STOP_TIMEOUT
+from pgidle.base.platform_limits import SYSTEMD
 from pgidle.doctor.finding import Chart
-from pgidle.doctor.platforms.stop_time import check_kill_timeout, check_signal, check_stop_command
-from pgidle.doctor.platforms.systemd_sandbox import check_sandbox
-from pgidle.doctor.readers.compose_variables import CLOSE, OPEN, is_known, shown
-from pgidle.doctor.readers.durations import systemd_span
-from pgidle.doctor.readers.stated_settings import Hidden, run_arguments, settle
+from pgidle.doctor.platforms.systemd_service import examine_service
+from pgidle.doctor.platforms.systemd_socket import examine_socket
 from pgidle.doctor.readers.tree import BadFile
-from pgidle.doctor.readers.unit_file import Unit, environment, read_unit, split
-from pgidle.settings.arguments import Arguments
-from pgidle.settings.options import WhenIdle
+from pgidle.doctor.readers.unit_file import Beside, Unit, read_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pgidle.doctor.readers.stated_settings import Context
 
-    from pgidle.doctor.readers.stated_settings import Context, Told
-    from pgidle.doctor.readers.tree import Node
-    from pgidle.doctor.readers.unit_file import Setting
-
-LOOPBACK_OR_ANY = ("[::]", "[::1]", "0.0.0.0", "127.", "localhost")
 READ = {
     "Service": frozenset(
         {
@@ -38,27 +26,7 @@ READ = {
     "Unit": frozenset({"Requires"}),
 }
 """What is looked at."""
-SERVERS = frozenset(
-    {"postgres", "postmaster", "pg_ctl", "pg_ctlcluster", "postgresql-start", "docker-entrypoint.sh"}
-)
-STAYS_CONNECTED = frozenset(
-    {"pg_receivewal", "pg_recvlogical", "pg_receivexlog", "receive-wal", "receivewal", "barman"}
-)
-"""Programs that keep a replication connection for as long as they run."""
 HARMLESS = frozenset({"Description", "Documentation", "SyslogIdentifier", "WantedBy", "Alias", "Also"})
-_VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What belongs to a unit and is in other files: drop-ins by name, what EnvironmentFile= names (None: not there)
-    by path, the name of the socket unit of a service, if there is one, and what the service says that a socket starts,
-    None where that is not known."""
-
-    drop_ins: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str | None] = field(default_factory=dict)
-    socket: str | None = None
-    service: str | None = None
 
 
 def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
@@ -76,7 +44,7 @@ def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
         return chart
     _account(chart, unit, beside)
     if unit.has("Socket"):
-        _examine_socket(chart, unit, beside)
+        examine_socket(chart, unit, beside)
     elif unit.has("Container") or unit.has("Pod") or unit.has("Kube"):
         chart.unknown(
             "what the container of this Quadlet unit is told",
@@ -85,7 +53,7 @@ def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
             "podman-system-generator --dryrun shows the unit that is made; give that to pgidle doctor",
         )
     elif unit.has("Service"):
-        _examine_service(chart, unit, context, beside)
+        examine_service(chart, unit, context, beside)
     else:
         chart.unknown(
             "which unit this is: there is no [Service] and no [Socket]",
@@ -107,339 +75,3 @@ def _account(chart: Chart, unit: Unit, beside: Beside) -> None:
     if there:
         chart.read.append(f"variables: {', '.join(there)}")
     chart.not_read.append("drop-ins in other folders, systemd's own defaults (system.conf), pgidle.toml")
-
-
-def _starts_pgidle(unit: Unit, beside: Beside) -> bool | None:
-    """Whether a socket unit is pgidle's; None: nobody can tell."""
-    name = unit.name.rpartition("/")[2]
-    if "pgidle" in name or "pgidle" in unit.word("Socket", "Service"):
-        return True
-    if beside.service is not None:
-        return "pgidle" in beside.service
-    return None
-
-
-def _examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
-    streams = unit.all("Socket", "ListenStream")
-    is_ours = _starts_pgidle(unit, beside)
-    if is_ours is not True and not any(re.search(r"(?:^|:)5432$", one.value) for one in streams):
-        started = unit.word("Socket", "Service") or unit.name.rpartition("/")[2].replace(
-            ".socket", ".service"
-        )
-        what = (
-            "this socket does not start pgidle" if is_ours is False else "whether this socket starts pgidle"
-        )
-        chart.unknown(
-            what,
-            f"{unit.name}:1",
-            f"it is for {started}, "
-            + ("which does not name it" if is_ours is False else "which is not beside it"),
-            f"give {started} to pgidle doctor, too",
-        )
-        return
-    place = unit.where("Socket", "ListenStream")
-    if not streams and unit.is_template:
-        chart.unknown(
-            "where the socket listens",
-            place,
-            "a template leaves that to the drop-in of each instance",
-            "give the drop-in, as pgidle@NAME.socket.d/listen.conf",
-        )
-    elif not streams:
-        chart.wrong(
-            "no ListenStream=", place, "nothing listens, so nothing wakes Postgres", "ListenStream=5432"
-        )
-    for one in streams:
-        if one.value.startswith(("/", "@")):
-            _check_unix(chart, unit, one, streams)
-        elif (one.value.isdecimal() or one.value.startswith("[::]:")) and unit.word(
-            "Socket", "BindIPv6Only"
-        ) != "ipv6-only":
-            chart.wrong(
-                f"ListenStream={one.value} takes IPv4 and IPv6 with one socket",
-                one.where,
-                "Postgres has one socket for each, so pgidle refuses to start with this one",
-                "BindIPv6Only=ipv6-only, and ListenStream=0.0.0.0:5432 beside ListenStream=[::]:5432",
-            )
-        elif (
-            ":" in one.value
-            and not one.value.startswith(LOOPBACK_OR_ANY)
-            and not unit.is_on("Socket", "FreeBind")
-        ):
-            chart.note(
-                f"ListenStream={one.value} without FreeBind=yes",
-                one.where,
-                "at boot the socket fails if the machine has not got the address yet",
-                "FreeBind=yes",
-            )
-    if unit.is_on("Socket", "Accept"):
-        chart.wrong(
-            "Accept=yes",
-            unit.where("Socket", "Accept"),
-            "systemd would start one pgidle for each connection",
-            "Accept=no, which is the default",
-        )
-
-
-def _check_unix(chart: Chart, unit: Unit, stream: Setting, streams: list[Setting]) -> None:
-    """A Unix socket is one of Postgres's by its name."""
-    named = re.search(r"/\.s\.PGSQL\.(\d+)$", stream.value)
-    ports = [found[1] for one in streams if (found := re.search(r"(?:^|:)(\d+)$", one.value))]
-    port = ports[0] if ports else "5432"
-    said = unit.last("Socket", "SocketUser")
-    if named is None and "%" not in stream.value:
-        chart.wrong(
-            f"ListenStream={stream.value} is no Unix socket of Postgres's",
-            stream.where,
-            f"Postgres has it as .s.PGSQL.{port} in one of unix_socket_directories, and nowhere else",
-            f"ListenStream=/run/postgresql/.s.PGSQL.{port}",
-        )
-    elif named is not None and ports and named[1] not in ports:
-        chart.wrong(
-            f"ListenStream={stream.value} is for port {named[1]}, and TCP has {port}",
-            stream.where,
-            "one Postgres has one port, by which its Unix socket is named, too",
-            f"ListenStream={stream.value[: named.start(1)]}{port}",
-        )
-    elif stream.value.startswith("/") and said is not None and said.value not in ("root", "0"):
-        chart.note(
-            f"SocketUser={said.value}",
-            said.where,
-            f"systemd gives {said.value} whatever a link at {stream.value} leads to: a file of root's, where "
-            "that user may write the folder",
-            "leave it out: root's socket serves Postgres as well, and SocketMode= says who may connect",
-        )
-    else:
-        chart.fine(f"the Unix socket {stream.value} wakes it, too")
-
-
-def _examine_service(chart: Chart, unit: Unit, context: Context, beside: Beside) -> None:
-    contents = {path: text for path, text in beside.environment.items() if text is not None}
-    said = environment(unit, contents)
-    start = unit.last("Service", "ExecStart")
-    command = split(start.value.lstrip("@-:+!|")) if start is not None else []
-    at = next((at for at, word in enumerate(command) if word.rpartition("/")[2] == "pgidle"), None)
-    if start is None or at is None or command[at + 1 : at + 2] != ["run"]:
-        _check_other_program(chart, unit, start, command)
-        return
-    sources = _check_files(chart, unit, beside, contents)
-    words = [word for one in command[at + 2 :] for word in _expanded(one, said)]
-    unset = [word for word in words if not is_known(word)]
-    for word in unset:
-        chart.unknown(
-            f"what {shown(word)} is in ExecStart=",
-            start.where,
-            "it is set in none of the files that were read",
-            "the value itself; or Environment=",
-        )
-    read = (
-        run_arguments(chart, start.where, [word for word in words if is_known(word)]) if not unset else None
-    )
-    hidden = Hidden(frozenset(), (*sources, *(("ExecStart=",) if unset else ())))
-    told = settle(chart, start.file, said, read or Arguments({}), start.line, context, hidden=hidden)
-    _check_restart(chart, unit, told)
-    _check_type(chart, unit)
-    _check_stop(chart, unit, told, context)
-    check_sandbox(chart, unit, told)
-    _check_activation(chart, unit, told, beside)
-
-
-def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, command: list[str]) -> None:
-    where = unit.where("Service", "ExecStart")
-    programs = {part.rpartition("/")[2] for word in command for part in word.split()}
-    if start is None:
-        chart.unknown(
-            "what ExecStart= is",
-            where,
-            "there is none in what was read",
-            "give the unit that this is a drop-in of, too",
-        )
-    elif any("pgidle" in one for one in programs):
-        chart.unknown(
-            f"what `{' '.join(command)[:60]}` starts",
-            where,
-            "it names pgidle, but is not `pgidle run` itself: settings and signals may get lost on the way",
-            "ExecStart=/opt/pgidle/bin/pgidle run -D /srv/pg/data",
-        )
-    elif programs & STAYS_CONNECTED:
-        chart.note(
-            f"{min(programs & STAYS_CONNECTED)} stays connected to Postgres",
-            where,
-            "it streams, and as long as it does Postgres is kept awake for it (setting replication)",
-            'replication = "ignore", if Postgres may sleep all the same; docs/neighbours.md says what follows',
-        )
-    elif "patroni" in programs:
-        chart.wrong(
-            "Patroni runs Postgres here",
-            where,
-            "pgidle has no part in it, and Patroni takes a Postgres that sleeps for one that failed",
-            "a unit of pgidle's own: pgidle init systemd",
-        )
-    elif programs & SERVERS:
-        chart.wrong(
-            "ExecStart= does not start `pgidle run`",
-            where,
-            "the Postgres that it starts is not put to sleep",
-            "pgidle init systemd -D DATA_DIRECTORY, which writes units for data that is there, too",
-        )
-    else:
-        chart.unknown(
-            f"whether this unit has to do with Postgres: it starts `{' '.join(command)[:60]}`",
-            where,
-            "it starts neither pgidle nor a Postgres that is known as one",
-            "give the unit that starts Postgres",
-        )
-
-
-def _check_files(chart: Chart, unit: Unit, beside: Beside, contents: Mapping[str, str]) -> list[str]:
-    """The EnvironmentFile= that are not read, and may be there."""
-    hidden = []
-    for one in unit.all("Service", "EnvironmentFile"):
-        path, is_optional = one.value.removeprefix("-"), one.value.startswith("-")
-        if path in contents or (is_optional and path in beside.environment):
-            continue
-        is_missing = path in beside.environment
-        if "%" not in path or not is_optional:
-            chart.unknown(
-                f"what {one.value} says",
-                one.where,
-                "it is not on this machine; where it is missing systemd does not start the service"
-                if is_missing
-                else "it cannot be read by this user",
-                "run pgidle doctor on the machine that has the file"
-                if is_missing
-                else "run pgidle doctor as root",
-            )
-        hidden.append(f"EnvironmentFile={path}")
-    return hidden
-
-
-def _expanded(word: str, said: Mapping[str, Node]) -> list[str]:
-    """As systemd puts variables in: $NAME alone becomes words, ${NAME} stays within its own."""
-    alone = re.fullmatch(r"\$(\w+)", word)
-    if alone is not None and alone[1] in said:
-        return split(said[alone[1]].text or "")
-
-    def put(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
-        return said[name].text or "" if name in said else f"{OPEN}{name}{CLOSE}"
-
-    return [_VARIABLE.sub(put, word)]
-
-
-def _check_restart(chart: Chart, unit: Unit, told: Told) -> None:
-    policy = unit.word("Service", "Restart", "no")
-    where = unit.where("Service", "Restart", "ExecStart")
-    if policy in ("always", "on-success") and not told.knows("when-idle"):
-        chart.unknown(
-            f"whether Restart={policy} is right",
-            where,
-            f"with when-idle exit it is not, and {told.elsewhere} may set that",
-            "Restart=on-failure",
-        )
-    elif policy in ("always", "on-success") and told.settings.when_idle is WhenIdle.EXIT:
-        chart.wrong(
-            f"Restart={policy}",
-            where,
-            "a service that ended because Postgres went to sleep is started again at once",
-            "Restart=on-failure",
-        )
-    elif policy == "no":
-        chart.note(
-            "Restart=no" + ("" if unit.last("Service", "Restart") else ", which is the default"),
-            where,
-            "after a crash the service stays down until a client comes, or for good",
-            "Restart=on-failure",
-        )
-    else:
-        chart.fine(f"Restart={policy}")
-
-
-def _check_type(chart: Chart, unit: Unit) -> None:
-    kind = unit.word("Service", "Type", "simple")
-    if kind in ("forking", "oneshot", "dbus"):
-        chart.wrong(
-            f"Type={kind}",
-            unit.where("Service", "Type"),
-            "pgidle stays in the foreground, so systemd would wait in vain, and kill it",
-            "Type=exec",
-        )
-    mode = unit.word("Service", "KillMode", "control-group")
-    where = unit.where("Service", "KillMode", "ExecStart")
-    if mode in ("none", "process"):
-        chart.note(
-            f"KillMode={mode}",
-            where,
-            "if pgidle has to be killed, systemd leaves Postgres's processes alone",
-            "KillMode=mixed",
-        )
-    elif mode == "control-group":
-        chart.note(
-            "KillMode=control-group" + ("" if unit.last("Service", "KillMode") else ", which is the default"),
-            where,
-            "at a stop the signal goes to every process of Postgres's too, and ends sessions before pgidle has begun"
-            " the shutdown",
-            "KillMode=mixed",
-        )
-
-
-def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
-    for key in ("ExecStop", "ExecStopPost"):
-        for one in unit.all("Service", key):
-            words = split(one.value.lstrip("@-:+!|"))
-            if key == "ExecStop" and check_stop_command(
-                chart, "ExecStop=", words, one.where, "no ExecStop=: systemd's signal stops it in good order"
-            ):
-                continue
-            if key == "ExecStop" and "$MAINPID" in one.value and re.search(r"\bkill\b", one.value):
-                chart.fine("ExecStop= signals pgidle")
-            else:
-                chart.unknown(
-                    f"what {key}={one.value[:50]} does",
-                    one.where,
-                    "it runs at each stop, or sleep; where it fails, the service has failed, and Restart=on-failure"
-                    " starts it again",
-                    f"no {key}=",
-                )
-    if (signal := unit.last("Service", "KillSignal")) is not None:
-        check_signal(chart, "KillSignal", signal.value, signal.where)
-    found = unit.last("Service", "TimeoutStopSec") or unit.last("Service", "TimeoutSec")
-    where = unit.where("Service", "TimeoutStopSec", "TimeoutSec", "ExecStart")
-    seconds = SYSTEMD_STOP_TIMEOUT if found is None else systemd_span(found.value)
-    if seconds is None:
-        chart.wrong(
-            f"{found.key}={found.value} is no time span" if found is not None else "",
-            where,
-            "systemd passes over it and takes its default",
-            "TimeoutStopSec=30s",
-        )
-        seconds = SYSTEMD_STOP_TIMEOUT
-    name = found.key if found is not None else "TimeoutStopSec"
-    longer = int(max(told.settings.stop_timeout + 5, (context.shutdown or 0) * 2))
-    check_kill_timeout(
-        chart,
-        name,
-        seconds,
-        where,
-        told,
-        context,
-        f"TimeoutStopSec={longer}s",
-        is_given=found is not None,
-    )
-
-
-def _check_activation(chart: Chart, unit: Unit, told: Told, beside: Beside) -> None:
-    named = unit.word("Service", "Sockets") or unit.word("Unit", "Requires")
-    socket = beside.socket or next((word for word in named.split() if word.endswith(".socket")), None)
-    if told.settings.when_idle is WhenIdle.STAY:
-        chart.fine("when-idle stay: pgidle wakes Postgres itself")
-    elif socket is not None:
-        chart.fine(f"{socket} starts it again")
-    else:
-        own = unit.name.rpartition("/")[2].replace(".service", ".socket")
-        chart.unknown(
-            f"what starts the service again when a client comes: there is no {own} beside it",
-            unit.where("Service", "ExecStart"),
-            "with when-idle exit, the default, the service ends when Postgres sleeps",
-            f"give {own} to pgidle doctor, too; or write pgidle run --when-idle stay",
-        )

@@ -14,21 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TOKEN = re.compile(r'\s*(,|"[^"]*"?|#.*|[^\s,"#]+)')
-
-
 HOST = ("host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc")
-
-
 INCLUDES = ("include", "include_if_exists", "include_dir")
-
-
 FIRST_WITH_INCLUDES = 16
 """The major version that knows them: an older one does not start with such a line."""
-
-
 MISSING = "No such file or directory"
-
-
 DEPTH = 10
 """So deep may files include one another (CONF_FILE_MAX_DEPTH)."""
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pgidle.base.errors import SettingsError
 from pgidle.settings.arguments import Arguments, fast
 from pgidle.settings.options import OPTIONS
-from pgidle.settings.settings import resolve
+from pgidle.settings.settings import RefusedSetting, Source, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -117,23 +116,20 @@ def settle(
         environment = known if data_dir else {**known, "PGDATA": NOWHERE}
         try:
             settings = resolve(given, environment, None, None, "/", postgres_args).settings
-        except SettingsError as error:
-            variable = max((key for key in said if key in error.message), key=len, default=None)
-            if variable is None and error.message.startswith("http:") and "PGIDLE_HTTP" in said:
-                variable = "PGIDLE_HTTP"
-            at = environ[variable].line if variable is not None else line
+        except RefusedSetting as error:
+            source, variable = error.origin.source, error.origin.name
+            is_said_here = source is Source.ENVIRONMENT and variable in said
+            at = environ[variable].line if is_said_here else line
             chart.wrong(
                 error.message, f"{name}:{at}", "pgidle refuses to start with a setting that it cannot read",
                 error.hint or "correct it",
             )  # fmt: skip
-            if variable is not None:
+            if is_said_here:
                 del said[variable]
-            elif given or postgres_args:
-                option = next((one for one in given if error.message.startswith(f"--{one}:")), None)
-                given = {key: value for key, value in given.items() if key != option} if option else {}
-                postgres_args = postgres_args if option else ()
-            elif said:
-                said = {}
+            elif source is Source.OPTION:
+                del given[error.setting]
+            elif source is Source.POSTGRES_ARGUMENTS:
+                postgres_args = ()
             else:
                 context, defaults = Context(shutdown=context.shutdown), None
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pgidle.doctor.readers.tree import BadFile, Node
@@ -67,6 +67,18 @@ class Unit:
 
     def is_on(self, section: str, key: str) -> bool:
         return self.word(section, key).lower() in ("1", "yes", "true", "on", "y", "t")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What belongs to a unit and is in other files: drop-ins by name, what EnvironmentFile= names (None: not there)
+    by path, the name of the socket unit of a service, if there is one, and what the service says that a socket starts,
+    None where that is not known."""
+
+    drop_ins: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    socket: str | None = None
+    service: str | None = None
 
 
 def read_unit(name: str, text: str, drop_ins: Mapping[str, str]) -> Unit:

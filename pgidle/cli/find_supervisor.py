@@ -1,0 +1,42 @@
+"""Where the supervisor is that a command is for: its state directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pgidle.base.errors import SettingsError
+from pgidle.settings.load import Caller, read_file
+from pgidle.settings.options import OPTIONS
+from pgidle.settings.settings import config_path, resolve
+from pgidle.system.log import one_line
+
+# What finds the supervisor. Nothing else that is set may keep a command from talking to it.
+WHERE = ("data-dir", "state-dir", "config")
+
+
+def find_state_dir(options: dict[str, Any]) -> str:
+    """Where the supervisor's control socket is. Raises SettingsError."""
+    where = {name for option in OPTIONS if option.name in WHERE for name in (option.variable, *option.env)}
+    environ = {name: os.environ[name] for name in where & os.environ.keys()}
+    cwd = str(Path.cwd())
+    if given := options.get("state-dir") or environ.get("PGIDLE_STATE_DIR"):
+        return str(Path(cwd, given))
+    path, is_asked_for = config_path(options, environ, cwd)
+    content = None
+    try:
+        content = read_file(path, options, Caller(os.geteuid(), os.getegid()), cwd) if path else None
+        if content is None and is_asked_for:
+            raise SettingsError(f"{path} is not there", "correct --config")
+        if content is not None and path:
+            content.refuse_unfit(path)
+    except SettingsError as error:
+        # The supervisor may well run on with what the file said before it was broken.
+        click.echo(one_line(f"pgidle: {error} (not read)"), err=True)
+        content = None
+    keys = content.keys if content is not None else {}
+    relevant = {key: value for key, value in keys.items() if key.replace("_", "-") in WHERE}
+    return resolve(options, environ, relevant, path, cwd).settings.state_dir
