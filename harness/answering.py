@@ -17,6 +17,7 @@ from pgidle.control.probes import HttpListener
 from pgidle.control.status import Report
 from pgidle.lifecycle.transitions import State
 from pgidle.observer.timers import Timers
+from pgidle.system import control_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +118,7 @@ class Answering:
 
         for listener, server, users in (
             (self._tcp, telling, None),
-            (self._control, ordering, (0, os.geteuid())),
+            (self._control, ordering, control_socket.allowed_users()),
         ):
             HttpListener(listener, timers, self._asked, hand_on(server), users)  # type: ignore[arg-type]
         await self._ended.wait()

@@ -8,12 +8,11 @@ import json
 import os
 import select
 import socket
-import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
 from pgidle.base.errors import PgidleError
-from pgidle.system.state_directory import CONTROL_SOCKET, connect, open_of_another
+from pgidle.system import control_socket
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0
 # Bytes of an answer: a hundred times what there is to say.
 LONGEST = 1 << 22
-# Of SO_PEERCRED's struct ucred (unix(7)): pid, uid, gid.
-CREDENTIALS = struct.Struct("=iII")
 
 
 class NotRunning(PgidleError):
@@ -42,16 +39,11 @@ class _Connection(http.client.HTTPConnection):
         """The supervisor, where its process can be seen from here."""
 
     def connect(self) -> None:
-        folder = open_of_another(self._state_dir)
-        try:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
-            connect(folder, self.sock)
-        finally:
-            os.close(folder)
-        credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        control_socket.connect(self.sock, self._state_dir)
         with contextlib.suppress(OSError):
-            self.pidfd = os.pidfd_open(CREDENTIALS.unpack(credentials)[0])
+            self.pidfd = os.pidfd_open(control_socket.peer_of(self.sock).pid)
 
     def await_end(self, timeout: float | None) -> None:
         """Wait for the end of the supervisor's process, as far as it can be seen."""
@@ -113,7 +105,7 @@ def request(
         except OSError as error:
             why = "it does not answer" if isinstance(error, TimeoutError) else error.strerror
             hint = "run this as root or as the user of Postgres" if isinstance(error, PermissionError) else ""
-            raise PgidleError(f"cannot connect to {state_dir}/{CONTROL_SOCKET}: {why}", hint) from None
+            raise PgidleError(f"cannot connect to {control_socket.path(state_dir)}: {why}", hint) from None
         try:
             connection.request(method, path)
             response = connection.getresponse()

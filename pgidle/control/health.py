@@ -10,7 +10,7 @@ import os
 import socket
 import time
 
-from pgidle.system.state_directory import connect, open_of_another
+from pgidle.system import control_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,16 +44,12 @@ def health(environ: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def _ask(state_dir: str) -> bytes:
-    folder = open_of_another(state_dir)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(TIMEOUT)
-            connect(folder, control)
-            control.sendall(REQUEST)
-            answer = b""
-            until = time.monotonic() + TIMEOUT
-            while (more := control.recv(4096)) and len(answer) < LONGEST and time.monotonic() < until:
-                answer += more
-            return answer
-    finally:
-        os.close(folder)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(TIMEOUT)
+        control_socket.connect(control, state_dir)
+        control.sendall(REQUEST)
+        answer = b""
+        until = time.monotonic() + TIMEOUT
+        while (more := control.recv(4096)) and len(answer) < LONGEST and time.monotonic() < until:
+            answer += more
+        return answer

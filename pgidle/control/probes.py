@@ -7,11 +7,11 @@ REQUEST_TIME is cut, and where there are too many, whoever has kept silent longe
 
 from __future__ import annotations
 
-import struct
 import time
 
 from pgidle.base.builtin_modules import close, socket
 from pgidle.lifecycle.transitions import State
+from pgidle.system.control_socket import peer_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ WITH_BODY = (b"\nexpect:", b"\ncontent-length:", b"\ntransfer-encoding:")
 """Of requests that have more to say: closed before that is read, the answer could be lost with it (tcp(7))."""
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted before anything else is looked at."""
-
-_UCRED = struct.Struct("=iII")
 
 
 class _Waiting:
@@ -85,7 +83,7 @@ class HttpListener:
             self._let_in(connected, address)
 
     def _let_in(self, connected: socket.socket, address: object) -> None:
-        if self._users is not None and _user(connected) not in self._users:
+        if self._users is not None and peer_of(connected).uid not in self._users:
             close(connected)
             return
         connected.setblocking(False)
@@ -201,9 +199,3 @@ def origin(peer: object) -> str:
     if ":" not in address or "." in address:
         return address
     return socket.inet_pton(socket.AF_INET6, address)[:8].hex()
-
-
-def _user(connected: socket.socket) -> int:
-    """The uid of who connected, by the kernel (SO_PEERCRED, unix(7): struct ucred)."""
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(credentials)[1])

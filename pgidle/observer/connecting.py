@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.idle.snapshot import Connecting
 from pgidle.observer.port_connections import plain, scan
+from pgidle.postgres.postmaster import children_of, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,11 +78,9 @@ class Arrivals:
 
 
 def _children(pid: int) -> list[int]:
-    """The processes of a postmaster, none if it is gone. The file needs CONFIG_PROC_CHILDREN."""
-    if not Path(f"/proc/{pid}/task/{pid}").exists():
-        return []
+    """The processes of a postmaster, none if it is gone. Raises OSError."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()]
+        return children_of(pid)
     except FileNotFoundError:
         import psutil
 
@@ -91,10 +89,5 @@ def _children(pid: int) -> list[int]:
 
 def _is_client(pid: int) -> bool:
     """Whether a process without a session looks like a client's. One that has ended has no title."""
-    try:
-        title = (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-        )
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    title = title_of(pid).decode("utf-8", "replace")
     return bool(title) and bool(CLIENT_TITLE.match(title))

@@ -50,7 +50,7 @@ class PidFile:
 def inspect_data_dir(path: str, uid: int) -> DataDir:
     """What `path` is to a Postgres that runs as `uid`. Raises PgidleError for what Postgres could not use.
 
-    To root a missing directory is fine, and so is an empty one of root's: `privileges.prepare_directories`
+    To root a missing directory is fine, and so is an empty one of root's: `directories.prepare_directories`
     hands it over, and judges what root cannot: whether the user gets there.
     """
     try:

@@ -89,14 +89,14 @@ class Postmaster:
         """SIGKILL for every process of Postgres's, the postmaster last."""
         for child in self._children():
             try:
-                os.kill(int(child), signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self._send(signal.SIGKILL)
 
     def find_background_writer(self) -> int | None:
         """Its pid. It runs as long as Postgres serves: its end is the first sign of any other end (postmaster.c)."""
-        return next((int(child) for child in self._children() if b"background writer" in _title(child)), None)
+        return next((child for child in self._children() if b"background writer" in _title(child)), None)
 
     def connecting(self) -> int:
         """How many of its processes have a client that has no session yet, as far as their titles tell. With
@@ -107,13 +107,12 @@ class Postmaster:
         early = re.compile(
             rb"(?!postgres: ).|postgres: .*(\[local\]|\(\d+\)) (startup|initializing|authentication)$"
         )
-        return sum(early.match(_title(child).rstrip(b"\0 ")) is not None for child in self._children())
+        return sum(early.match(_title(child)) is not None for child in self._children())
 
-    def _children(self) -> list[str]:
-        """Pids of its processes; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
+    def _children(self) -> list[int]:
+        """Pids of its processes; none where that cannot be read."""
         try:
-            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="utf-8") as file:
-                return file.read().split()
+            return children_of(self.pid)
         except OSError:
             return []
 
@@ -166,11 +165,37 @@ class Postmaster:
         signal.pidfd_send_signal(self.pidfd, number)
 
 
-def _title(pid: str) -> bytes:
+def _title(pid: int) -> bytes:
+    """A process's title; empty where it cannot be read."""
+    try:
+        return title_of(pid)
+    except OSError:
+        return b""
+
+
+def children_of(pid: int) -> list[int]:
+    """Pids of a process's children (proc_pid_children, proc(5)); none if it is gone.
+
+    Raises OSError, FileNotFoundError on a kernel without CONFIG_PROC_CHILDREN.
+    """
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(child) for child in file.read().split()]
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{pid}"):
+            raise
+        return []
+
+
+def title_of(pid: int) -> bytes:
+    """What a process has written over its arguments, without what fills up the rest; empty if it is gone.
+
+    Raises OSError.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read(256)
-    except OSError:
+            return file.read().replace(b"\0", b" ").strip()
+    except (FileNotFoundError, ProcessLookupError):
         return b""
 
 

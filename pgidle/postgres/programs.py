@@ -1,7 +1,7 @@
 """PostgreSQL's binaries: where they are, which major version they are, whether they may be executed.
 
 On the way to every wake: no program is run unless a candidate hides its version. Permissions are judged for
-the effective user, so a supervisor that is still root looks with `privileges.acting_as`.
+the effective user, so a supervisor that is still root looks with `users.acting_as`.
 """
 
 from __future__ import annotations

@@ -53,10 +53,11 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
 def _prepare(options: Options, postgres_args: tuple[str, ...]) -> Runtime:
     """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
     from pgidle.gate.preload import open_library
-    from pgidle.run.listening import listen_control, listen_http
+    from pgidle.run.listening import listen_http
     from pgidle.run.make_gate import make_gate
     from pgidle.run.preconditions import find_postgres
     from pgidle.run.runtime import Files, ListeningSockets, Runtime
+    from pgidle.system import control_socket
     from pgidle.system.state_directory import StateDir
     from pgidle.system.users import plan
 
@@ -84,7 +85,7 @@ def _prepare(options: Options, postgres_args: tuple[str, ...]) -> Runtime:
         gate=made.gate,
         gate_why=made.why,
         state_dir=state_dir,
-        listening=ListeningSockets(http, listen_control(state_dir)),
+        listening=ListeningSockets(http, control_socket.listen(state_dir)),
         files=Files(settings.data_dir, settings.config, given.read_again),
         loop=loop,
         log=log,
@@ -145,7 +146,7 @@ def _make_directories(settings: Settings, found: Found, identity: Identity | Non
 
         refuse_default_socket_dir(settings, found)  # Before, so that a refusal leaves nothing behind.
     if found.first is not None or not os.path.isdir(settings.state_dir):
-        from pgidle.system.users import prepare_directories
+        from pgidle.system.directories import prepare_directories
 
         prepare_directories(settings.data_dir, settings.state_dir, identity)
 

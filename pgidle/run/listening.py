@@ -1,9 +1,8 @@
-"""The sockets at which pgidle itself is asked: HTTP and control. They listen long before anybody can answer."""
+"""The HTTP socket, which listens long before there is anything that could answer."""
 
 from __future__ import annotations
 
 import errno
-import os
 
 from pgidle.base.builtin_modules import socket
 from pgidle.base.errors import PgidleError
@@ -11,7 +10,6 @@ from pgidle.base.errors import PgidleError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgidle.settings.settings import Settings
-    from pgidle.system.state_directory import StateDir
     from pgidle.system.users import Identity
 
 BACKLOG = 128
@@ -65,24 +63,4 @@ def _listen_on(host: str, port: int, *, both_families: bool = False) -> socket.s
     except OSError:
         listener.close()
         raise
-    return listener
-
-
-def listen_control(state_dir: StateDir) -> socket.socket:
-    """The control socket, for this user alone."""
-    from pgidle.system.state_directory import CONTROL_SOCKET
-
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    mask = os.umask(0o177)
-    try:
-        state_dir.forget(CONTROL_SOCKET)
-        # Through the descriptor: a socket's whole path may have 107 bytes (unix(7)).
-        listener.bind(f"/proc/self/fd/{state_dir.folder}/{CONTROL_SOCKET}")
-        listener.listen(16)
-    except OSError as error:
-        raise PgidleError(
-            f"cannot make {state_dir.path}/{CONTROL_SOCKET}: {error.strerror}", "set --state-dir"
-        ) from None
-    finally:
-        os.umask(mask)
     return listener

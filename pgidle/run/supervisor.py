@@ -26,6 +26,7 @@ from pgidle.run.sd_notify import Notifier
 from pgidle.run.server import Server
 from pgidle.run.shutdown import Shutdown
 from pgidle.settings.options import WhenIdle
+from pgidle.system import control_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Supervisor:
             self._loop,
             self._asked,
             self._observation.on_order,
-            (0, os.geteuid()),
+            control_socket.allowed_users(),
         )
         self._settings.watch()
         self._log.line(State.STARTING, self.moment.why, gate=self._gate.mode.value)

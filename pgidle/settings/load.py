@@ -16,7 +16,7 @@ from pgidle.base.record import record
 from pgidle.settings.options import OPTIONS
 from pgidle.settings.settings import Origin, RefusedSetting, Source, config_path, parse_file, resolve
 from pgidle.system.trusted_path import read_trusted, trust_in
-from pgidle.system.users import acting_as, plan, told
+from pgidle.system.users import acting_as, plan, weakness_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content 
     else:
         if weakness is None:
             return Content(text, parse_file(text, path))
-        why = told(weakness)
+        why = weakness_text(weakness)
     return _read_lesser(path, why, options, caller, cwd)
 
 
@@ -157,7 +157,7 @@ def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str
             return None
         raise _unreadable(path, error) from None
     if weakness is not None:
-        raise _refusal(path, told(weakness), caller)
+        raise _refusal(path, weakness_text(weakness), caller)
     if len(text) > LARGEST_LESSER:
         raise SettingsError(f"{path} is larger than {LARGEST_LESSER >> 10} kB", "make it shorter")
     return Content(text, parse_file(text, path), why)

@@ -19,15 +19,10 @@ from pgidle.base.errors import PgidleError
 from pgidle.system.trusted_path import judge, open_folder, trust_in
 from pgidle.system.users import user_name
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pgidle.base.builtin_modules import socket
-
 LAST_SLEEP = "last.json"
 WATCH_ROLE = "watch-role"
 """Is there where the last look found a role that was made for looking."""
 HOLDS = "holds.json"
-CONTROL_SOCKET = "control.sock"
 LATEST = 253_402_300_799.0
 """Unix time at the end of the year 9999."""
 LARGEST = 1 << 20
@@ -183,22 +178,6 @@ def last_failure(path: str) -> tuple[float, str] | None:
         return (float(at), why) if why and 0 <= float(at) <= LATEST else None
     except (OSError, ValueError):
         return None
-
-
-def connect(folder: int, client: socket.socket) -> None:
-    """Connect to the supervisor of a state directory. Raises OSError, as where there is none.
-
-    By descriptor: a socket's path may have 107 bytes (unix(7)), a folder's many more; and what is connected to is
-    what was looked at, no link to a socket that only root could reach.
-    """
-    place = os.open(CONTROL_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        found = os.fstat(place)
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.fstat(folder).st_uid:
-            raise OSError(errno.ENOTSOCK, "it is no socket of the folder's owner")
-        client.connect(f"/proc/self/fd/{place}")
-    finally:
-        os.close(place)
 
 
 def _open_own(name: str, folder: int, flags: int) -> int:

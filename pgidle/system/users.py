@@ -13,7 +13,7 @@ import sys
 
 from pgidle.base.errors import PgidleError, SettingsError
 from pgidle.base.record import record
-from pgidle.system.trusted_path import make_folder, open_folder, trust_in
+from pgidle.system.trusted_path import open_folder, trust_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 PACKAGES = ("anyio", "click", "h11", "pgidle", "psutil", "psycopg", "psycopg_binary", "watchfiles")
 """What pgidle imports that is not the standard library's."""
-
-
-ROOT = trust_in(0, 0)
 
 SECRETS = ("POSTGRES_PASSWORD", "PGPASSWORD")
 """Variables that hold a password. Whoever may run a program on the server (COPY TO PROGRAM) reads its environment."""
@@ -52,7 +49,7 @@ def user_name(uid: int) -> str:
         return f"uid {uid}"
 
 
-def told(weakness: Weakness) -> str:
+def weakness_text(weakness: Weakness) -> str:
     """What is weak about a path, in words."""
     if weakness.is_owned:
         return f"{weakness.path} is {user_name(weakness.uid)}'s"
@@ -110,7 +107,7 @@ def _refuse_planted(data_dir: str, owner: os.stat_result) -> None:
         if is_same and (weakness is None or weakness.path == os.path.realpath(data_dir)):
             return
         if weakness is not None:
-            why = told(weakness)
+            why = weakness_text(weakness)
     raise SettingsError(
         f"whom {data_dir} belongs to does not tell who Postgres is to run as: {why}",
         f"pass --user {user_name(owner.st_uid)} if that is who",
@@ -245,75 +242,6 @@ def _cannot_become(identity: Identity, fault: OSError) -> PgidleError:
         f"cannot become user {identity.name}: {fault.strerror}",
         "start as that user, or grant CAP_SETUID and CAP_SETGID",
     )
-
-
-def prepare_directories(data_dir: str, state_dir: str, identity: Identity | None) -> None:
-    """Make the data directory and the state directory where they are missing, mode 0700, the identity's own.
-
-    An empty data directory of root's (a fresh volume) is handed over; nothing else that exists is touched, and no
-    symbolic link is followed that root did not make.
-    On a first start call it only after the first start's settings held, so that a refusal leaves nothing.
-    Raises PgidleError.
-    """
-    for path, what in ((data_dir, "data directory"), (state_dir, "state directory")):
-        try:
-            _provide(path, identity)
-            if identity is not None and os.geteuid() == 0 and path == data_dir:
-                _adopt_empty(path, identity)
-        except OSError as fault:
-            raise PgidleError(f"{what} {path} cannot be created: {fault.strerror}", "name another") from None
-        with acting_as(identity):
-            usable = os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
-        if not usable:
-            user = identity.name if identity else user_name(os.geteuid())
-            raise PgidleError(
-                f"{what} {path} cannot be used by user {user}",
-                "chown it, and let that user pass all above it",
-            )
-
-
-def _provide(path: str, identity: Identity | None) -> None:
-    try:
-        # By the user itself where it may: root makes nothing in a folder that others can change.
-        with acting_as(identity):
-            _make(path)
-    except PermissionError:
-        if identity is None or os.geteuid() != 0:
-            raise
-        above = os.path.abspath(path)
-        while not os.path.isdir(above):
-            above = os.path.dirname(above)
-        if above == os.path.abspath(path):
-            return
-        with acting_as(identity):
-            if not os.access(above, os.X_OK, effective_ids=True):
-                raise
-        make_folder(path, ROOT, lambda made: _hand_over(made, identity))
-
-
-def _make(path: str) -> None:
-    if not os.path.isdir(path):
-        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
-        os.mkdir(path, mode=0o700)
-
-
-def _adopt_empty(path: str, identity: Identity) -> None:
-    """Hand over an empty folder of root's, found without links that others could have put there: nobody but root moves
-    its folders to another place (rename(2))."""
-    if os.stat(path).st_uid != 0:
-        return
-    folder, _ = open_folder(path, ROOT)
-    try:
-        if os.fstat(folder).st_uid == 0 and not os.listdir(f"/proc/self/fd/{folder}"):
-            _hand_over(folder, identity)
-    finally:
-        os.close(folder)
-
-
-def _hand_over(folder: int, identity: Identity) -> None:
-    # O_PATH descriptors take no fchown(2), but what they lead to cannot be replaced.
-    os.chown(f"/proc/self/fd/{folder}", identity.uid, identity.gid)
-    os.chmod(f"/proc/self/fd/{folder}", 0o700)
 
 
 def python_unreadable(identity: Identity | None) -> str | None:

@@ -25,7 +25,8 @@ from pgidle.doctor.printed import as_text
 from pgidle.doctor.readers.stated_settings import Context
 from pgidle.init.choices import Platform
 from pgidle.postgres.postgresql_conf import read_parameters
-from pgidle.system.users import plan, prepare_directories
+from pgidle.system.directories import prepare_directories
+from pgidle.system.users import plan
 
 if TYPE_CHECKING:
     from harness.installations import Installation, Place

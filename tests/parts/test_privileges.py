@@ -19,11 +19,11 @@ import harness
 import pgidle
 from harness.installations import free_port, run_as_server, server_user
 from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.system.directories import prepare_directories
 from pgidle.system.users import (
     Identity,
     acting_as,
     plan,
-    prepare_directories,
     python_unreadable,
     user_name,
 )

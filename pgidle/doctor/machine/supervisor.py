@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from pgidle.base.errors import PgidleError
 from pgidle.control.client import NotRunning, request
 from pgidle.doctor.finding import refuse
-from pgidle.doctor.machine.places import debian_unit
 from pgidle.doctor.readers.durations import written
 from pgidle.gate.gate import Mode
 from pgidle.gate.listeners import listen_on, resolve
 from pgidle.postgres.data_directory import living_postmaster
+from pgidle.postgres.debian import find_cluster
 from pgidle.settings.options import WhenIdle
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _check_port(chart: Chart, settings: Settings) -> None:
             f"a postmaster with pid {living} runs on the data directory, without pgidle",
             settings.data_dir,
             "`pgidle run` refuses to start beside it",
-            f"stop it; with Debian's packages: systemctl disable --now {debian_unit(settings.data_dir)}",
+            f"stop it; with Debian's packages: systemctl disable --now {_debian_unit(settings.data_dir)}",
         )
         return
     try:
@@ -108,3 +108,9 @@ def _check_port(chart: Chart, settings: Settings) -> None:
         chart.fine(f"port {settings.port} is free")
     if settings.when_idle is WhenIdle.STAY:
         chart.fine("when-idle stay: pgidle wakes Postgres itself")
+
+
+def _debian_unit(data_dir: str) -> str:
+    """The unit of one cluster; `postgresql` would stop every cluster."""
+    cluster = find_cluster(data_dir)
+    return cluster.unit if cluster is not None else "postgresql@VERSION-NAME (pg_lsclusters lists them)"

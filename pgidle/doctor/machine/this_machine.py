@@ -12,7 +12,6 @@ from pgidle.doctor.finding import MACHINE, Chart, refuse
 from pgidle.doctor.machine.as_postgres_user import Question, ask
 from pgidle.doctor.machine.pg_hba import check_hba
 from pgidle.doctor.machine.pg_ident import allows
-from pgidle.doctor.machine.places import refused_directories
 from pgidle.doctor.machine.postgresql_conf import (
     PRELOADING,
     check_libraries,
@@ -31,6 +30,7 @@ from pgidle.postgres.image_variables import first_start
 from pgidle.postgres.postgresql_conf import read_parameters
 from pgidle.postgres.programs import find_bin_dir
 from pgidle.settings.options import absolute
+from pgidle.system.directories import refused_directories
 from pgidle.system.users import acting_as, plan, python_unreadable, user_name
 
 if TYPE_CHECKING:
