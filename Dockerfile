@@ -1,4 +1,4 @@
-# pgidle in front of the official image, whose conventions all hold: see "Docker" in README.md.
+# pgidle in front of the official image, whose conventions all hold: see docs/docker.md.
 #   docker build -t pgidle .        docker build -t pgidle --build-arg BASE=pgvector/pgvector:pg18 .
 ARG BASE=postgres:18
 

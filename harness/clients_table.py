@@ -1,4 +1,4 @@
-"""`scripts/clients`: the tables of README and docs/clients.md, each cell as it was seen in this run."""
+"""`scripts/clients`: the tables of docs/clients.md, each cell as it was seen in this run."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ NO_ERROR = (0, ["ok", "ok"])
 def test_what_a_pool_does_when_sleep_cut_its_connection(
     host: Host, name: str, action: str, expected: tuple[int, list[str]]
 ) -> None:
-    """README tells users what to set, and this is why."""
+    """docs/clients.md tells users what to set, and this is why."""
     assert across_a_sleep(host, name, action) == expected
 
 
