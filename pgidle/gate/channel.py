@@ -1,8 +1,8 @@
 """What the supervisor and the library in the postmaster say to each other, and how to be understood.
 
 Records of four int32 in the machine's order, a kind and three numbers, over a SOCK_SEQPACKET pair, one for each
-postmaster. `enum kind` in _listener.c is the other end; nothing else knows the numbers. A record that does not fit is
-another version's, and an error.
+postmaster. `enum kind` in library/library.h has the other end's numbers; nothing else knows them. A record that
+does not fit is another version's, and an error.
 """
 
 from __future__ import annotations
