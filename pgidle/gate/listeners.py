@@ -149,8 +149,8 @@ class Listener:
         return _is_readable(self.socket)
 
     def knock(self) -> None:
-        """Connect and disconnect at once, so that whoever accepts from it looks. If this fails because the queue is
-        full, other clients have the same effect."""
+        """Connect and disconnect at once, so that whoever accepts from it looks. If the queue is too full for that, the
+        clients in it have the same effect."""
         with socket.socket(self.socket.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as caller:
             caller.setblocking(False)
             try:
