@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Output(io.FileIO):
-    """Standard output, which remembers why it did not take something: a full disk, for one."""
+    """Standard output that remembers why a write failed, for example because the disk is full."""
 
     failed: OSError | None = None
 
@@ -31,11 +31,11 @@ class _Output(io.FileIO):
 
 
 def main() -> None:
-    """`run` and `health` without click where all is certain: its import alone would be felt in every wake."""
-    # Nothing that an import leaves is garbage, and looking for some takes as long as ten imports. `run` turns it on.
+    """Run a command; `run` and `health` without click wherever possible, whose import would slow down every wake."""
+    # Imports leave no garbage, and collecting it takes as long as ten imports. `run` turns it on again.
     gc.disable()
     was, is_run = sys.stdout, sys.argv[1:2] == ["run"]
-    # Before descriptors get their numbers.
+    # Before any other descriptor is opened.
     settle_streams()
     from pgidle.settings.arguments import fast
 
@@ -75,7 +75,7 @@ def _obey() -> None:
 
 
 def _unwritten(output: _Output) -> OSError | None:
-    """Why not all was written."""
+    """Why some of the output could not be written; None if all of it was."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -85,7 +85,8 @@ def _unwritten(output: _Output) -> OSError | None:
 
 
 def _complain(error: OSError, status: object) -> NoReturn:
-    """One line, and no other attempt by the interpreter. A reader that has gone (a closed pipe) is told nothing."""
+    """Exit with one line, before the interpreter tries to write again. If the reader has gone (EPIPE), without a
+    line."""
     try:
         if error.errno != errno.EPIPE:
             os.write(2, f"pgidle: cannot write to standard output: {error.strerror}\n".encode())

@@ -1,6 +1,6 @@
-"""The image's entrypoint: what `docker run IMAGE WORDS...` means, by the conventions of the official image.
+"""The image's entrypoint: decides what `docker run IMAGE WORDS...` means, by the conventions of the official image.
 
-Runs before everything else in every wake, so whatever is not on the server's way is imported where it is used.
+It runs first in every wake, so whatever starting the server does not need is imported where it is used.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def main() -> None:
 
 
 def refuse_forgotten(environ: Mapping[str, str]) -> None:
-    """An empty data directory where the official image has it since 18, and data where it had it before.
+    """Raise PgidleError if the data directory is empty where the official image has it since 18, and there is data
+    where the image had it before.
 
-    Whoever mounted the volume at the old place would get a new and empty database. Raises PgidleError.
+    Someone who still mounts the volume at the old place would otherwise get a new and empty database.
     """
     data_dir, major = environ.get("PGIDLE_DATA_DIR") or environ.get("PGDATA"), environ.get("PG_MAJOR", "")
     if data_dir != f"{VOLUMES}/{major}/docker" or os.path.exists(f"{data_dir}/PG_VERSION"):
@@ -72,15 +73,17 @@ def refuse_forgotten(environ: Mapping[str, str]) -> None:
 
 
 def close_to_others(environ: Mapping[str, str]) -> None:
-    """Close a data directory that a group may write, as the official image's entrypoint does at each start.
+    """Set a data directory that its group may write to mode 0700, as the official image's entrypoint does at each
+    start.
 
-    Postgres refuses it, and Kubernetes opens a volume to its fsGroup at any mount. Our own alone, and through no link.
+    Postgres refuses such a directory, and Kubernetes makes a volume writable by fsGroup at each mount. Only a directory
+    of our own is changed, and no link is followed.
     """
     data_dir = environ.get("PGIDLE_DATA_DIR") or environ.get("PGDATA")
     try:
         folder = os.open(data_dir or "", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return  # What is wrong with it is said further on.
+        return  # Whatever is wrong with it is reported later.
     try:
         found = os.fstat(folder)
         if found.st_uid == os.geteuid() and found.st_mode & FORBIDDEN_MODE:
@@ -90,13 +93,13 @@ def close_to_others(environ: Mapping[str, str]) -> None:
 
 
 def _is_mounted(path: str) -> bool:
-    # os.path.ismount does not see a mount from the device that the folder above is on: another volume, for one.
+    # os.path.ismount misses a mount of the same device as the folder above, for example of another volume.
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
         return any(line.split(" ", 5)[4] == path for line in mounts)
 
 
 def _become(words: list[str]) -> NoReturn:
-    """Another program in our place, found on PATH. Exit status 127 or 126 where there is none, as a shell's."""
+    """Execute another program, found on PATH. If there is none, exit with status 127 or 126 as a shell does."""
     if not words[0]:
         raise SettingsError(
             "the first word is empty", "name a command of this image, or nothing for postgres"

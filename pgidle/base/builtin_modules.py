@@ -1,4 +1,4 @@
-"""`signal` and `socket` as the interpreter has them built in, for what runs before Postgres is spawned.
+"""`signal` and `socket` as they are built into the interpreter, for code that runs before Postgres is spawned.
 
 The standard library's modules of these names wrap the same functions, and turn some hundred numbers into enumerations
 when they are imported: with `enum`, which they need for it, a fifth of the time to the spawn. Here numbers stay numbers
@@ -44,7 +44,7 @@ else:
 
 
 def close(one: socket.socket | int) -> None:
-    """Close a socket or a descriptor. Whatever close(2) says, on Linux it is closed, and nothing may be lost for it."""
+    """Close a socket or a descriptor, ignoring errors: on Linux it is closed whatever close(2) returns."""
     try:
         if isinstance(one, int):
             os.close(one)

@@ -1,4 +1,4 @@
-"""What can go wrong, as one line for a person and one exit status for a program."""
+"""Errors that end the program: a line for people, and an exit status for programs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class SettingsError(PgidleError):
 
 
 FAULTS = (OSError, ImportError, MemoryError)
-"""What a machine that lacks something makes of any call or import: descriptors, memory, room. It may pass."""
+"""Errors of any call or import on a machine that lacks something (descriptors, memory, disk space). They may pass."""
 
 
 def fault_text(error: BaseException) -> str:
-    """What is lacking, in a line: without the number that only programmers know."""
+    """The error in one line, without errno, which only programmers know."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
     said = " ".join(str(error).split())

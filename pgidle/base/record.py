@@ -1,9 +1,9 @@
 """Records and enumerations for the modules that run before Postgres is spawned.
 
-`dataclasses` brings `inspect` and with it a third of a cold wake, `enum` a tenth. A module that is imported on the way
-to the spawn declares its values with `@record` instead: frozen, slotted, compared by value, and known to type checkers
-as a dataclass (PEP 681); and with this `Enum`, which type checkers take for the other. Modules that are imported later
-use the standard library's.
+Importing `dataclasses`, with `inspect`, takes a third of a cold wake, and `enum` a tenth. So modules that are imported
+before the spawn use `@record` instead: frozen, slotted, compared by value, and a dataclass to type checkers (PEP 681).
+They also use this `Enum`, which type checkers take for the standard one. Modules that are imported later use the
+standard library's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ else:
         return lambda function: function
 
     class _Members(type):
-        """Of a class body every name without an underscore in front becomes a member."""
+        """Every name in the class body without a leading underscore becomes a member."""
 
         def __new__(cls, name, bases, body):
             values = {key: value for key, value in body.items() if not key.startswith("_")}

@@ -1,8 +1,8 @@
-"""What the supervisor and the library in the postmaster say to each other, and how to be understood.
+"""The records that the supervisor and the library in the postmaster exchange.
 
 Records of four int32 in the machine's order, a kind and three numbers, over a SOCK_SEQPACKET pair, one for each
-postmaster. `enum kind` in _listener.c is the other end; nothing else knows the numbers. A record that does not fit is
-another version's, and an error.
+postmaster. `enum kind` in library/library.h has the other end's numbers; nothing else knows them. A record that
+does not fit is another version's, and an error.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _OPEN, _SHUT = ord("O"), ord("C")
 
 @record
 class Loaded:
-    """The library is in the postmaster, and was given so many listeners."""
+    """The library is loaded in the postmaster, which has inherited so many listeners."""
 
     listeners: int
 
 
 @record
 class SocketMade:
-    """Postgres listens on a Unix socket of its own making: a descriptor of it, which is the receiver's to close; None
-    where the receiver had no room for another (MSG_CTRUNC)."""
+    """Postgres listens on a Unix socket that it has made. The receiver closes the descriptor; None: it had no room for
+    another one (MSG_CTRUNC)."""
 
     descriptor: int | None
 
 
 @record
 class Waits:
-    """The postmaster is about to wait for clients of so many listeners for the first time, in a way that the library
-    knows. Its own postmaster.pid is written by then, and no earlier one's is there any more. `left_out` counts from 0
-    which of those that it was given are not among them."""
+    """The postmaster is about to wait for clients for the first time, at so many listeners and in a way that the
+    library knows. By then it has written its own postmaster.pid. `left_out` has the numbers, from 0, of the inherited
+    listeners that it does not wait at."""
 
     listeners: int
     left_out: tuple[int, ...] = ()
@@ -51,7 +51,7 @@ class Waits:
 
 @record
 class Answer:
-    """An order was carried out, or was void. `alarms` is how many there have been."""
+    """An order was carried out, or was void. `alarms` is the number of alarms so far."""
 
     order: int
     is_open: bool
@@ -60,7 +60,7 @@ class Answer:
 
 @record
 class ChildSignalled:
-    """The postmaster ends a child, and the gate is shut: a crash, a stop, or one background worker."""
+    """The postmaster has told a child to end, and the gate is shut: a crash, a stop, or just one background worker."""
 
     signal: int
     pid: int
@@ -69,7 +69,7 @@ class ChildSignalled:
 
 @record
 class StopSignalled:
-    """The postmaster got a signal that stops it, from this pid (0: the kernel), and the gate is shut."""
+    """The postmaster got a signal that stops it, from this pid (0: from the kernel), and the gate is shut."""
 
     signal: int
     sender: int
@@ -78,7 +78,7 @@ class StopSignalled:
 
 @record
 class PeerAccepted:
-    """A client at a Unix socket: one of the first after an opening."""
+    """A client was accepted at a Unix socket. Sent for the first few after each opening."""
 
     pid: int
     uid: int
@@ -86,7 +86,7 @@ class PeerAccepted:
 
 @record
 class LockLeft:
-    """The postmaster ends, and has left the lock file of a Unix socket as it was."""
+    """The postmaster ends, and has left a Unix socket's lock file in place."""
 
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
 
 
 class ChannelError(Exception):
-    """The other end speaks another version, or is no library of ours."""
+    """The other end has another version, or is not our library."""
 
 
 def decode(data: bytes, descriptor: int | None) -> Told:
@@ -126,7 +126,7 @@ def decode(data: bytes, descriptor: int | None) -> Told:
 
 
 class Channel:
-    """The supervisor's end for one postmaster. Orders are numbered, so that an answer is known for what it is."""
+    """The supervisor's end for one postmaster. Orders are numbered, so that an answer can be matched to its order."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -137,18 +137,18 @@ class Channel:
         return self._end.fileno()
 
     def order_open(self) -> int | None:
-        """Have Postgres accept, unless an alarm is on its way that has not been received: the order's number, or None
-        where it cannot be sent."""
+        """Order Postgres to accept, unless there has been an alarm that is not received yet. The order's number; None
+        if it cannot be sent."""
         return self._order(_OPEN, self._alarms)
 
     def order_shut(self) -> int | None:
-        """Have Postgres accept nobody from its next wait on: the order's number, or None where it cannot be sent."""
+        """Order Postgres to accept nobody from its next wait on. The order's number; None if it cannot be sent."""
         return self._order(_SHUT, 0)
 
     def receive(self) -> Told | None:
         """The next record; None if there is none now.
 
-        Raises ChannelError, EOFError once nobody can send any, and OSError where it may be had another time.
+        Raises ChannelError, EOFError once nobody can send any more, and OSError if a later attempt may succeed.
         """
         try:
             data, rights, _, _ = self._end.recvmsg(_RECORD.size, socket.CMSG_SPACE(_DESCRIPTOR.size), _ONCE)

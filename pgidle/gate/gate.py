@@ -1,10 +1,10 @@
-"""The gate: which listeners there are, whether Postgres accepts from them, and who waits.
+"""The gate: its listeners, whether Postgres accepts from them, and who waits there.
 
-Postgres accepts only between an order to open and the answer to one to shut; the answers are what counts. An alarm (the
-postmaster ends a child, or is told to stop) shuts the gate without an order.
+Postgres accepts only between an order to open and the answer to an order to shut; only the answers count. An alarm (the
+postmaster ends a child, or gets a signal to stop) shuts the gate without an order.
 
-Where nothing can be preloaded (mode `none`), Postgres listens by itself, as without pgidle: nobody waits while it is
-not ready, and only while it sleeps are there listeners here, to notice who comes.
+If nothing can be preloaded (mode `none`), Postgres listens by itself, as without pgidle: clients are refused while it
+is not ready, and the gate has listeners only while it sleeps, to notice clients that wake it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 class Mode(Enum):
-    """What happens to a client that comes while Postgres is not ready: `SHARED`, it waits; `NONE`, it is refused."""
+    """What happens to a client while Postgres is not ready: with `SHARED` it waits, with `NONE` it is refused."""
 
     SHARED = "shared"
     NONE = "none"
 
 
 class Gate:
-    """All calls are for the supervisor alone. `addresses` are those of TCP."""
+    """Used by the supervisor alone. `addresses` are the TCP addresses."""
 
     def __init__(
         self, listeners: Sequence[Listener], addresses: Sequence[Address] = (), mode: Mode = Mode.SHARED
@@ -57,7 +57,7 @@ class Gate:
         self.is_loaded = False
         """Whether the library is in the running postmaster."""
         self.left_out: list[Listener] = []
-        """What it was given and does not listen on."""
+        """Listeners that it inherited and does not listen on."""
         self._channel: Channel | None = None
         self._data_dir = ""
         self._awaited: int | None = None
@@ -77,7 +77,7 @@ class Gate:
         return self._channel
 
     def gone(self) -> None:
-        """The postmaster has ended; who waits, waits on."""
+        """The postmaster has ended. Clients that wait go on waiting."""
         self.is_open = self.is_shared = self.is_ending = self.is_loaded = False
         self.left_out = []
         self._awaited = self._background_writer = None
@@ -98,44 +98,48 @@ class Gate:
             one.close()
 
     def to_share(self) -> list[int]:
-        """What the next postmaster inherits. Of two at one address the later one is on its way out."""
+        """Descriptors for the next postmaster to inherit. Of two listeners at one address, the one that has ended is
+        last."""
         self._given = tuple(sorted(self.listeners, key=lambda one: one.is_ended))
         return [one.fileno() for one in self._given]
 
     def make_way(self) -> None:
-        """Before Postgres binds: in mode `none` stop listening. Who knocked is refused."""
+        """Call before Postgres binds: in mode `none`, stop listening. The client that came is refused."""
         if self.mode is Mode.NONE:
             for one in self.listeners:
                 one.close()
             self.listeners = []
 
     def notice(self) -> None:
-        """Postgres sleeps: in mode `none` only now is there somebody to listen for. Raises PgidleError."""
+        """Postgres sleeps: in mode `none`, start to listen. Raises PgidleError."""
         if self.mode is Mode.NONE and not self.listeners:
             self.listeners, _ = listen_on(self.addresses)
 
     def knows(self, background_writer: int) -> None:
-        """Its pid: it lives as long as Postgres serves, and a stop signals it with all others (postmaster.c)."""
+        """Remember the background writer's pid. It lives as long as Postgres serves, and a stop signals it with all
+        others (postmaster.c)."""
         self._background_writer = background_writer
 
     def open(self) -> bool:
-        """Have Postgres accept who waits and who comes; whether that could be ordered."""
+        """Order Postgres to accept clients; whether the order could be sent."""
         self._awaited = self._channel.order_open() if self._channel is not None else None
         return self._awaited is not None
 
     def shut(self) -> bool:
-        """Have Postgres accept nobody any more; whether that could be ordered."""
+        """Order Postgres to accept nobody any more; whether the order could be sent."""
         self._awaited = self._channel.order_shut() if self._channel is not None else None
         return self._awaited is not None
 
     @property
     def is_answered(self) -> bool:
-        """Whether the last order was: until then, `is_open` is what was before it."""
+        """Whether the last order was answered. Until then `is_open` is what it was before the order."""
         return self._awaited is None
 
     def receive(self) -> Told | None:
-        """What the postmaster has told next, already minded; None if nothing more. Raises EOFError when its end is
-        closed, ChannelError, and OSError where it may be had another time."""
+        """The postmaster's next record, which the gate has already taken into account; None if there is no more now.
+
+        Raises EOFError when the other end is closed, ChannelError, and OSError if a later attempt may succeed.
+        """
         if self._channel is None:
             return None
         told = self._channel.receive()
@@ -161,7 +165,7 @@ class Gate:
         return told
 
     def parked(self) -> int:
-        """How many wait."""
+        """The number of clients that wait. Raises OSError."""
         return sum(one.parked() for one in self.listeners)
 
     def who(self) -> list[Waiting]:
@@ -169,19 +173,19 @@ class Gate:
         return [waiting for one in self.listeners for waiting in one.who()]
 
     def paths(self) -> list[str]:
-        """The Unix sockets' files, a service manager's too: the lock beside each is ours to look after."""
+        """The files of all Unix sockets, also of a service manager's: we look after the lock file beside each."""
         return [one.path for one in self.listeners if one.path is not None]
 
     def _keep(self, descriptor: int) -> None:
-        """A Unix socket that Postgres has made outlives it from now on."""
+        """Keep a Unix socket that Postgres has made, so that it outlives Postgres."""
         made = Listener(socket.socket(fileno=descriptor), is_inherited=False)
         if made.path is not None:
             made.name = os.path.join(self._data_dir, made.path)
             try:
                 made.note_file()
             except OSError:
-                pass  # Noted when it can be seen; until then nobody knows whether it is lost.
-        # What stood at the address before is another file's, or nobody's; who waits there still is served.
+                pass  # Tried again later; until then it cannot be seen whether the file is lost.
+        # A former listener at this address has no file any more, or another one. Clients in its queue are still served.
         former = [one for one in self.listeners if one.name == made.name and not one.is_ended]
         for one in [one for one in former if not one.is_inherited]:
             self.listeners.remove(one)

@@ -1,7 +1,7 @@
-"""Who opens and shuts the gate, hears what the postmaster tells of it, and notices who comes.
+"""Opens and shuts the gate, receives the postmaster's records about it, and notices clients that park.
 
-Tells GATE_SHUT and GATE_SILENT (what came of an order to shut), POSTMASTER_FAILING, CLIENT_PARKED, and on the way out
-EXIT_CHOSEN, NOBODY_PARKED and LEAVING_PUT_OFF.
+Its events are GATE_SHUT and GATE_SILENT (what came of an order to shut), POSTMASTER_FAILING, CLIENT_PARKED and, before
+an exit, EXIT_CHOSEN, NOBODY_PARKED and LEAVING_PUT_OFF.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from pgidle.system.log import Log
 
 ANSWER_LIMIT = 5.0
-"""Seconds within which a postmaster answers an order, else it is not obeyed for all that is known."""
+"""Seconds for the postmaster to answer an order. After that, the order counts as not obeyed."""
 
 ORDER_AGAIN = 0.1
-"""Seconds until an order to open that could not be given is given again."""
+"""Seconds until an order to open that could not be sent is sent again."""
 
 LEAVE_AGAIN = 5.0
-"""Seconds before another attempt to leave, where handshakes that do not end were in the way of the last."""
+"""Seconds until another attempt to leave, if handshakes that do not complete prevented the last one."""
 
 
 class Gatekeeper:
-    """Stands at one gate. `happen` takes an event and the reason for it."""
+    """Works one gate. `happen` takes an event and the reason for it."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Gatekeeper:
         no_wake: tuple[str, ...],
     ) -> None:
         self.no_wake = no_wake
-        """Networks whose clients wait until somebody else wakes Postgres, and folders of Unix sockets that are not
-        there until then."""
+        """Networks whose clients wait until somebody else wakes Postgres, and folders whose Unix sockets do not exist
+        until then."""
         self._gate = gate
         self._loop = loop
         self._log = log
@@ -61,7 +61,7 @@ class Gatekeeper:
         self._unix = UnixSockets(gate, log)
         self._is_asleep = False
         self._is_to_open = False
-        """Postgres is to accept clients, as soon as it is not about to end."""
+        """Whether Postgres is to accept clients, unless it is about to end."""
 
     # The postmaster's end
 
@@ -71,12 +71,13 @@ class Gatekeeper:
         self._loop.watch(self._channel, self._on_channel)
 
     def ending(self, data_dir: str, port: int) -> None:
-        """It has exited, and is not reaped yet: what it told last, and its Unix sockets' lock files, are ours now."""
+        """The postmaster has exited and is not reaped yet: read its last records, and take over its sockets' lock
+        files."""
         self._on_channel()
         self._unix.hold(data_dir, port)
 
     def gone(self) -> None:
-        """It is no more."""
+        """The postmaster has been reaped."""
         self._rest()
         self._forget_channel()
         self._loop.cancel("gate")
@@ -91,12 +92,12 @@ class Gatekeeper:
         self._order_open()
 
     def _order_open(self) -> None:
-        """Until then everybody waits, so it is tried for as long as there is somebody to order."""
+        """Until this is sent everybody waits, so it is tried again for as long as there is a postmaster."""
         if not self._gate.open() and self._channel is not None:
             self._loop.after(ORDER_AGAIN, "gate", self._order_open)
 
     def shut(self) -> None:
-        """Have Postgres accept nobody any more, and tell when it is so."""
+        """Have Postgres accept nobody any more; GATE_SHUT or GATE_SILENT follows."""
         self._is_to_open = False
         self.attend()
         if self._gate.mode is Mode.NONE:
@@ -107,14 +108,14 @@ class Gatekeeper:
             self._on_silence()
 
     def _on_silence(self) -> None:
-        self._happen(Event.GATE_SILENT, "Postgres does not say that it lets nobody in")
+        self._happen(Event.GATE_SILENT, "Postgres does not confirm that it accepts nobody")
 
     def _on_channel(self) -> None:
         try:
             while (told := self._gate.receive()) is not None:
                 self._on_told(told)
         except (EOFError, ChannelError):
-            # Its exit tells its end. A program that took the library off goes on without: nothing is answered then.
+            # If it ends, its exit status says so. If it only dropped the library, it runs on and answers no order.
             self._forget_channel()
 
     def _on_told(self, told: Told) -> None:
@@ -134,10 +135,10 @@ class Gatekeeper:
         if self._gate.is_open:
             self._unix.empty_ended()
         if self._is_to_open and not self._gate.is_open and not self._gate.is_ending:
-            self._order_open()  # A worker's end was on its way, and no other.
+            self._order_open()  # The alarm was about a worker's end, and nothing else.
         elif not self._is_to_open and not self._gate.is_open:
             self._loop.cancel("gate")
-            self._happen(Event.GATE_SHUT, "Postgres lets nobody in")
+            self._happen(Event.GATE_SHUT, "Postgres accepts nobody any more")
 
     def _forget_channel(self) -> None:
         if self._channel is not None:
@@ -147,14 +148,14 @@ class Gatekeeper:
     # Who comes
 
     def attend(self) -> None:
-        """Notice everybody who parks from now on. Who is there already is noticed at once."""
+        """Notice every client that parks from now on, and at once those that are parked already."""
         self._rest()
         for one in self._gate.listeners:
             self._watched.append(one.fileno())
             self._loop.watch(one.fileno(), self._on_gate, edge=True)
 
     def _rest(self) -> None:
-        """Whoever comes is Postgres's to notice."""
+        """Stop noticing clients: Postgres accepts them."""
         for fd in self._watched:
             self._loop.forget(fd)
         self._watched = []
@@ -170,7 +171,7 @@ class Gatekeeper:
             self._on_gate()
 
     def before_start(self) -> None:
-        """Postgres is about to start: nobody has to be waited for, and in mode `none` the port is Postgres's."""
+        """Postgres is about to start: stop noticing clients, and in mode `none` give up the port."""
         self._rest()
         self._is_asleep = False
         self._loop.cancel("leave")
@@ -179,7 +180,7 @@ class Gatekeeper:
         self._gate.make_way()
 
     def look_at_queue(self, when_idle: WhenIdle) -> None:
-        """Postgres sleeps: is somebody waiting already? Else stay and listen, or leave."""
+        """Postgres sleeps. Wake it if somebody is parked already; else stay and listen, or leave."""
         self._is_asleep = True
         self._rest()
         self._unix.restore()
@@ -194,7 +195,8 @@ class Gatekeeper:
             self._touch()
 
     def _touch(self) -> None:
-        """Cleaners of /tmp take what nobody has touched for days. Others take all: what is gone is made again."""
+        """Programs that clean /tmp remove files that nobody has touched for days; others remove everything. So touch
+        the files, and make those again that are gone."""
         from pgidle.gate.unix_socket_file import TOUCH_EVERY, find
 
         self._rest()
@@ -213,8 +215,8 @@ class Gatekeeper:
             self._happen(Event.CLIENT_PARKED, why)
 
     def _why_wake(self) -> str:
-        """Why Postgres is not to go on sleeping: who is parked and may wake it, or that there is no room for more of
-        those who may not; empty if it is."""
+        """Why Postgres must wake: clients are parked that may wake it, or those that may not have filled a queue.
+        Empty if it need not wake."""
         parked = self._gate.parked()
         if not (parked and self.no_wake):
             return parked_text(parked) if parked else ""
@@ -223,8 +225,8 @@ class Gatekeeper:
         networks = [ip_network(one) for one in self.no_wake if not is_folder(one)]
         try:
             waiting = self._gate.who()
-            # One that has given up keeps its place, and only Postgres, which accepts in order, can take it from there
-            # without cutting another. Whoever finds no place would wake nobody.
+            # A client that has given up keeps its place in the queue until Postgres, which accepts in order, takes it
+            # out. A client for which there is no place left could not wake Postgres.
             crowds = [_crowd_text(one) for one in self._gate.listeners if one.is_crowded()]
         except OSError:
             return parked_text(parked)
@@ -239,7 +241,7 @@ class Gatekeeper:
     # The way out
 
     def begin_leaving(self) -> None:
-        """Let nobody come any more, and see whether anybody has."""
+        """Let no client begin to connect any more, and see whether one has."""
         from pgidle.gate.leaving import Leaving
 
         self._rest()
@@ -282,7 +284,7 @@ class Gatekeeper:
 
         self._loop.cancel("leave")
         if self._leaving is None:
-            # It did not come to that, as somebody could not be kept away; others may be.
+            # `Leaving` failed half-way: some listeners may be plugged.
             for one in self._gate.listeners:
                 if not (one.is_unix or one.is_inherited):
                     one.unplug()
@@ -297,13 +299,16 @@ class Gatekeeper:
                 )
 
     def leave_again_later(self) -> None:
-        """Another attempt after some seconds; who comes until then wakes Postgres."""
+        """Make another attempt in some seconds. A client that comes in the meantime wakes Postgres."""
         self.attend()
         self._loop.after(LEAVE_AGAIN, "leave", lambda: self.look_at_queue(WhenIdle.EXIT))
 
     def drain(self) -> bool:
-        """Asked to stop, with Postgres serving: let nobody begin to come, and whoever has begun still be served.
-        Whether nobody is left on the way; ask again in SETTLING."""
+        """For a stop while Postgres serves: let no client begin to connect, while those that have begun are still
+        served.
+
+        Whether none of these is left; if not, call again in SETTLING.
+        """
         from pgidle.gate.leaving import Leaving, Outcome
 
         if all(one.is_inherited for one in self._gate.listeners):
@@ -316,7 +321,7 @@ class Gatekeeper:
             return True
 
     def close(self) -> None:
-        """The end: the files of Unix sockets go with it."""
+        """Close the listeners for good, and remove the files of our Unix sockets."""
         from pgidle.gate.unix_socket_file import find, release_lock
 
         self._rest()
@@ -338,7 +343,7 @@ def parked_text(count: int) -> str:
 
 
 def _crowd_text(one: Listener) -> str:
-    """A queue with little room left. Raises OSError where the kernel does not tell."""
+    """Describes a queue with little room left. Raises OSError where the kernel does not tell."""
     parked = one.parked()
     return (
         f"{parked} of {one.places()} places in the queue at {one.name} are taken by connections that wake nobody, "

@@ -1,12 +1,12 @@
-"""Leaving: the listeners end with this process, and nobody may be left in their queues.
+"""Leaving: the listeners end with this process, and no client may be left in their queues.
 
-TCP is plugged first: who begins to connect gets no answer, and tries again a second later, by when somebody else
-listens or nobody does. Handshakes under way complete. When none is left and nobody has come, a second look some
-milliseconds later sees what was in the kernel's hands during the first. Unix sockets come last, because nobody there
-tries again: their files are out of the way for as long as it takes to see that nobody waits (microseconds), then they
-are ended, which no connection can straddle, and are looked at once more.
+TCP is plugged first: a client that begins to connect gets no answer and tries again a second later, when either
+somebody else listens or nobody does. Handshakes under way complete. When none is left and no client is in a queue, a
+second look some milliseconds later catches what the kernel was still processing during the first. Unix sockets come
+last, because their clients do not try again: the files are renamed away for the microseconds that it takes to see that
+nobody waits. Then the sockets are ended, atomically for every connection, and looked at once more.
 
-Inherited listeners stay as they are. Somebody else has them, too.
+Inherited listeners stay as they are: somebody else has them, too.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from pgidle.gate.listeners import Listener
 
 SETTLING = 0.005
-"""Seconds between two looks of which both must find nobody."""
+"""Seconds between two looks, both of which must find nobody."""
 
 HANDSHAKE_PATIENCE = 1.0
-"""Seconds for handshakes under way. Whoever begins one and does not complete it (a port scan) must not keep those out
-who come meanwhile."""
+"""Seconds for handshakes under way. A client that never completes one (a port scan) must not keep out others that come
+in the meantime."""
 
 
 class Outcome(Enum):
-    """What a look at the queues has come to."""
+    """The result of a look at the queues."""
 
     NOBODY = "nobody"
     SOMEBODY = "somebody"
     NOT_YET = "not yet"
     """Look again after SETTLING."""
     NOT_NOW = "not now"
-    """Handshakes do not end: unplug, and leave another time."""
+    """Handshakes do not complete: unplug, and leave at another time."""
 
 
 class Leaving:
     """One attempt. After NOBODY the process ends; after anything else but NOT_YET call `call_off`."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        """Plug. Raises OSError where the kernel refuses to: some may be plugged then."""
+        """Plug the TCP listeners. Raises OSError if the kernel refuses; some may be plugged then."""
         self._listeners = [one for one in listeners if not one.is_inherited]
         self._since = time.monotonic()
         self._quiet = 0
@@ -52,8 +52,8 @@ class Leaving:
             one.plug()
 
     def look(self) -> Outcome:
-        """Once. Raises OSError where the kernel does not tell."""
-        # In this order: who completes a handshake between the two is in the queue by then.
+        """Look at the queues once. Raises OSError where the kernel does not tell."""
+        # In this order: a handshake that completes in between shows up in the queue.
         handshakes = sum(one.handshakes() for one in self._tcp())
         if any(one.parked() for one in self._listeners):
             return Outcome.SOMEBODY
@@ -64,12 +64,12 @@ class Leaving:
         self._quiet += 1
         if self._quiet < 2:
             return Outcome.NOT_YET
-        # There could be no other at an abstract name before this one is closed.
+        # Not those at abstract names: no replacement could be bound there until the old one is closed.
         unix = [one for one in self._listeners if one.path is not None and not one.is_ended]
         try:
             for one in unix:
                 one.hide()
-            # Before there is no way back: who is there calls it off, and the next comes to the same socket.
+            # Ending cannot be undone. If somebody waits, call it off now, and later clients use the same socket.
             if any(one.has_parked() for one in unix):
                 return Outcome.SOMEBODY
             for one in unix:
@@ -80,8 +80,8 @@ class Leaving:
         return Outcome.SOMEBODY if any(one.parked() for one in self._listeners) else Outcome.NOBODY
 
     def call_off(self) -> list[Listener]:
-        """Let clients come again. What is returned has ended with somebody in its queue: make another at its address,
-        and give both to the next postmaster, the new one first."""
+        """Let clients connect again. Returns the listeners that have ended with clients in their queues: make a new
+        one at the address of each, and pass both to the next postmaster, the new one first."""
         for one in self._tcp():
             one.unplug()
         return [one for one in self._listeners if one.is_ended]

@@ -1,8 +1,8 @@
-"""The gate's listening sockets: one for each address, from first to last.
+"""The gate's listening sockets: one for each address, for as long as pgidle runs.
 
-Made here for TCP; a Unix socket is Postgres's to make, which knows its folders, permissions and group, and is kept from
-then on; a service manager may hand over either. All are as Postgres's own would be (SO_REUSEADDR, one IP version for
-each), never block, and have as long a queue as the kernel allows.
+TCP sockets are made here. A Unix socket is made by Postgres, which knows its folder, permissions and group, and kept
+from then on. A service manager may pass either kind. All are as Postgres's own would be (SO_REUSEADDR, one IP version
+each), do not block, and have as long a queue as the kernel allows.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ if TYPE_CHECKING:
 WIDE = 65535
 """A backlog that leaves the limit to net.core.somaxconn."""
 _TCPI_UNACKED = 24
-"""Offset of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, how many wait to be accepted. Behind it is
-tcpi_sacked: how many may (tcp_get_info() in net/ipv4/tcp.c)."""
+"""Offset of tcpi_unacked in struct tcp_info (linux/tcp.h). For a listener it is the number of connections that wait to
+be accepted; tcpi_sacked, which follows, is the most that may (tcp_get_info() in net/ipv4/tcp.c)."""
 _CROWDED = 0.5
-"""The share of a queue's places from which on it has little room left."""
+"""A queue has little room left when this share of its places is taken."""
 _FARTHEST = 255
 _LEAST_HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 21), socket.AF_INET6: (socket.IPPROTO_IPV6, 73)}
-"""IP_MINTTL (linux/in.h) and IPV6_MINHOPCOUNT (linux/in6.h): how many hops a packet must have left to be heard. Most
-begin with 64 or 128."""
+"""IP_MINTTL (linux/in.h) and IPV6_MINHOPCOUNT (linux/in6.h): packets with fewer hops left are dropped. Most start with
+64 or 128."""
 
 
 @record
 class Waiting:
-    """Somebody at the gate: an address and a port, or a user at a Unix socket (None where the kernel does not tell)."""
+    """A client that waits: an address and a port, or the user of a Unix socket's client (None if the kernel does not
+    tell)."""
 
     address: str
     port: int
@@ -49,7 +50,7 @@ class Waiting:
 
 
 class Listener:
-    """One listening socket. `is_inherited`: a service manager has it too, and keeps it when we are gone."""
+    """One listening socket. `is_inherited`: a service manager has it too, and keeps it when we exit."""
 
     def __init__(self, made: socket.socket, *, is_inherited: bool) -> None:
         self.socket = made
@@ -57,9 +58,9 @@ class Listener:
         self._hidden = ""
         self.is_unix = made.family == socket.AF_UNIX
         self.is_ended = False
-        """Nobody can come to it any more; who came before is still in its queue."""
+        """Nobody can connect to it any more; clients that came before are still in its queue."""
         self.is_given_up = False
-        """Ended because Postgres listens no more at its address, which is not ours then."""
+        """Ended because Postgres no longer listens at its address, which is not ours then."""
         made.setblocking(False)
         name = made.getsockname()
         self.name = os.fsdecode(name) if self.is_unix else _zoned(name)
@@ -67,7 +68,7 @@ class Listener:
         self.port = 0 if self.is_unix else int(name[1])
         self.inode = os.fstat(made.fileno()).st_ino
         self.file: SocketFile | None = None
-        """Of a Unix socket: what clients come to it by, once that is known. Its inode is its own while it listens."""
+        """Of a Unix socket: its file, once that is known. No other file gets that inode while the socket listens."""
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -78,7 +79,8 @@ class Listener:
         return self.name if self.is_unix and not (self.is_given_up or self.name.startswith("\0")) else None
 
     def parked(self) -> int:
-        """How many wait to be accepted. Where the kernel does not count them, 1 for any. Raises OSError."""
+        """The number of clients that wait to be accepted; 1 for any number if the kernel does not count. Raises
+        OSError."""
         if not self.is_unix:
             return self._queue()[0]
         try:
@@ -87,7 +89,8 @@ class Listener:
             return _is_readable(self.socket)
 
     def places(self) -> int:
-        """How many may wait to be accepted: the backlog of listen(2), and net.core.somaxconn at most. TCP only."""
+        """The most clients that may wait to be accepted: listen(2)'s backlog, limited by net.core.somaxconn. TCP
+        only."""
         return self._queue()[1]
 
     def is_crowded(self) -> bool:
@@ -95,7 +98,7 @@ class Listener:
         return not self.is_unix and self.parked() >= _CROWDED * self.places()
 
     def who(self) -> list[Waiting]:
-        """Who waits to be accepted, as far as the kernel tells. Raises OSError where it tells nothing."""
+        """The clients that wait to be accepted, as far as the kernel tells. Raises OSError where it tells nothing."""
         if self.is_unix:
             return [Waiting(self.name, 0, peer.uid) for peer in port_table.unix_peers(self.inode)]
         return [
@@ -105,14 +108,15 @@ class Listener:
         ]
 
     def handshakes(self) -> int:
-        """How many are about to be in the queue. Raises OSError where the kernel tells nothing."""
+        """The number of handshakes under way, which will be in the queue next. Raises OSError."""
         return 0 if self.is_unix else sum(one.state == port_table.SYN_RECV for one in self._connections())
 
     def plug(self) -> None:
         """Let nobody begin to connect any more: SYNs are dropped without an answer, so that their senders try again.
 
-        Handshakes under way complete: tcp_v4_rcv and tcp_v6_rcv look for those first. The connections that come of them
-        hear nothing before whoever accepts them takes this off; the library does. TCP only. Raises OSError.
+        Handshakes under way complete: tcp_v4_rcv and tcp_v6_rcv look for those first. The resulting connections
+        inherit the limit and receive nothing until it is lifted, which the preloaded library does when it accepts
+        them. TCP only. Raises OSError.
         """
         self._hear(_FARTHEST)
 
@@ -121,7 +125,8 @@ class Listener:
         self._hear(0)
 
     def hide(self) -> None:
-        """Unix only: have whoever comes find no file, until `show`. Where that cannot be, nothing is changed."""
+        """Unix only: rename the file away until `show`, so that nobody can connect. If that fails, nothing is
+        changed."""
         try:
             self.note_file()
             if self.file is not None and self.file.is_in_place():
@@ -131,7 +136,7 @@ class Listener:
             self._hidden = ""
 
     def show(self) -> None:
-        """Take `hide` back. Where that cannot be, the file is lost, and made again as any that is."""
+        """Undo `hide`. If that fails the file is lost, and is made again like any other that is."""
         hidden, self._hidden = self._hidden, ""
         try:
             if hidden and self.file is not None:
@@ -140,11 +145,12 @@ class Listener:
             return
 
     def has_parked(self) -> bool:
-        """Whether anybody waits to be accepted, in the shortest time. Not for one that has ended."""
+        """Whether anybody waits to be accepted, found out as fast as possible. Not for a listener that has ended."""
         return _is_readable(self.socket)
 
     def knock(self) -> None:
-        """Come to it, and go: whoever accepts from it looks. What keeps us out brings others, too."""
+        """Connect and disconnect at once, so that whoever accepts from it looks. If the queue is too full for that, the
+        clients in it have the same effect."""
         with socket.socket(self.socket.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as caller:
             caller.setblocking(False)
             try:
@@ -153,18 +159,18 @@ class Listener:
                 return
 
     def end(self) -> None:
-        """Unix only: from now on whoever comes is refused, in the same instant for all (unix_shutdown() and
-        unix_stream_connect() in net/unix/af_unix.c take the same lock). There is no way back."""
+        """Unix only: refuse every connection from now on, with no instant in between (unix_shutdown() and
+        unix_stream_connect() in net/unix/af_unix.c take the same lock). This cannot be undone."""
         self.is_ended = True
         self.socket.shutdown(socket.SHUT_RD)
 
     def listen_as_ourselves(self) -> None:
-        """Have a Unix socket's clients be told of this process's user, and not of who made it: SO_PEERCRED, by which
-        libpq's requirepeer goes, is of whoever called listen() last (net/unix/af_unix.c). Raises OSError."""
+        """Make a Unix socket's clients see this process's user as its owner: SO_PEERCRED, which libpq's requirepeer
+        checks, names the process that called listen() last (net/unix/af_unix.c). Raises OSError."""
         self.socket.listen(WIDE)
 
     def note_file(self) -> None:
-        """Remember the file that clients come to a Unix socket by, and whose it is now. Raises OSError."""
+        """Remember the file of a Unix socket as it is now, with mode and group. Raises OSError."""
         from pgidle.gate.unix_socket_file import find
 
         if self.path is not None and (self.file is None or self.file.is_in_place()):
@@ -193,7 +199,7 @@ class Listener:
 
 
 def replace_ended(ended: Listener) -> Listener:
-    """Another listener at the path of a Unix socket that has ended, for the same clients. Raises OSError."""
+    """A new listener in place of a Unix socket that has ended, with the same permissions. Raises OSError."""
     if ended.path is None:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     ended.note_file()
@@ -203,7 +209,8 @@ def replace_ended(ended: Listener) -> Listener:
 
 
 def listen_at(file: SocketFile) -> Listener:
-    """A listener at the path of a file of ours, for the same clients, whatever stands there now. Raises OSError."""
+    """A new listener at the path of a socket file of ours, with the same permissions, in place of anything that is
+    there now. Raises OSError."""
     try:
         os.unlink(file.path)
     except FileNotFoundError:
@@ -212,7 +219,7 @@ def listen_at(file: SocketFile) -> Listener:
     mask = os.umask(0o177)
     try:
         made.bind(file.path)
-        # The group first: it takes rights away with it.
+        # The group first: changing it can take permissions away.
         os.chown(file.path, -1, file.group)
         os.chmod(file.path, file.mode)
         made.listen(WIDE)

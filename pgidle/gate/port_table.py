@@ -1,8 +1,9 @@
-"""What the kernel has on sockets: who waits to be accepted, who is in a handshake, and who has been quiet for how long.
+"""The kernel's tables of sockets: clients that wait to be accepted, handshakes, and how long a connection has been
+quiet.
 
-Asked of the kernel by netlink (sock_diag(7), linux/inet_diag.h, linux/unix_diag.h), in this process's network
-namespace. TCP falls back to /proc/net/tcp and tcp6, which walk the same table more slowly, where netlink is not to be
-had (a sandbox, a kernel without inet_diag).
+They are read through netlink (sock_diag(7), linux/inet_diag.h, linux/unix_diag.h), for this process's network
+namespace. Where netlink is not available (a sandbox, a kernel without inet_diag), TCP falls back to /proc/net/tcp and
+tcp6, which walk the same table more slowly.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 @record
 class Entry:
-    """One socket on the port, seen from its side; `inode` is 0 until somebody accepts it. `waiting` are bytes that have
-    come and that nobody has read, or connections that a listener has yet to accept; `heard` is how many seconds ago the
-    last bytes came, where that was asked for and is known."""
+    """One socket on the port, seen from this side; `inode` is 0 until it is accepted.
+
+    `waiting` is the number of received bytes that are unread, or of connections that a listener has yet to accept.
+    `heard` is how many seconds ago the last bytes came, if that was asked for and is known.
+    """
 
     address: str
     port: int

@@ -1,4 +1,4 @@
-"""How a postmaster is started with the library: what goes into its environment, and what it inherits."""
+"""Starts a postmaster with the library preloaded: its environment, and the descriptors that it inherits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NAME = "_listener."
 
 
 def open_library() -> int | None:
-    """A descriptor of the compiled library in the package; None if it was not compiled when that was installed.
+    """A descriptor of the compiled library in the package; None if it was not compiled at installation.
 
-    By its descriptor it can be preloaded also where Postgres's user cannot reach it (under root's home), and after
-    the package was replaced by another version while this one runs.
+    Through the descriptor it can be preloaded even if Postgres's user cannot reach the file (in root's home), or if the
+    package has been replaced by another version while this one runs.
     """
     folder = os.path.dirname(os.path.abspath(__file__))
     found = next((one for one in os.listdir(folder) if one.startswith(NAME) and one.endswith(".so")), None)
@@ -33,9 +33,9 @@ def make_channel() -> tuple[socket.socket, socket.socket]:
 def environment(
     environ: Mapping[str, str], library: int, channel: int, listeners: Sequence[int]
 ) -> dict[str, str]:
-    """What the postmaster is executed with; the library takes off again what is ours.
+    """The environment for the postmaster, from which the library removes our variables again.
 
-    It comes last, as Postgres shows its title where arguments and environment were.
+    Ours come last, because Postgres overwrites its arguments and environment with its title.
     """
     made = {name: value for name, value in environ.items() if not name.startswith("PGIDLE_")}
     if inherited := made.pop("LD_PRELOAD", ""):

@@ -1,8 +1,8 @@
-"""The file of a Unix socket, and the lock file beside it: whose they are, and that they stay.
+"""The file of a Unix socket and the lock file beside it: who owns them, and how they are held.
 
-The rule is Postgres's own (CreateLockFile in miscinit.c): `.s.PGSQL.5432.lock` names a process, and the path is that
-process's for as long as it lives. A server takes no lock of its parent's for an obstacle, so that what the supervisor
-holds while Postgres sleeps, Postgres can take over.
+The rule is Postgres's own (CreateLockFile in miscinit.c): `.s.PGSQL.5432.lock` names a process, and the path belongs to
+that process for as long as it lives. A server ignores a lock of its parent's, so Postgres can take over what the
+supervisor holds while it sleeps.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import time
 from pgidle.base.record import record
 
 TOUCH_EVERY = 3000.0
-"""Seconds between two touches, for cleaners of /tmp: Postgres does it every 58 minutes."""
+"""Seconds between two touches, for programs that clean /tmp. Postgres does it every 58 minutes."""
 
 
 @record
 class SocketFile:
-    """The file of a Unix socket that is ours, known by its number: somebody else's may stand there one day."""
+    """The file of a Unix socket of ours, recognised by its inode: one day another file may be at its path."""
 
     path: str
     device: int
@@ -32,24 +32,24 @@ class SocketFile:
         return f"{self.path}.lock"
 
     def is_in_place(self) -> bool:
-        """Whether clients still come to us by it."""
+        """Whether the path still leads clients to our socket. Raises OSError."""
         found = find(self.path)
         return found is not None and (found.device, found.inode) == (self.device, self.inode)
 
     def touch(self) -> None:
-        """Keep both from being taken for old. Raises OSError where that is not allowed."""
+        """Update the times of both, so that they do not look old. Raises OSError."""
         os.utime(self.lock)
         os.utime(self.path)
 
     def remove(self) -> None:
-        """Take both away, each if it is ours. Raises OSError."""
+        """Remove both, each only if it is ours. Raises OSError."""
         if self.is_in_place():
             os.unlink(self.path)
         release_lock(self.path)
 
 
 def find(path: str) -> SocketFile | None:
-    """The file that stands there, if any does. Raises OSError where that cannot be told."""
+    """The file at a path, if there is one. Raises OSError if that cannot be found out."""
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -60,7 +60,7 @@ def find(path: str) -> SocketFile | None:
 def owner(path: str) -> int | None:
     """The process that the lock of a socket's path names; None where there is no lock, or no number in it."""
     try:
-        # Anybody may have put anything there, where the folder is anybody's: a pipe must hold nobody up.
+        # In a folder that anybody may write to, it can be anything: opening a pipe must not block.
         with open(os.open(f"{path}.lock", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             number = file.read(32).split(b"\n")[0].strip()
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def owner(path: str) -> int | None:
 
 
 def lock_owner(path: str) -> str:
-    """Whose the lock of a socket's path is that cannot be made ours, for a person."""
+    """For the log: who owns a lock that we cannot take over."""
     from pgidle.system.users import user_name
 
     try:
@@ -86,13 +86,13 @@ def lock_owner(path: str) -> str:
 
 
 def release_lock(path: str) -> None:
-    """Take the lock away, if it is ours. Raises OSError."""
+    """Remove the lock file if it is ours. Raises OSError."""
     if owner(path) == os.getpid():
         os.unlink(f"{path}.lock")
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this number can be signalled by us: another user's holds no lock of ours."""
+    """Whether we may signal a process with this pid. One of another user's cannot hold a lock of ours."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -101,12 +101,12 @@ def is_alive(pid: int) -> bool:
 
 
 def hold_lock(path: str, data_dir: str, port: int) -> None:
-    """Name ourselves in the lock, whoever was there: all at once, so that nobody finds none. Raises OSError.
+    """Replace the lock file by one that names us, atomically, so that there is a lock at any time. Raises OSError.
 
-    For a path whose postmaster has ended and is not reaped yet; until then its number is nobody else's.
+    Call it for a path whose postmaster has ended and is not reaped yet: until then no other process gets its pid.
     """
     lines = (str(os.getpid()), data_dir, str(int(time.time())), str(port), os.path.dirname(path))
-    # A name that nobody else can have taken, and a file that is ours.
+    # A name that nobody can guess, so that the file is certainly ours.
     new = f"{path}.lock.{os.urandom(8).hex()}"
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

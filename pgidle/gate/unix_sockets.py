@@ -1,4 +1,5 @@
-"""The Unix sockets while Postgres sleeps: that their files stay, and that those which wake nobody are not there."""
+"""The Unix sockets while Postgres sleeps: keeps their files in place, and removes those whose clients must not wake
+it."""
 
 from __future__ import annotations
 
@@ -19,31 +20,32 @@ if TYPE_CHECKING:
 
 
 class UnixSockets:
-    """Those of one gate. What cannot be done is said, and tried again the next time."""
+    """The Unix sockets of one gate. A failure is logged, and tried again the next time."""
 
     def __init__(self, gate: Gate, log: Log) -> None:
         self._gate = gate
         self._log = log
         self._lock = ("", 0)
-        """Data directory and port that a lock file names, once there has been a postmaster."""
+        """Data directory and port for the lock files, known once there has been a postmaster."""
         self._refused: list[SocketFile] = []
 
     def hold(self, data_dir: str, port: int) -> None:
-        """The postmaster has exited, and is not reaped yet: the lock files are ours."""
+        """The postmaster has exited and is not reaped yet: take over its lock files."""
         self._lock = (data_dir, port)
         for path in self._gate.paths():
             try:
                 self._hold_lock(path)
             except OSError:
-                continue  # It is said, and tried again.
+                continue  # Logged, and tried again.
         for one in self._gate.listeners:
             try:
                 one.note_file()
             except OSError:
-                continue  # It is as it was, for all that is known.
+                continue  # What is known of it stays as it was.
 
     def restore(self) -> None:
-        """Make those anew whose file somebody has removed or replaced; who waits at the former is served too."""
+        """Make those again whose file was removed or replaced. Clients that wait at the former socket are still
+        served."""
         for one in [one for one in self._gate.listeners if not one.is_ended]:
             try:
                 self._restore(one)
@@ -51,8 +53,8 @@ class UnixSockets:
                 self._log.once("gate", f"no Unix socket at {one.name}: {error.strerror}")
 
     def refuse(self, no_wake: Iterable[str]) -> None:
-        """Postgres sleeps: who comes to these folders, and to no other, is refused. Somebody who has come already is
-        not, and stays in the queue."""
+        """Postgres sleeps: from now on refuse clients in these folders, and in no others. A client that is in a queue
+        already stays there."""
         folders = [folder for folder in no_wake if is_folder(folder)]
         for file in [file for file in self._refused if not _is_in(file.path, folders)]:
             self._refused.remove(file)
@@ -68,19 +70,19 @@ class UnixSockets:
                 self._refuse(one, one.file)
 
     def wake(self) -> None:
-        """Postgres is about to start, and makes those again that are not there."""
+        """Postgres is about to start, and will make those sockets again that were refused."""
         self._refused = []
         self.restore()
 
     def check(self, no_wake: Iterable[str]) -> None:
-        """Postgres has begun to listen: say what it does not listen on, and what of `no_wake` has no effect."""
+        """Postgres has begun to listen: log where it does not, and which entries of `no_wake` have no effect."""
         for one in self._gate.left_out:
             if one.path is None or one.is_inherited:
                 self._log.once(
                     f"gate {one.name}", f"Postgres does not listen on {one.name}: nobody is served there"
                 )
             else:
-                self._log.note("gate", f"Postgres listens no more on {one.name}, which is gone now")
+                self._log.note("gate", f"Postgres no longer listens on {one.name}, which is gone now")
                 self._give_up(one)
         for folder in no_wake:
             held = [
@@ -97,8 +99,8 @@ class UnixSockets:
                 )
 
     def empty_ended(self) -> None:
-        """Postgres accepts: have it take whoever came to a socket before its end. It looks there whenever somebody
-        comes to the one that has its place, or to any where none has."""
+        """Postgres accepts again: make it take the clients that are left in sockets that have ended. It looks into
+        those whenever a client comes to the socket that replaced one, or to any socket if none did."""
         ended = {one.name for one in self._gate.listeners if one.is_ended}
         left_out = self._gate.left_out
         served = [one for one in self._gate.listeners if not one.is_ended and one not in left_out]
@@ -119,14 +121,15 @@ class UnixSockets:
         self._gate.listeners.append(made)
         self._log.note("gate", f"{path} was removed or replaced, and is made again")
         if one.is_inherited:
-            one.is_ended = True  # Nobody can come to it, and the service manager has it still.
+            one.is_ended = True  # Nobody can connect to it, but the service manager still has it.
         else:
             one.end()
         if not one.parked():
             self._forget(one)
 
     def _hold_lock(self, path: str) -> None:
-        """Name ourselves in it. Raises OSError, which is said here: no Postgres starts where that is another's."""
+        """Write our pid into the lock file. Raises OSError after logging it: Postgres will not start while another
+        process has that lock."""
         topic = f"gate {path}.lock"
         try:
             hold_lock(path, *self._lock)
@@ -140,7 +143,7 @@ class UnixSockets:
             return
         one.end()
         if one.parked():
-            # In the last instant: the next postmaster accepts from there, with another at its place.
+            # A client came in the last instant: the next postmaster accepts it from there, and a new socket takes over.
             try:
                 self._gate.listeners.append(listen_at(file))
             except OSError as error:
@@ -152,14 +155,14 @@ class UnixSockets:
         self._drop(one)
 
     def _drop(self, one: Listener) -> None:
-        """With its files."""
+        """End and close it, and remove its files."""
         if not one.is_ended:
             one.end()
         self._remove_files(one)
         self._forget(one)
 
     def _give_up(self, one: Listener) -> None:
-        """The same, but who has come already is served."""
+        """End it and remove its files, but serve the clients that are in its queue."""
         one.end()
         self._remove_files(one)
         one.is_given_up = True
@@ -181,7 +184,7 @@ class UnixSockets:
 
 
 def _is_in(path: str, folders: list[str]) -> bool:
-    """Whether a file is in one of these folders, which may be written otherwise."""
+    """Whether a file is in one of these folders, however their paths are written."""
     try:
         here = os.stat(os.path.dirname(path))
     except OSError:

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def postgres_command(postgres: str, settings: Settings, hosts: Sequence[str]) -> list[str]:
-    """The words of it. `postgres` is the program's path; `hosts` are the addresses of the gate's TCP listeners, as
-    numbers, so that Postgres binds what the gate has bound."""
+    """The command line. `postgres` is the program's path; `hosts` are the numeric addresses of the gate's TCP
+    listeners, so that Postgres binds the same ones."""
     command = [
         postgres,
-        # First, because the last word counts: where Postgres listens is the gate's too.
+        # First, because the last setting counts: Postgres has to listen where the gate does.
         *settings.postgres_args,
         *("-D", settings.data_dir),
         *("-p", str(settings.port)),
         *("-c", f"listen_addresses={','.join(hosts)}"),
-        # A backend's crash ends the postmaster, so that the gate and not Postgres meets clients in recovery.
+        # A backend's crash ends the postmaster, so that clients wait at the gate while Postgres recovers.
         *("-c", "restart_after_crash=off"),
     ]
     if settings.tls is Tls.SELF_SIGNED:

@@ -1,4 +1,4 @@
-"""A connection string as it may be shown."""
+"""Connection strings without their secrets, to be shown to people."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ HARMLESS = (
     *("channel_binding", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
     *("tcp_user_timeout", "passfile", "requirepeer", "replication"),
 )
-"""What may be shown of a connection string; whatever else libpq knows, or will know, may be a secret."""
+"""Parameters that may be shown. Any other that libpq knows, or will know, may be a secret."""
 
 
 def harmless(conninfo: str) -> str:
-    """A connection string with nothing in it but what is known to be no secret, read as libpq reads it."""
-    # Not at the top: its import takes long, and few have anything to print.
+    """A connection string with `***` for every parameter that may be a secret, parsed as libpq parses it."""
+    # Imported here because that takes long, and few callers have anything to print.
     from psycopg import Error
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 

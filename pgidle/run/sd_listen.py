@@ -1,5 +1,5 @@
-"""What comes with the start: descriptors; and from a service manager listening sockets (sd_listen_fds(3)), and where it
-wants to hear of us.
+"""What a process inherits at its start: the standard streams and, from a service manager, listening sockets
+(sd_listen_fds(3)) and the address that it wants to be notified at (sd_notify(3)).
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 @record
 class Manager:
-    """Where messages go (as bind(2) takes it: abstract with a NUL in front), and how often it wants to hear of us."""
+    """A service manager's socket (as bind(2) takes it: an abstract name begins with NUL), and the seconds between two
+    watchdog messages; None where it has no watchdog."""
 
     address: str
     ping_every: float | None
 
 
 def settle_streams() -> None:
-    """Make the three standard streams safe to work with, and let no program of ours inherit any other descriptor.
+    """Make the three standard streams safe to use, and keep every other descriptor from programs that we start.
 
-    Where one is missing, the first socket would get its number, and the log would be written to a client. Of a terminal
-    of root's, Postgres must not read what is typed: it may write there, but not with a descriptor that also reads.
+    If one were missing, the first socket would get its number, and the log would be written to a client. And Postgres
+    must not be able to read what root types into a terminal: it gets a descriptor that can only write there.
     """
     for number in range(3):
         try:
@@ -45,7 +46,7 @@ def settle_streams() -> None:
             try:
                 writer = os.open(os.ttyname(number), os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
             except OSError:
-                continue  # It has no name here (another mount namespace's).
+                continue  # It has no name in this mount namespace.
             os.dup2(writer, number)
             os.close(writer)
     for name in os.listdir("/proc/self/fd"):
@@ -57,17 +58,18 @@ def settle_streams() -> None:
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> tuple[Listener, ...]:
-    """The listeners that are meant for this process, of TCP and Unix. Nothing that we start hears of them.
+    """The listeners that were passed to this process, TCP and Unix. The variables are removed, so that no program that
+    we start takes them for its own.
 
     Raises PgidleError for a socket that Postgres could not share.
     """
     from pgidle.gate.listeners import Listener
 
-    said = {name: environ.pop(name, "") for name in VARIABLES}
-    if said["LISTEN_PID"] != str(os.getpid()) or not said["LISTEN_FDS"].isdigit():
+    given = {name: environ.pop(name, "") for name in VARIABLES}
+    if given["LISTEN_PID"] != str(os.getpid()) or not given["LISTEN_FDS"].isdigit():
         return ()
     taken = []
-    for fd in range(FIRST, FIRST + int(said["LISTEN_FDS"])):
+    for fd in range(FIRST, FIRST + int(given["LISTEN_FDS"])):
         os.set_inheritable(fd, False)
         inherited = socket.socket(fileno=fd)
         kinds = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -80,7 +82,7 @@ def take_sockets(environ: MutableMapping[str, str]) -> tuple[Listener, ...]:
             socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
         )
         if is_dual:
-            # What pg_hba.conf says of IPv4 addresses would match nobody.
+            # Its IPv4 clients have IPv6 addresses, which no line of pg_hba.conf for IPv4 matches.
             raise PgidleError(
                 f"inherited descriptor {fd} takes IPv4 on an IPv6 socket",
                 "give pgidle.socket BindIPv6Only=ipv6-only",
@@ -111,8 +113,10 @@ def listening_where_inherited(settings: Settings, inherited: Sequence[Listener])
 
 
 def is_reachable(one: Listener, port: int) -> bool:
-    """Whether a Unix socket has its file. Where it has none Postgres has to make another there, which lasts as long as
-    we do. Called as Postgres's user. Raises PgidleError for a socket that Postgres would not take for its own."""
+    """Whether a Unix socket still has its file. If not, Postgres has to make another one there, which exists only as
+    long as we run. Call it as Postgres's user. Raises PgidleError for a socket that Postgres would not take for its
+    own.
+    """
     folder, _, name = one.name.rpartition("/")
     if name != f".s.PGSQL.{port}":
         raise PgidleError(
@@ -125,13 +129,13 @@ def is_reachable(one: Listener, port: int) -> bool:
 
 
 def take_manager(environ: MutableMapping[str, str]) -> Manager | None:
-    """The service manager that waits for messages, if one does. Nothing that we start hears of it: Postgres, built
-    with systemd, would tell it about itself."""
-    said = {name: environ.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
-    path = said["NOTIFY_SOCKET"]
+    """The service manager that waits for messages, if one does. The variables are removed: a Postgres that is built
+    with systemd support would send messages of its own."""
+    given = {name: environ.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
+    path = given["NOTIFY_SOCKET"]
     if not path.startswith(("/", "@")) or len(path) < 2:
         return None
-    is_for_us = said["WATCHDOG_PID"] in ("", str(os.getpid()))
-    micros = int(said["WATCHDOG_USEC"]) if is_for_us and said["WATCHDOG_USEC"].isdigit() else 0
-    # Half of the time, as sd_watchdog_enabled(3) recommends.
+    is_for_us = given["WATCHDOG_PID"] in ("", str(os.getpid()))
+    micros = int(given["WATCHDOG_USEC"]) if is_for_us and given["WATCHDOG_USEC"].isdigit() else 0
+    # At half the interval, as sd_watchdog_enabled(3) recommends.
     return Manager("\0" + path[1:] if path[0] == "@" else path, micros / 2e6 or None)

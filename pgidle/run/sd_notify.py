@@ -1,6 +1,6 @@
-"""What the service manager is told (sd_notify(3)): ready, stopping, and in one line what goes on.
+"""Notifies the service manager (sd_notify(3)): ready, stopping, and a status line.
 
-Nothing here waits: what the manager's socket does not take at once is kept and sent again.
+Nothing here blocks: a message that the manager's socket does not take at once is kept and sent again.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from pgidle.system.log import Log
 
 EXTEND_EVERY, EXTEND_BY = 15.0, 60.0
-"""A start that takes long is recovery, which no timeout of the manager's may end: every so many seconds it is put off
-by so many more."""
+"""Seconds. A start that takes long is recovery, which no timeout of the manager's may cut short: every EXTEND_EVERY,
+its timeout is extended by EXTEND_BY."""
 
 STOP_MARGIN = 10.0
-"""Seconds from the end of a fast shutdown's time to when the manager may kill."""
+"""Seconds that the manager waits beyond the time of a fast shutdown before it may kill."""
 
 AGAIN_AFTER = 0.05
-"""Seconds until what the manager had no room for is sent again."""
+"""Seconds until a message that the manager's socket had no room for is sent again."""
 
 
 class Notifier:
-    """Tells the manager, or does nothing where there is none."""
+    """Sends messages to the manager; does nothing where there is none."""
 
     def __init__(self, manager: Manager | None, loop: Loop, log: Log) -> None:
         self._manager = manager
@@ -44,10 +44,10 @@ class Notifier:
             self._ping()
 
     def entered(self, state: State, why: str, stop_timeout: float) -> None:
-        """A change of state; `stop_timeout` is what a fast shutdown may take (seconds).
+        """The state has changed. `stop_timeout` is how many seconds a fast shutdown may take.
 
-        Ready is when clients are served for the first time, so that a start that fails is seen to. Stopping is what
-        cannot be taken back: neither going to sleep nor the last look before the exit is.
+        Ready means that clients are served for the first time, so that the manager notices a start that fails. Stopping
+        means a stop that cannot be called off, unlike going to sleep or the last look before the exit.
         """
         if self._manager is None:
             return
@@ -63,36 +63,36 @@ class Notifier:
         elif state is State.STARTING and not self._is_ready:
             words.append(_extend(EXTEND_BY))
             self._loop.after(EXTEND_EVERY, "extend", self._extend_start)
-        self._say(*words)
+        self._notify(*words)
 
     def leaving(self, state: State, slept_because: str) -> None:
-        """The program ends now. What it says last is what `systemctl status` shows while nothing runs."""
+        """The process ends now. The last status is what `systemctl status` shows while nothing runs."""
         if state is State.LEAVING:
-            self._say("STOPPING=1", f"STATUS={one_line(f'asleep: {slept_because}')}")
+            self._notify("STOPPING=1", f"STATUS={one_line(f'asleep: {slept_because}')}")
         elif not self._is_stopping:
-            self._say("STOPPING=1")
+            self._notify("STOPPING=1")
 
     def reloading(self) -> None:
-        """Settings are read again (Type=notify-reload waits for `reloaded`)."""
+        """The settings are being read again (Type=notify-reload waits for `reloaded`)."""
         if self._is_ready and not self._is_stopping:
             now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-            self._say("RELOADING=1", f"MONOTONIC_USEC={now}")
+            self._notify("RELOADING=1", f"MONOTONIC_USEC={now}")
 
     def reloaded(self) -> None:
         if self._is_ready and not self._is_stopping:
-            self._say("READY=1")
+            self._notify("READY=1")
 
     def _extend_start(self) -> None:
-        self._say(_extend(EXTEND_BY))
+        self._notify(_extend(EXTEND_BY))
         self._loop.after(EXTEND_EVERY, "extend", self._extend_start)
 
     def _ping(self) -> None:
         if self._manager is not None and self._manager.ping_every is not None:
             if not self._pending:
-                self._say("WATCHDOG=1")
+                self._notify("WATCHDOG=1")
             self._loop.after(self._manager.ping_every, "watchdog", self._ping)
 
-    def _say(self, *words: str) -> None:
+    def _notify(self, *words: str) -> None:
         if self._manager is not None:
             self._pending.append("\n".join(words))
             self._send()

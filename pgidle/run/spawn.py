@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 def spawn_postmaster(runtime: Runtime, errors: int | None = None) -> Postmaster:
-    """A new postmaster, of which a successor of ours can know; `errors` is its standard error, or ours. Raises OSError
-    where it cannot be executed."""
+    """Start a postmaster, and write its pid down for a supervisor that may have to succeed this one.
+
+    `errors` is the postmaster's standard error; None: ours. Raises OSError where it cannot be executed.
+    """
     made = spawn(
         postgres_command(runtime.binaries.path("postgres"), runtime.settings, runtime.gate.hosts),
         runtime.settings.data_dir,
@@ -27,8 +29,8 @@ def spawn_postmaster(runtime: Runtime, errors: int | None = None) -> Postmaster:
 
 
 def spawn_early(runtime: Runtime) -> Postmaster | None:
-    """A postmaster, where nothing has to be done first; None where something has, or where it fails, which whoever
-    tries again has to deal with."""
+    """Start a postmaster unless something has to be done first. None if so, or if it fails: the supervisor, which tries
+    again, deals with the failure."""
     if runtime.first is not None or not is_shut_down(runtime.settings.data_dir):
         return None
     try:

@@ -26,8 +26,8 @@ BRAKE = 0.005
 class Loop:
     """Callbacks for descriptors, timers by name, and signals. Time is `time.monotonic()`.
 
-    A callback that fails for want of something (FAULTS) is called again after a pause, so each must be one that can
-    begin anew: nobody else would do what it was for.
+    A callback that fails because the machine lacks something (FAULTS) is called again after a pause. So each callback
+    must be able to start over: nothing else does its work.
     """
 
     def __init__(self) -> None:

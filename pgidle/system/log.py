@@ -1,7 +1,7 @@
-"""One line on stderr for every change of state, and for whatever else is worth a line.
+"""The log on stderr: a line for every change of state, and for whatever else is worth one.
 
-A line is one write(2) of at most PIPE_BUF bytes, so that lines of several processes do not mix in one pipe
-(pipe(7)). Logging never holds anything up: what stderr does not take at once is dropped and counted.
+A line is one write(2) of at most PIPE_BUF bytes, so that lines of several processes do not mix in one pipe (pipe(7)).
+Logging never blocks: a line that stderr does not take at once is dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST = 4096
 
 
 def one_line(text: str) -> str:
-    """The text with whatever could end the line or steer a terminal written as escapes."""
+    """The text with escapes in place of characters that could end the line or control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -40,10 +40,10 @@ class Log:
     """Writes lines as text or JSON, as the setting says."""
 
     def __init__(self, format: LogFormat, *, is_stamped: bool = True) -> None:
-        """`is_stamped`: time and pid in text lines too, which a journal adds by itself."""
+        """`is_stamped`: text lines begin with time and pid, which a journal adds by itself."""
         self._as_json = format.name == "JSON"
         self._is_stamped = is_stamped
-        self._said: dict[str, str] = {}
+        self._failing: dict[str, str] = {}
         self._lost = 0
 
     def line(self, state: State, reason: str, **fields: object) -> None:
@@ -53,25 +53,25 @@ class Log:
         self._write(state.noun, reason, known | fields)
 
     def note(self, topic: str, text: str, **fields: object) -> None:
-        """A line that is about no change of state."""
+        """A line about anything but a change of state."""
         self._write(topic, text, {"topic": topic, "reason": text} | fields)
 
     def once(self, topic: str, text: str) -> None:
-        """Say that something fails, and not again while it goes on failing in the same way."""
-        if self._said.get(topic) != text:
-            self._said[topic] = text
+        """Log a failure, once for as long as it fails in the same way."""
+        if self._failing.get(topic) != text:
+            self._failing[topic] = text
             self.note(topic, text)
 
     def forget(self, topic: str) -> None:
-        """What was said by `once` is over: say so, if anything was said."""
-        if (text := self._said.pop(topic, None)) is not None:
+        """A failure logged by `once` is over: log that, if there was one."""
+        if (text := self._failing.pop(topic, None)) is not None:
             self.note(topic, f"that is over: {text}")
 
     def _write(self, topic: str, text: str, fields: dict[str, object]) -> None:
         try:
             self._put_line(topic, text, fields)
         except FAULTS:
-            self._lost += 1  # Whatever a line would need is not there.
+            self._lost += 1  # No memory or descriptor for it.
 
     def _put_line(self, topic: str, text: str, fields: dict[str, object]) -> None:
         now = time.time()
@@ -86,7 +86,7 @@ class Log:
 
     def _format(self, now: float, topic: str, text: str, fields: dict[str, object]) -> bytes:
         moment = time.gmtime(now)
-        # Cut off, never rounded up into a second that has not begun.
+        # Truncated: rounding could name a second that has not begun.
         millisecond = int(now * 1000) % 1000
         if self._as_json:
             import json
@@ -101,7 +101,7 @@ class Log:
 
 
 def _put(data: bytes) -> bool:
-    """Write at once or not at all: a reader that has stopped reading must not stop the supervisor."""
+    """Write without waiting, or not at all: a reader that has stopped must not block the supervisor."""
     import select
 
     poll = select.poll()

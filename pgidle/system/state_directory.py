@@ -1,10 +1,9 @@
-"""The state directory: one supervisor at a time, and what it leaves for the next one.
+"""The state directory: it allows one supervisor at a time, and keeps what that leaves for the next one.
 
-`lock` is held (flock(2)) while a supervisor lives; its two lines are the supervisor's pid and the postmaster's. Behind
-them it says why a supervisor failed, until Postgres has started again.
-`last.json` is about the last sleep and outlives it, as do the holds in `holds.json`. Everything is reached through the
-folder's descriptor, and never through a link: a folder that others can write would lead to their choice of this user's
-files, and is refused.
+`lock` is locked (flock(2)) while a supervisor lives. Its two lines are the pids of the supervisor and of the
+postmaster; after them it has the reason why a supervisor failed, until Postgres has started again. `last.json`, about
+the last sleep, and `holds.json` outlive the supervisor. Everything is opened relative to the folder's descriptor, and
+never through a link. A folder that others can write to is refused: they could direct us to any of this user's files.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from pgidle.system.users import user_name
 
 LAST_SLEEP = "last.json"
 WATCH_ROLE = "watch-role"
-"""Is there where the last look found a role that was made for looking."""
+"""The file is there if the last look found a role that was made for pgidle to watch with."""
 HOLDS = "holds.json"
 LATEST = 253_402_300_799.0
 """Unix time at the end of the year 9999."""
 LARGEST = 1 << 20
-"""Bytes: no file that is kept there is longer."""
+"""Bytes: more than any file that is kept there has."""
 RECORD_BYTES = 48
-"""Of the two lines, always: what is written later takes no room that a full disk might not have."""
+"""Bytes of the two lines, padded, so that rewriting them needs no space on a disk that may be full."""
 FAILURE_BYTES = 2000
-"""Of what follows: a moment (Unix time) and the reason, in the same block of any file system."""
+"""Bytes of what follows, a moment (Unix time) and the reason: within the same block on any file system."""
 FORK_PATIENCE = 1.0
-"""Seconds for a killed supervisor's forked child to reach exec(3), and with it give up the lock."""
+"""Seconds for a killed supervisor's forked child to reach exec(3), which closes its copy of the lock."""
 
 
 class StateDir:
-    """A state directory that is ours alone until this process ends. `folder` is its descriptor."""
+    """A state directory, locked by us until this process ends. `folder` is its descriptor."""
 
     def __init__(self, path: str) -> None:
-        """Create it if needed and take its lock. Raises PgidleError where it cannot be had."""
+        """Create it if needed and lock it. Raises PgidleError if either fails."""
         self.path = path
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -50,7 +49,8 @@ class StateDir:
             if os.fstat(self._lock).st_size < RECORD_BYTES + FAILURE_BYTES:
                 os.pwrite(self._lock, b" " * FAILURE_BYTES, RECORD_BYTES)
             self.earlier_postmaster = _record(self._lock)[1]
-            """Pid of the postmaster that the supervisor before us started, if it had no time to forget it."""
+            """Pid of the postmaster that the previous supervisor started, if that was killed before it could remove
+            it."""
             self._write(self.earlier_postmaster)
         except OSError as error:
             raise PgidleError(
@@ -59,10 +59,10 @@ class StateDir:
             ) from error
 
     def remember_postmaster(self, pid: int | None) -> None:
-        """Write down whom we started, for a successor who finds it alive after we were killed.
+        """Write down the postmaster's pid, for a successor that finds it alive after we were killed.
 
-        Where the disk takes nothing, not even in place, it is left: nobody who waits is refused for it, and only such
-        a successor will not know.
+        A failure is ignored: no waiting client should be refused because of it, and only such a successor lacks the
+        pid.
         """
         try:
             self._write(pid)
@@ -70,9 +70,9 @@ class StateDir:
             return
 
     def keep_failure(self, why: str | None) -> None:
-        """Write down why this supervisor ends, for who asks when nothing runs; None: Postgres has started.
+        """Write down why this supervisor ends, for commands that ask while nothing runs; None: Postgres has started.
 
-        In place, as the reason may be that the disk is full. Where that fails, only the log knows.
+        It is written in place, as the reason may be that the disk is full. If that fails, only the log has it.
         """
         text = f"{time.time():.3f} {why}".encode(errors="replace")[:FAILURE_BYTES] if why is not None else b""
         try:
@@ -85,7 +85,8 @@ class StateDir:
         os.pwrite(self._lock, text.ljust(RECORD_BYTES), 0)
 
     def keep(self, name: str, content: str, *, durable: bool = False) -> None:
-        """Write a file as a whole or not at all; `durable`: on return it survives a loss of power. Raises OSError."""
+        """Write a file completely or not at all. `durable`: once this returns, it survives a power loss. Raises
+        OSError."""
         new = f"{name}.new"
         try:
             os.unlink(new, dir_fd=self.folder)
@@ -106,14 +107,14 @@ class StateDir:
                 os.close(folder)
 
     def find(self, name: str) -> str | None:
-        """What was kept under a name, or None."""
+        """The content of a file written by `keep`; None if there is none."""
         try:
             return read_kept(self.folder, name).decode()
         except (OSError, UnicodeDecodeError):
             return None
 
     def forget(self, name: str) -> None:
-        """What was kept under a name is there no more. Raises OSError."""
+        """Remove a file written by `keep`, if it is there. Raises OSError."""
         try:
             os.unlink(name, dir_fd=self.folder)
         except FileNotFoundError:
@@ -129,7 +130,7 @@ class StateDir:
 
 
 def refuse_served(path: str) -> None:
-    """Raise PgidleError where another supervisor has the state directory. Nothing is made or changed."""
+    """Raise PgidleError if another supervisor has locked the state directory. Nothing is made or changed."""
     try:
         folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -146,9 +147,9 @@ def refuse_served(path: str) -> None:
 
 
 def open_of_another(path: str) -> int:
-    """A supervisor's state directory, for who is not the supervisor: a descriptor. Raises OSError.
+    """Open a supervisor's state directory from another process: a descriptor. Raises OSError.
 
-    Links that its owner could have put on the way lead to folders of that owner's, and to nobody else's.
+    The owner could have put links on the way there: they may lead to folders of that owner's, and to nobody else's.
     """
     path = os.path.abspath(path)
     owner = os.stat(path)
@@ -160,14 +161,15 @@ def open_of_another(path: str) -> int:
 
 
 def read_kept(folder: int, name: str) -> bytes:
-    """A file of a state directory's, whoever else could have put something else there. Raises OSError."""
+    """Read a file in a state directory. Not followed: links and pipes that others could have put there. Raises
+    OSError."""
     with open(_open_own(name, folder, os.O_RDONLY), "rb") as file:
         return file.read(LARGEST)
 
 
 def last_failure(path: str) -> tuple[float, str] | None:
-    """When (Unix time) and why a supervisor of a state directory failed, for who is not the supervisor; None where
-    Postgres has started since, or it cannot be read."""
+    """When (Unix time) and why the last supervisor of a state directory failed; None if Postgres has started since, or
+    if it cannot be read."""
     try:
         folder = open_of_another(path)
         try:
@@ -181,7 +183,7 @@ def last_failure(path: str) -> tuple[float, str] | None:
 
 
 def _open_own(name: str, folder: int, flags: int) -> int:
-    """Without O_NONBLOCK to open a pipe would wait for its other end."""
+    """Open a regular file of ours. O_NONBLOCK, as opening a pipe would wait for its other end. Raises OSError."""
     also = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(name, flags | also, 0o600, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -191,7 +193,7 @@ def _open_own(name: str, folder: int, flags: int) -> int:
 
 
 def _refuse_shared(path: str, found: os.stat_result) -> None:
-    """By the rule for settings files: a group of this user's own may write."""
+    """Raise PgidleError if others may write to it. As for settings files, the user's own group may."""
     weakness = judge(path, found, trust_in(os.geteuid(), os.getegid()))
     if found.st_uid == os.geteuid() and weakness is None and not found.st_mode & stat.S_IWOTH:
         return
@@ -203,7 +205,7 @@ def _refuse_shared(path: str, found: os.stat_result) -> None:
 
 
 def _is_taken(descriptor: int) -> bool:
-    """Take the lock, unless somebody has it."""
+    """Whether somebody else has the lock; else it is ours now. Raises OSError."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -219,7 +221,7 @@ def _served(descriptor: int) -> PgidleError:
 
 
 def _record(descriptor: int) -> tuple[int | None, int | None]:
-    """The pids of the supervisor and of its postmaster, as far as they are there."""
+    """The pids of the supervisor and of its postmaster; None for one that is not there."""
     lines = [*os.pread(descriptor, RECORD_BYTES, 0).split(b"\n"), b"", b""]
     return _number(lines[0]), _number(lines[1])
 

@@ -1,9 +1,9 @@
-"""Paths that a greater user may rely on, walked so that no lesser user can lead the walk astray.
+"""Paths that a privileged user may rely on, walked so that no unprivileged user can divert the walk.
 
-What sshd asks of authorized_keys (safe_path in misc.c) and systemd of what it changes (chase() with CHASE_SAFE): the
-file and every folder above it are a trusted user's, and nobody else may write them. The walk goes folder by folder from
-`/`, each opened relative to the one before and judged by its descriptor, so that what was judged is what is used. A
-symbolic link is followed only where no lesser user could have put it.
+The rule is that of sshd for authorized_keys (safe_path in misc.c) and of systemd for files that it changes (chase()
+with CHASE_SAFE): the file and every folder above it belong to a trusted user, and nobody else may write to them. The
+walk goes folder by folder from `/`. Each is opened relative to the one before and judged by its descriptor, so that
+what was judged is what is used. A symbolic link is followed only where no untrusted user could have put it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST_LINKS = 40
-"""As many symbolic links as the kernel follows on one path (path_resolution(7))."""
+"""The number of symbolic links that the kernel follows on one path (path_resolution(7))."""
 LARGEST = 1 << 20
-"""Bytes: no file that is read as a whole here is longer."""
+"""Bytes: a longer file is refused."""
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @record
 class Trust:
-    """Who may own what counts, and whose groups may write it. root's group may not: an access control list shows as
-    group permissions, so that a folder of root's that its group may write can be anybody's."""
+    """The users who may own a file that is relied on, and the groups that may write to it. Never root's group: an
+    access control list shows up as group permissions, so that anybody may be able to write to a folder that root's
+    group may write to."""
 
     uids: frozenset[int]
     gids: frozenset[int] = frozenset()
@@ -41,12 +42,12 @@ def trust_in(uid: int, gid: int) -> Trust:
 
 @record
 class Weakness:
-    """Something on a path that somebody could change who is not trusted. `uid` is its owner's."""
+    """Something on a path that an untrusted user could change. `uid` is its owner's."""
 
     path: str
     uid: int
     is_owned: bool
-    """Whether the owner is who is not trusted; else it is everybody, or a group."""
+    """Whether the owner is untrusted; else it is a group or everybody that may write."""
 
 
 @record
@@ -102,7 +103,7 @@ def _moved(folder: int, name: str) -> int:
 
 
 def _link(name: str, folder: int, path: str, trust: Trust, weakness: Weakness | None) -> str | None:
-    """Where a symbolic link leads; None where there is none. Raises OSError for one that is not to be followed."""
+    """Where a symbolic link leads; None for anything else. Raises OSError for a link that must not be followed."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -117,7 +118,7 @@ def _link(name: str, folder: int, path: str, trust: Trust, weakness: Weakness | 
 def judge(path: str, found: os.stat_result, trust: Trust) -> Weakness | None:
     """What is weak about one step of a path, if anything is.
 
-    In a folder with the sticky bit only owners remove and rename, so it is as good as what is in it.
+    In a folder with the sticky bit only owners may remove and rename entries, so the folder itself is no weakness.
     """
     if found.st_uid not in trust.uids:
         return Weakness(path, found.st_uid, is_owned=True)
@@ -139,7 +140,7 @@ def open_folder(path: str, trust: Trust) -> tuple[int, Weakness | None]:
 
 
 def why_not_below(path: str, trust: Trust) -> str | None:
-    """Why `make_folder` would make nothing in a folder that is there, if it would not."""
+    """Why `make_folder` would refuse to make anything in an existing folder; None if it would not."""
     try:
         folder, _ = open_folder(path, trust)
     except OSError as error:
@@ -201,7 +202,7 @@ def read_regular(path: str) -> bytes:
 
 
 def _read(found: int, path: str) -> bytes:
-    """By a descriptor that has not opened anything yet, for to open a device or a pipe is to do something."""
+    """Read a file by an O_PATH descriptor, because opening a device or a pipe can have effects."""
     mode = os.fstat(found).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

@@ -1,7 +1,7 @@
-"""The user to run as: chosen and prepared for while still root, then become for good.
+"""The user to run as: chosen while still root, then become for good.
 
-Everything after `become` is unprivileged, the supervisor included. What a file's modes mean to that user is
-not worked out here: `acting_as` lends the process the user's effective ids, and the kernel answers.
+Everything after `become` is unprivileged, the supervisor included. What a file's mode means to that user is not worked
+out here: `acting_as` gives the process the user's effective ids, and the kernel decides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 PACKAGES = ("anyio", "click", "h11", "pgidle", "psutil", "psycopg", "psycopg_binary", "watchfiles")
-"""What pgidle imports that is not the standard library's."""
+"""The packages outside of the standard library that pgidle imports."""
 
 SECRETS = ("POSTGRES_PASSWORD", "PGPASSWORD")
 """Variables that hold a password. Whoever may run a program on the server (COPY TO PROGRAM) reads its environment."""
@@ -32,7 +32,7 @@ SECRETS = ("POSTGRES_PASSWORD", "PGPASSWORD")
 
 @record
 class Identity:
-    """A user as setuid(2) and its kin take it; `name` is what passwd calls it, or its number."""
+    """A user, as setuid(2) and its relatives take it. `name` is the one in passwd, or else the uid."""
 
     name: str
     uid: int
@@ -57,11 +57,11 @@ def weakness_text(weakness: Weakness) -> str:
 
 
 def plan(option_user: str | None, data_dir: str) -> Identity | None:
-    """Who to become: `option_user`, else the owner of `data_dir` unless that is root, else `postgres`.
+    """The user to become: `option_user`, else the owner of `data_dir` unless that is root, else `postgres`.
 
-    None when not root: nobody to become. Raises SettingsError for a user that is unknown, is root (Postgres
-    refuses to run as root), cannot be become without being root, or cannot be told: an owner counts only where nobody
-    but root and the owner could have put the directory there.
+    None when not root. Raises SettingsError for a user that is unknown, is root (Postgres refuses to run as root), is
+    another one while we are not root, or cannot be determined: an owner counts only where nobody but root and the owner
+    could have put the directory there.
     """
     if os.geteuid() != 0:
         if option_user is not None and _look_up(option_user).uid != os.geteuid():
@@ -94,7 +94,8 @@ def plan(option_user: str | None, data_dir: str) -> Identity | None:
 
 
 def _refuse_planted(data_dir: str, owner: os.stat_result) -> None:
-    """Raise SettingsError where somebody else chose whose directory is there, and with it who pgidle becomes."""
+    """Raise SettingsError if somebody else could have put the owner's directory there, and so choose who pgidle
+    becomes."""
     why = "it has just been replaced"
     try:
         folder, weakness = open_folder(data_dir, trust_in(owner.st_uid, owner.st_gid))
@@ -103,7 +104,7 @@ def _refuse_planted(data_dir: str, owner: os.stat_result) -> None:
     else:
         is_same = os.path.samestat(os.fstat(folder), owner)
         os.close(folder)
-        # Who may write the directory itself is for Postgres to judge.
+        # Whether others may write to the directory itself is checked by Postgres.
         if is_same and (weakness is None or weakness.path == os.path.realpath(data_dir)):
             return
         if weakness is not None:
@@ -138,9 +139,9 @@ def _of_entry(entry: pwd.struct_passwd) -> Identity:
 
 
 class acting_as:
-    """Within the block the effective ids are the identity's, so that the kernel judges its permissions.
+    """Within the block the effective ids are the identity's, so that the kernel applies that user's permissions.
 
-    Does nothing for None, or when not root. Only for a process of one thread.
+    Does nothing for None, or when not root. Only for a process with a single thread.
     """
 
     def __init__(self, identity: Identity | None) -> None:
@@ -187,7 +188,8 @@ def become(identity: Identity) -> None:
 
 
 def for_children(environ: Mapping[str, str]) -> dict[str, str]:
-    """What programs get that pgidle starts: all but passwords and its own settings, which may hold one."""
+    """The environment of programs that pgidle starts: without passwords, and without its own settings, which may hold
+    one."""
     return {
         name: value
         for name, value in environ.items()
@@ -196,8 +198,8 @@ def for_children(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def output_of(program: str, arguments: Sequence[str], identity: Identity | None) -> bytes:
-    """What a program prints on standard output, run as the identity for good: with effective ids alone it could
-    become root again. It has no terminal, and no descriptor but its own three. Raises OSError where it cannot run.
+    """What a program prints on standard output, run as the identity for good: with effective ids alone it could become
+    root again. It gets no terminal, and no descriptor but the standard three. Raises OSError where it cannot run.
     """
     reader, writer = os.pipe()
     failed, failing = os.pipe()
@@ -219,8 +221,8 @@ def output_of(program: str, arguments: Sequence[str], identity: Identity | None)
             os._exit(127)
     for descriptor in (writer, failing):
         os.close(descriptor)
-    with open(reader, "rb") as said, open(failed, "rb") as refused:
-        text, error = said.read(4096), refused.read()
+    with open(reader, "rb") as output, open(failed, "rb") as refused:
+        text, error = output.read(4096), refused.read()
     os.waitpid(pid, 0)
     if error:
         raise OSError(int(error), os.strerror(int(error)), program)
@@ -228,8 +230,8 @@ def output_of(program: str, arguments: Sequence[str], identity: Identity | None)
 
 
 def conceal(environ: Mapping[str, str]) -> None:
-    """Where a password came in the environment, keep the user's other processes from reading it in /proc (prctl(2),
-    PR_SET_DUMPABLE), as the kernel does by itself after `become`."""
+    """If there is a password in the environment, keep the user's other processes from reading it in /proc (prctl(2),
+    PR_SET_DUMPABLE). After `become` the kernel does so by itself."""
     if not {*SECRETS, "PGIDLE_WATCH"} & environ.keys():
         return
     import ctypes
@@ -245,10 +247,10 @@ def _cannot_become(identity: Identity, fault: OSError) -> PgidleError:
 
 
 def python_unreadable(identity: Identity | None) -> str | None:
-    """A place that Python imports from and the identity cannot read, if there is one.
+    """A place that Python imports from and that the identity cannot read, if there is one.
 
-    A virtual environment under root's home is such a place: after `become` no import works any more, not even
-    of a codec. `preload` before is the way out.
+    A virtual environment in root's home is such a place: after `become` no import works any more, not even of a codec.
+    Then call `preload` first.
     """
     if identity is None:
         return None

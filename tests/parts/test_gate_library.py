@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from pgidle.gate.channel import Told
 
-SOURCE = Path(pgidle.__file__).parent / "gate" / "_listener.c"
+SOURCES = sorted((Path(pgidle.__file__).parent / "gate" / "library").glob("*.c"))
 PROGRAM = Path(harness.__file__).parent / "postmaster_like.c"
 STRICT = ("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fPIC")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -72,8 +72,11 @@ def built(
     folder = tmp_path_factory.mktemp(request.param)
     # Linked to it as well where something is in front, which would load what is preloaded, and take it off.
     linked = ["-Wl,--no-as-needed", folder / "l.so"] if words else []
-    for name, source, more in (("l.so", SOURCE, ["-shared"]), ("program", PROGRAM, ["-rdynamic", *linked])):
-        subprocess.run([compiler, *STRICT, *options, "-o", folder / name, source, *more], check=True)
+    for name, sources, more in (
+        ("l.so", SOURCES, ["-shared"]),
+        ("program", [PROGRAM], ["-rdynamic", *linked]),
+    ):
+        subprocess.run([compiler, *STRICT, *options, "-o", folder / name, *sources, *more], check=True)
     return os.open(folder / "l.so", os.O_RDONLY), [*words, str(folder / "program")], environ
 
 

@@ -164,7 +164,7 @@ def test_a_folder_that_postgres_has_given_up_is_left_by_its_socket(
     with psycopg.connect(one.conninfo()):
         with psycopg.connect(one.conninfo(host=str(folder))):
             assert not path.exists()
-        one.wait_log(f"Postgres listens no more on {path}, which is gone now")
+        one.wait_log(f"Postgres no longer listens on {path}, which is gone now")
         assert not list(one.socket_dir.glob(f"*{one.port}*"))
 
 

@@ -441,7 +441,7 @@ def test_a_postmaster_that_does_not_say_that_it_lets_nobody_in_is_not_stopped(
         mark = one.mark()
         one.wait_for_state("drowsy")
         said = one.wait_for_state("awake", since=mark)
-        assert said.data["reason"] == "Postgres does not say that it lets nobody in"
+        assert said.data["reason"] == "Postgres does not confirm that it accepts nobody"
     assert "stopping" not in one.states
     assert query(one, "SELECT 1") == 1
     assert one.stop() == 0
