@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -45,3 +47,8 @@ class RunCommand(TailCommand):
     """What follows `--` is Postgres's."""
 
     behind = BEHIND
+
+
+def wants_colour() -> bool:
+    """Whether a terminal reads, and nobody asked it to stay plain (https://no-color.org)."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -8,11 +8,11 @@ import select
 import stat
 import time
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.base.errors import SettingsError
+from pgidle.base.platform_limits import Platform
 from pgidle.doctor.platforms import compose, fly, kubernetes, systemd
 from pgidle.doctor.readers.toml_tree import statements
 from pgidle.doctor.readers.tree import BadFile, Node
@@ -34,20 +34,13 @@ _TEMPLATE = re.compile(r"\{\{[^}\n]*\}\}|<%|\{%")
 _HELM = re.compile(r"\{\{-?\s*(?:\.(?:Values|Release|Chart)\b|include\s+\")|\{\{[^}\n]*\.Values\.")
 
 
-class Kind(Enum):
-    FLY = "fly.toml"
-    UNIT = "unit"
-    COMPOSE = "Compose file"
-    KUBERNETES = "Kubernetes manifest"
-
-
 @dataclass(frozen=True, slots=True)
 class Given:
     """A file, read. `documents` are a YAML file's."""
 
     path: str
     text: str
-    kind: Kind
+    kind: Platform
     documents: tuple[Node, ...] = ()
 
 
@@ -104,10 +97,10 @@ def _read_whole(path: str) -> bytes:
 
 def _recognise(path: str, text: str) -> Given:
     if _UNIT.search(text) is not None:
-        return Given(path, text, Kind.UNIT)
+        return Given(path, text, Platform.SYSTEMD)
     keys = {one.key for one in statements(text) if not one.section} | set(_HEADING.findall(text))
     if len(keys & fly.MARKS) >= 2 or (keys & fly.MARKS and path.endswith(".toml")):
-        return Given(path, text, Kind.FLY)
+        return Given(path, text, Platform.FLY)
     broken: BadFile | None = None
     try:
         # Imported here: a machine's own check needs no YAML.
@@ -118,11 +111,11 @@ def _recognise(path: str, text: str) -> Given:
         broken, documents = error, ()
     is_manifest = any(one.word("kind") and one.word("apiVersion") for one in documents)
     if is_manifest and _HELM.search(text) is None:
-        return Given(path, text, Kind.KUBERNETES, documents)
+        return Given(path, text, Platform.KUBERNETES, documents)
     root = documents[0] if documents else None
     services = root.at("services") if root is not None else None
     if services is not None and services.table is not None:
-        return Given(path, text, Kind.COMPOSE, documents)
+        return Given(path, text, Platform.COMPOSE, documents)
     if _TEMPLATE.search(text) is not None:
         raise SettingsError(
             f"{path} is a template, and not yet a file of its kind",
@@ -142,17 +135,17 @@ def _recognise(path: str, text: str) -> Given:
 
 def examine(given: Given, context: Context, others: list[Given]) -> Chart:
     """What there is to say about a file; `others` were given with it."""
-    if given.kind in (Kind.FLY, Kind.COMPOSE):
+    if given.kind in (Platform.FLY, Platform.COMPOSE):
         context = replace(context, dockerfile=_read_text(Path(given.path).with_name("Dockerfile")))
-    if given.kind is Kind.FLY:
+    if given.kind is Platform.FLY:
         names = fly.named_files(given.text)
         context = replace(
             context, beside={name: _read_text(Path(given.path).parent / name) for name in names}
         )
         return fly.examine(given.path, given.text, context)
-    if given.kind is Kind.UNIT:
+    if given.kind is Platform.SYSTEMD:
         return _examine_unit(given, context, others)
-    if given.kind is Kind.COMPOSE:
+    if given.kind is Platform.COMPOSE:
         names = compose.named_files(given.documents[0])
         context = replace(
             context, beside={name: _read_text(Path(given.path).parent / name) for name in names}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 from pgidle.base.errors import SettingsError
@@ -20,6 +19,7 @@ from pgidle.base.platform_limits import (
     FLY_LONGEST_KILL_TIMEOUT,
     FLY_MEMORY_STEP,
     FLY_MOST_MEMORY,
+    Platform,
     image_major,
 )
 from pgidle.settings.options import OPTIONS, format_duration, parse_duration, read_value
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Value = TypeVar("Value")
-
-
-class Platform(Enum):
-    FLY = "fly"
-    SYSTEMD = "systemd"
-    COMPOSE = "compose"
-    KUBERNETES = "kubernetes"
-
 
 HTTP_PORT = 8008
 YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")

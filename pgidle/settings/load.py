@@ -90,20 +90,30 @@ def read_settings(
     who runs it now.
     """
     cwd = cwd or working_directory()
-    path, is_asked_for = config_path(options, os.environ, cwd)
-    content = None
-    if path is not None:
-        content = read_file(path, options, caller or Caller(os.geteuid(), os.getegid()), cwd)
-        if content is None and is_asked_for:
-            raise SettingsError(f"{path} is not there", "correct --config")
-    if content is not None and path is not None:
-        content.refuse_unfit(path)
+    path = config_path(options, os.environ, cwd)[0]
+    content = counted(options, os.environ, cwd, caller)
     if content is None:
         return resolve(options, os.environ, None, path, cwd, postgres_args)
     try:
         return resolve(options, os.environ, content.keys, path, cwd, postgres_args)
     except RefusedSetting as error:
         raise content.place(error) from None
+
+
+def counted(
+    options: Options, environ: Mapping[str, str], cwd: str, caller: Caller | None = None
+) -> Content | None:
+    """The settings file, where there is one and all that it says counts. Raises SettingsError where it does not, and
+    where there is none although somebody named it."""
+    path, is_asked_for = config_path(options, environ, cwd)
+    if path is None:
+        return None
+    content = read_file(path, options, caller or Caller(os.geteuid(), os.getegid()), cwd)
+    if content is not None:
+        content.refuse_unfit(path)
+    elif is_asked_for:
+        raise SettingsError(f"{path} is not there", "correct --config")
+    return content
 
 
 def line_of(text: str, name: str) -> int | None:

@@ -25,7 +25,7 @@ from pgidle.settings.options import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from pgidle.settings.options import Options
@@ -225,19 +225,36 @@ def _shared_port(port: int, sources: Mapping[str, Origin]) -> RefusedSetting:
     return _refused(sources["port"], "port", reason, "choose another, or set http")
 
 
+def own_argument(words: Sequence[str]) -> tuple[str, Option] | None:
+    """The first of Postgres's arguments that is pgidle's own to set, as it is written, and pgidle's option for it.
+
+    Any other option of pgidle's is one too: Postgres would refuse it, but far less clearly.
+    """
+    waiting = iter(words)
+    for word in waiting:
+        own, said = OWN_FLAGS.get(word[:2]), word
+        if word[:2] in ("-c", "--"):
+            named = word[2:]
+            if not named:
+                named = next(waiting, "")
+                said = f"{word} {named}"
+            name = named.partition("=")[0].strip().replace("_", "-").lower()
+            own = OWN_PARAMETERS.get(name.replace("-", "_"))
+            if own is None and word.startswith("--"):
+                own = f"--{name}"
+        option = next((one for one in OPTIONS if own == f"--{one.name}"), None)
+        if option is not None:
+            return said, option
+    return None
+
+
 def _refuse_own(postgres_args: tuple[str, ...]) -> None:
     """What is pgidle's to say must not be said to Postgres behind its back: the gate would be somewhere else."""
-    words = iter(postgres_args)
-    for word in words:
-        option = OWN_FLAGS.get(word[:2])
-        if word[:2] in ("-c", "--"):
-            named = word[2:] or next(words, "")
-            option = OWN_PARAMETERS.get(named.partition("=")[0].strip().replace("-", "_").lower())
-        if option is not None:
-            origin = Origin(Source.POSTGRES_ARGUMENTS, "after --")
-            raise RefusedSetting(
-                origin, option[2:], f"{word} is pgidle's own to set", f"use {option} before it"
-            )
+    if (found := own_argument(postgres_args)) is not None:
+        said, option = found
+        origin = Origin(Source.POSTGRES_ARGUMENTS, "after --")
+        reason = f"{said} is pgidle's own to set"
+        raise RefusedSetting(origin, option.name, reason, f"use --{option.name} before it")
 
 
 def config_path(options: Options, environ: Mapping[str, str], cwd: str) -> tuple[str | None, bool]:

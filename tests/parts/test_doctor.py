@@ -17,13 +17,13 @@ import pgidle
 from harness import installations
 from harness.installations import free_port, server_user
 from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.base.platform_limits import Platform
 from pgidle.cli.commands import cli
 from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.machine import this_machine
 from pgidle.doctor.printed import as_text
 from pgidle.doctor.readers.stated_settings import Context
-from pgidle.init.choices import Platform
 from pgidle.postgres.postgresql_conf import read_parameters
 from pgidle.system.directories import prepare_directories
 from pgidle.system.users import plan
@@ -456,12 +456,12 @@ def test_what_is_no_file_of_ours(tmp_path: Path, content: bytes, why: str) -> No
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        ("\ufeffapp = 'x'\r\nkill_timeout = 5\r\n", files.Kind.FLY),
-        ("app = 'x\n[[services]]\n", files.Kind.FLY),
-        ("# x\n[Service]\nExecStart=x\n", files.Kind.UNIT),
-        ("services:\n  a: {image: x}\n", files.Kind.COMPOSE),
-        ("---\n---\napiVersion: v1\nkind: Pod\n", files.Kind.KUBERNETES),
-        ('{"services": {"a": {"image": "x"}}}', files.Kind.COMPOSE),
+        ("\ufeffapp = 'x'\r\nkill_timeout = 5\r\n", Platform.FLY),
+        ("app = 'x\n[[services]]\n", Platform.FLY),
+        ("# x\n[Service]\nExecStart=x\n", Platform.SYSTEMD),
+        ("services:\n  a: {image: x}\n", Platform.COMPOSE),
+        ("---\n---\napiVersion: v1\nkind: Pod\n", Platform.KUBERNETES),
+        ('{"services": {"a": {"image": "x"}}}', Platform.COMPOSE),
     ],
 )
 def test_what_a_file_is_is_in_it_and_not_in_its_name(tmp_path: Path, content: str, kind: files.Kind) -> None:

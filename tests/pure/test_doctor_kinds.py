@@ -14,7 +14,7 @@ import pytest
 from harness.installations import run_as_server, server_user
 from harness.mistakes import NOTE, UNKNOWN, WRONG
 from pgidle.base.errors import SettingsError
-from pgidle.base.platform_limits import image_major
+from pgidle.base.platform_limits import Platform, image_major
 from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.machine.pg_hba import check_hba
@@ -1045,7 +1045,7 @@ def test_a_fifo_hangs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(files, "PATIENCE", 60.0)
     writer = threading.Thread(target=lambda: (tmp_path / "fifo").write_text(STOCK))
     writer.start()
-    assert files.read(str(tmp_path / "fifo")).kind is files.Kind.FLY
+    assert files.read(str(tmp_path / "fifo")).kind is Platform.FLY
     writer.join()
 
 

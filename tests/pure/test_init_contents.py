@@ -22,12 +22,12 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from pgidle.base.errors import SettingsError
-from pgidle.base.platform_limits import FLY_KEYS
+from pgidle.base.platform_limits import FLY_KEYS, Platform
 from pgidle.cli.commands import cli
 from pgidle.doctor import files as doctor_files
 from pgidle.doctor.finding import Severity
 from pgidle.doctor.readers.stated_settings import Context
-from pgidle.init.choices import Platform, choose
+from pgidle.init.choices import choose
 from pgidle.init.command import make_plan
 from pgidle.postgres.debian import Cluster, find_cluster
 from pgidle.postgres.image_variables import first_start

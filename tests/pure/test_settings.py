@@ -496,6 +496,8 @@ def test_live_changes_apply_and_others_are_named(changed: set[str]) -> None:
         (("-clisten_addresses=*",), "--listen-addresses"),
         (("--listen-addresses=*",), "--listen-addresses"),
         (("-k", "/tmp"), "--socket-dir"),
+        (("--idle_timeout=5s",), "--idle-timeout"),
+        (("--when-idle", "stay"), "--when-idle"),
     ],
 )
 def test_what_is_pgidle_s_own_is_refused_after_the_dashes(words: tuple[str, ...], option: str) -> None:
