@@ -26,7 +26,7 @@ def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> No
     configuration of Postgres, and with each FILE: a fly.toml, a systemd unit, a Compose file, a Kubernetes
     manifest. Exit status 1 if anything is.
     """
-    # Nobody else needs them, and they are many.
+    # Only this command needs them, and there are many.
     from pgidle.doctor import examine, printed
     from pgidle.doctor.finding import Severity
 

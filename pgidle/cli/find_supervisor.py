@@ -1,4 +1,4 @@
-"""Where the supervisor is that a command is for: its state directory."""
+"""How a command finds the supervisor: by its state directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgidle.settings.options import OPTIONS
 from pgidle.settings.settings import config_path, resolve
 from pgidle.system.log import one_line
 
-# What finds the supervisor. Nothing else that is set may keep a command from talking to it.
+# The settings that locate the supervisor. A mistake in any other must not keep a command from reaching it.
 WHERE = ("data-dir", "state-dir", "config")
 
 
@@ -29,7 +29,7 @@ def find_state_dir(options: dict[str, Any]) -> str:
     try:
         content = counted(options, environ, cwd)
     except SettingsError as error:
-        # The supervisor may well run on with what the file said before it was broken.
+        # A supervisor may still be running with the settings from before the file was broken.
         click.echo(one_line(f"pgidle: {error} (not read)"), err=True)
         content = None
     keys = content.keys if content is not None else {}

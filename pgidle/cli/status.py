@@ -52,7 +52,7 @@ def status(options: dict[str, Any], as_json: bool) -> None:
             table = as_table(body, colour=colour)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             raise PgidleError(
-                f"what answers at {state_dir} is no supervisor of this version", "see status --json"
+                f"what answers at {state_dir} is not a supervisor of this version", "see status --json"
             ) from None
         click.echo(table, nl=False)
 

@@ -1,4 +1,4 @@
-"""What may be chosen for each platform, what is chosen where nothing is said, and how a choice is read.
+"""The options of `pgidle init` for each platform, their defaults, and how their values are read.
 
 Sizes are megabytes (memory) and gigabytes (volumes), durations seconds. A bad value is a SettingsError.
 """
@@ -41,8 +41,8 @@ LONGEST_KILL_TIMEOUT = {Platform.FLY: int(FLY_LONGEST_KILL_TIMEOUT)}
 SMALLEST_MEMORY = 256
 """Megabytes: less than this is too little for Postgres and pgidle."""
 
-# Nothing was asked for where the value is None. stop-timeout: pgidle's own 4 s fit a kill timeout of 5 s, which is
-# not asked of anybody here, and a checkpoint may take longer.
+# None: nothing unless it is given. stop-timeout: pgidle's own default of 4 s fits a kill timeout of 5 s, which does not
+# apply here, and a checkpoint may take longer.
 _COMMON = {"port": "5432", "idle-timeout": "5min", "stop-timeout": "30s"}
 DEFAULTS: Mapping[Platform, Mapping[str, str | None]] = {
     Platform.FLY: {
@@ -80,7 +80,7 @@ class Choices:
 
 
 def choose(platform: Platform, given: Mapping[str, str]) -> Choices:
-    """Read what was given, and fill in the rest. Raises SettingsError."""
+    """Read the given options and fill in the defaults of the others. Raises SettingsError."""
     known = DEFAULTS[platform]
     for option in given:
         if option not in known:

@@ -1,4 +1,4 @@
-"""What `pgidle init` does: choose, fill in, write, and say what comes next."""
+"""What `pgidle init` does: read the options, fill in the templates, write the files, and print the next steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words that follow an image's name, by the conventions of the official image: for `container`, and the doctor."""
+"""The words after an image's name, read by the official image's conventions, for `image_entrypoint` and the doctor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "conf
 
 
 def completed(words: Sequence[str]) -> list[str]:
-    """With the program ahead of them: no words, or options alone, are for postgres."""
+    """The words with a program in front: if there are none, or only options, that is postgres."""
     return [*words] if words and not words[0].startswith("-") else ["postgres", *words]
 
 

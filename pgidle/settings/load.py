@@ -41,7 +41,7 @@ class Caller:
 
 @record
 class Content:
-    """What the file says, unread. `weakness` is None where all of it counts, else in words why only a part does."""
+    """The file's content, not yet checked. `weakness` is None if all of it counts, else why only a part does."""
 
     text: bytes
     keys: Mapping[str, object]
@@ -103,8 +103,8 @@ def read_settings(
 def counted(
     options: Options, environ: Mapping[str, str], cwd: str, caller: Caller | None = None
 ) -> Content | None:
-    """The settings file, where there is one and all that it says counts. Raises SettingsError where it does not, and
-    where there is none although somebody named it."""
+    """The settings file, if there is one. Raises SettingsError where it has a key that does not count, and
+    where it was named explicitly but is missing."""
     path, is_asked_for = config_path(options, environ, cwd)
     if path is None:
         return None
@@ -152,11 +152,11 @@ def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content 
 
 
 def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str) -> Content | None:
-    """What root takes from a file that only who it becomes could have written, opened with that user's rights."""
+    """The content of a file that only the user that root becomes could have written, read with that user's rights."""
     if caller.uid != 0:
         raise _refusal(path, why, caller)
     if not (options.get("data-dir") or os.environ.get("PGIDLE_DATA_DIR") or os.environ.get("PGDATA")):
-        # Who that is may not be said by the file itself.
+        # The file itself must not choose that user.
         raise _refusal(path, why, caller)
     identity = _identity(options, cwd)
     try:
@@ -182,7 +182,7 @@ def _refusal(path: str, why: str, caller: Caller) -> SettingsError:
 
 
 def _identity(options: Options, cwd: str) -> Identity | None:
-    """Who root becomes; None when that has happened."""
+    """The user that root becomes; None once it has."""
     settings = resolve(options, os.environ, None, None, cwd).settings
     return plan(settings.user if os.geteuid() == 0 else None, settings.data_dir)
 

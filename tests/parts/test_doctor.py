@@ -182,7 +182,7 @@ def test_a_cluster_whose_configuration_is_elsewhere(newest: Installation, place:
     with conf.open("a") as file:
         file.write("data_directory = '/elsewhere'\n")
     said = doctor(newest, data_dir, "--", "-c", f"config_file={conf}")
-    assert has(said.wrong, "data_directory is /elsewhere, and pgidle was told")
+    assert has(said.wrong, "data_directory is /elsewhere, but pgidle uses")
 
 
 def test_a_folder_for_statistics_that_only_debian_s_scripts_make(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ OF_COMPOSE = [
     Mistake(STAY, f"{STAY}      PGIDLE_MIN_AWAKE: $X\n", UNKNOWN, "PGIDLE_MIN_AWAKE is ${X}", "MIN_AWAKE"),
     Mistake('["-c",', '["--", "-c",', WRONG, "not what postgres understands", "command"),
     Mistake('["-c",', '["-p", "6000", "-c",', WRONG, "-p is pgidle's own to set", "command"),
-    Mistake('["-c",', '[pgidle, run, -c,', WRONG, "not what pgidle understands", "command"),
+    Mistake('["-c",', '[pgidle, run, -c,', WRONG, "pgidle does not understand `pgidle run", "command"),
     Mistake('["-c",', '[pgidle, status, -c,', WRONG, "does not start Postgres", "command"),
     Mistake('["-c",', '[run, -c,', WRONG, "does not start Postgres", "command"),
     Mistake('["-c",', '[postgres, --version, -c,', WRONG, "serves nobody", "command"),

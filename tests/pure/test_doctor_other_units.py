@@ -98,7 +98,7 @@ def test_a_data_directory_that_the_unit_closes(more: str, severity: Severity | N
 @pytest.mark.parametrize(
     ("start", "severity", "what"),
     [
-        ("/usr/bin/miniflux", UNKNOWN, "whether this unit has to do with Postgres"),
+        ("/usr/bin/miniflux", UNKNOWN, "whether this unit has anything to do with Postgres"),
         ("/usr/bin/pg_receivewal -D /x", NOTE, "pg_receivewal stays connected"),
         ("/bin/patroni /etc/patroni.yml", WRONG, "Patroni runs Postgres here"),
         ("-/usr/bin/pg_ctlcluster --skip-systemctl-redirect %i start", WRONG, "does not start `pgidle run`"),
