@@ -1,4 +1,4 @@
-"""A file that is right, and what one change of it makes the doctor say."""
+"""What the doctor says of a file, and what one change of a right one makes it say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgidle.doctor.finding import Severity
+from pgidle.doctor.platforms import compose, fly, kubernetes
+from pgidle.doctor.readers.stated_settings import Context
+from pgidle.doctor.readers.yaml_tree import read_yaml
 
 if TYPE_CHECKING:
     from pgidle.doctor.finding import Chart
 
 WRONG, NOTE, UNKNOWN = Severity.WRONG, Severity.NOTE, Severity.UNKNOWN
+Said = list[tuple[Severity, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +46,24 @@ def check(mistake: Mistake, chart: Chart, text: str) -> None:
     line = next(at for at, each in enumerate(lines, 1) if mistake.at in each) if mistake.at else 1
     assert found[0].where.endswith(f":{line}"), (found[0].where, line)
     assert all((found[0].why, found[0].change))
+
+
+def said(chart: Chart, *words: str) -> Said:
+    """The findings that have one of the words, or all."""
+    return [
+        (one.severity, one.what)
+        for one in chart.findings
+        if not words or any(word in f"{one.what} {one.why}" for word in words)
+    ]
+
+
+def of_compose(text: str, context: Context | None = None) -> Chart:
+    return compose.examine("compose.yaml", read_yaml(text)[0], context or Context())
+
+
+def of_kubernetes(text: str) -> Chart:
+    return kubernetes.examine("k8s.yaml", read_yaml(text), Context())
+
+
+def of_fly(text: str, context: Context | None = None) -> Chart:
+    return fly.examine("fly.toml", text, context or Context())

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+class Platform(Enum):
+    """What `pgidle init` writes files for, and `pgidle doctor` reads files of."""
+
+    FLY = "fly"
+    SYSTEMD = "systemd"
+    COMPOSE = "compose"
+    KUBERNETES = "kubernetes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
-"""What the commands have in common: faults are one line, and what follows -- is another program's."""
+"""What the commands have in common: one-line errors, and arguments after -- for another program."""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -12,7 +14,7 @@ from pgidle.system.log import one_line
 
 
 class Command(click.Command):
-    """A command whose faults are one line and an exit status."""
+    """A command that reports an error in one line, with an exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -23,9 +25,9 @@ class Command(click.Command):
 
 
 class TailCommand(Command):
-    """What follows `--` is another program's, and only that: a stray word before it is a mistake."""
+    """A command whose arguments after `--` go to another program. A stray word before `--` is an error."""
 
-    behind = "a program goes behind --"
+    behind = "a program goes after --"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = args[: args.index("--")] if "--" in args else args
@@ -33,7 +35,7 @@ class TailCommand(Command):
         try:
             return super().parse_args(ctx, own)
         except click.UsageError as error:
-            # An unknown option, or a word that is nobody's.
+            # An unknown option, or a stray word.
             if not isinstance(error, click.NoSuchOption) and type(error) is not click.UsageError:
                 raise
             raise click.UsageError(
@@ -42,6 +44,11 @@ class TailCommand(Command):
 
 
 class RunCommand(TailCommand):
-    """What follows `--` is Postgres's."""
+    """A command whose arguments after `--` go to Postgres."""
 
     behind = BEHIND
+
+
+def wants_colour() -> bool:
+    """Whether standard output is a terminal and NO_COLOR is not set (https://no-color.org)."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ

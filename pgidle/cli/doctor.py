@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Any
 
 import click
 
-from pgidle.cli.command import RunCommand
+from pgidle.cli.command import RunCommand, wants_colour
 from pgidle.cli.options import setting_options
 
 
@@ -27,7 +26,7 @@ def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> No
     configuration of Postgres, and with each FILE: a fly.toml, a systemd unit, a Compose file, a Kubernetes
     manifest. Exit status 1 if anything is.
     """
-    # Nobody else needs them, and they are many.
+    # Only this command needs them, and there are many.
     from pgidle.doctor import examine, printed
     from pgidle.doctor.finding import Severity
 
@@ -35,6 +34,6 @@ def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(printed.as_dict(charts)))
     else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        colour = wants_colour()
         click.echo(printed.as_text(charts, colour=colour), nl=False)
     sys.exit(1 if any(chart.count(Severity.WRONG) for chart in charts) else 0)

@@ -1,4 +1,4 @@
-"""Where the supervisor is that a command is for: its state directory."""
+"""How a command finds the supervisor: by its state directory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from pgidle.base.errors import SettingsError
-from pgidle.settings.load import Caller, read_file
+from pgidle.settings.load import counted
 from pgidle.settings.options import OPTIONS
 from pgidle.settings.settings import config_path, resolve
 from pgidle.system.log import one_line
 
-# What finds the supervisor. Nothing else that is set may keep a command from talking to it.
+# The settings that locate the supervisor. A mistake in any other must not keep a command from reaching it.
 WHERE = ("data-dir", "state-dir", "config")
 
 
@@ -25,16 +25,11 @@ def find_state_dir(options: dict[str, Any]) -> str:
     cwd = str(Path.cwd())
     if given := options.get("state-dir") or environ.get("PGIDLE_STATE_DIR"):
         return str(Path(cwd, given))
-    path, is_asked_for = config_path(options, environ, cwd)
-    content = None
+    path, _ = config_path(options, environ, cwd)
     try:
-        content = read_file(path, options, Caller(os.geteuid(), os.getegid()), cwd) if path else None
-        if content is None and is_asked_for:
-            raise SettingsError(f"{path} is not there", "correct --config")
-        if content is not None and path:
-            content.refuse_unfit(path)
+        content = counted(options, environ, cwd)
     except SettingsError as error:
-        # The supervisor may well run on with what the file said before it was broken.
+        # A supervisor may still be running with the settings from before the file was broken.
         click.echo(one_line(f"pgidle: {error} (not read)"), err=True)
         content = None
     keys = content.keys if content is not None else {}

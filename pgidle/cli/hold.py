@@ -54,7 +54,7 @@ def hold(options: dict[str, Any], duration: str | None, why: str) -> None:
     given: dict[str, object] = {"why": one_line(why)}
     if duration is not None:
         if (seconds := parse_duration(duration)) <= 0:
-            raise SettingsError(f"{duration!r} is no time to hold", "write 5min, 2h")
+            raise SettingsError(f"{duration!r} is not a time to hold", "write 5min, 2h")
         given["seconds"] = seconds
     if words:
         _hold_for(words, lambda program: give_order(options, "/hold?" + urlencode(given | program), None))
@@ -72,12 +72,12 @@ def release(options: dict[str, Any], number: str | None) -> None:
 def _hold_for(words: list[str], take: Callable[[dict[str, object]], object]) -> NoReturn:
     """Take a hold for this process, by parameters of the order, and become the program.
 
-    Raises PgidleError; its exit status is none that a program of a usual kind has.
+    Raises PgidleError, with an exit status that programs do not normally use.
     """
     name = os.path.basename(words[0])
     if not name:
-        raise SettingsError(f"{words[0]!r} is no program", "name one behind --")
-    # Nobody is woken for a program that is not there.
+        raise SettingsError(f"{words[0]!r} is not a program", "name one after --")
+    # Do not wake Postgres for a program that does not exist.
     if shutil.which(words[0]) is None and not os.path.exists(words[0]):
         execute(words, "")
     pid = os.getpid()

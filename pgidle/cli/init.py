@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import click
 
+from pgidle.base.platform_limits import Platform
 from pgidle.cli.command import Command
 
+PLATFORMS = [platform.value for platform in Platform]
 
-@click.command(cls=Command, short_help="Write configuration for fly, systemd, compose, kubernetes.")
-@click.argument("platform", type=click.Choice(["fly", "systemd", "compose", "kubernetes"]))
+
+@click.command(cls=Command, short_help=f"Write configuration for {', '.join(PLATFORMS)}.")
+@click.argument("platform", type=click.Choice(PLATFORMS))
 @click.option(
     "--name", "--app", metavar="NAME", help="of the app, the unit's instance, the service, the StatefulSet"
 )

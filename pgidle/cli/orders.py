@@ -39,9 +39,9 @@ def _wait(until: str) -> Decorator:
 @click.option("--force", is_flag=True, help="even if sessions are active: they are cut")
 @_wait("Postgres sleeps, or pgidle has exited")
 def sleep(options: dict[str, Any], force: bool, wait: str | None) -> None:
-    """Put Postgres to sleep now, if nobody is active. Else exit status 1, and who is."""
+    """Put Postgres to sleep now, if nobody is active. Otherwise say who is, with exit status 1."""
     path = f"/sleep?force={int(force)}&wait={int(wait is not None)}"
-    # What it takes to decide: a checkpoint, and two looks.
+    # Deciding takes a checkpoint and two looks.
     click.echo(
         give_order(
             options, path, SLEEP_TIMEOUT if wait is None else _patience(wait), is_waiting=wait is not None
@@ -63,7 +63,7 @@ def wake(options: dict[str, Any], wait: str | None) -> None:
 def give_order(
     options: dict[str, Any], path: str, timeout: float | None = TIMEOUT, *, is_waiting: bool = False
 ) -> str:
-    """Give an order: what is said of it when it was granted. Raises PgidleError where it was not."""
+    """Give an order; return the supervisor's message if it was carried out. Raises PgidleError if it was not."""
     state_dir = find_state_dir(options)
     try:
         code, body = request(state_dir, "POST", path, timeout, until_gone=LAST_STATES if is_waiting else ())
@@ -86,10 +86,10 @@ def give_order(
 
 
 def _patience(text: str) -> float | None:
-    """Seconds that `--wait` says; None: for ever. Raises SettingsError."""
+    """Seconds to wait according to `--wait`; None: forever. Raises SettingsError."""
     if not text:
         return None
     seconds = parse_duration(f"{text}s" if text[-1:].isdigit() else text)
     if seconds <= 0:
-        raise SettingsError(f"--wait: {text!r} is no time to wait", "write 30, 2min, or nothing")
+        raise SettingsError(f"--wait: {text!r} is not a time to wait", "write 30, 2min, or nothing")
     return seconds

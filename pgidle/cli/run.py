@@ -1,4 +1,4 @@
-"""`pgidle run`, where it is read by click: usually it is read without (see `settings/arguments`)."""
+"""`pgidle run`, for command lines that need click: usually it is parsed without (see `settings/arguments`)."""
 
 from __future__ import annotations
 

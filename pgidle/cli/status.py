@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from pgidle.base.errors import PgidleError
-from pgidle.cli.command import Command
+from pgidle.cli.command import Command, wants_colour
 from pgidle.cli.find_supervisor import WHERE, find_state_dir
 from pgidle.cli.options import setting_options
 from pgidle.control.client import NotRunning, request
@@ -48,12 +47,12 @@ def status(options: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(body))
     else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        colour = wants_colour()
         try:
             table = as_table(body, colour=colour)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             raise PgidleError(
-                f"what answers at {state_dir} is no supervisor of this version", "see status --json"
+                f"what answers at {state_dir} is not a supervisor of this version", "see status --json"
             ) from None
         click.echo(table, nl=False)
 

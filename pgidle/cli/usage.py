@@ -1,4 +1,4 @@
-"""Wrong usage of a command, as one line like every other fault: what, and what to write instead."""
+"""Wrong usage, reported like every other error in one line: what is wrong, and what to write instead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-BEHIND = "what is meant for postgres goes behind --"
+BEHIND = "arguments for postgres go after --"
 HINTS = {
     **dict.fromkeys(("start", "up", "resume"), "write run for the supervisor, wake for Postgres"),
     **dict.fromkeys(("stop", "down", "suspend"), "write sleep, or end `pgidle run` by SIGTERM or Ctrl-C"),
@@ -18,14 +18,14 @@ HINTS = {
     **dict.fromkeys(("settings", "env"), "write config"),
     **dict.fromkeys(("version", "-v", "-V"), "write --version"),
 }
-"""Words that others have for it, or for something that is not needed here."""
+"""What other programs call these commands, or commands that pgidle does not need."""
 
 
 class Group(click.Group):
-    """Commands, whose wrong usage ends with one line and exit status 2."""
+    """A group of commands that reports wrong usage in one line, with exit status 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of their definition: the first is for the first day."""
+        """In the order in which they were added: those for the first day come first."""
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -35,10 +35,10 @@ class Group(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         try:
-            # What is returned is an exit status, as of --help.
+            # The return value is an exit status, for example that of --help.
             sys.exit(super().main(*args, **{**extra, "standalone_mode": False}) or 0)
         except click.ClickException as error:
-            # It has a name only since click 8.2.
+            # The class exists only since click 8.2.
             if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
                 error.show()
             else:
@@ -49,7 +49,7 @@ class Group(click.Group):
 
 
 def one_line(error: click.ClickException) -> str:
-    """As every other fault is said."""
+    """The error in one line, in the form of all other errors."""
     message = " ".join(error.format_message().split()).removesuffix(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = context.command_path if context is not None else "pgidle"

@@ -1,4 +1,4 @@
-"""Who is examined: the machine, if a data directory says which Postgres is meant, then the files."""
+"""What `pgidle doctor` examines: the machine, if a data directory is named, and then each file that was given."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def examine(options: Options, postgres_args: Sequence[str], paths: Sequence[str]) -> list[Chart]:
-    """Everything. Raises SettingsError for wrong usage: a bad option, a file that is none of those known."""
+    """Examine everything. Raises SettingsError for wrong usage: a bad option, or a file of an unknown kind."""
     given = [files.read(path) for path in paths]
     charts, shutdown = _examine_machine(options, tuple(postgres_args), is_alone=not given)
     context = Context(_as_variables(options), shutdown)
@@ -32,7 +32,7 @@ def examine(options: Options, postgres_args: Sequence[str], paths: Sequence[str]
 def _examine_machine(
     options: Options, postgres_args: tuple[str, ...], *, is_alone: bool
 ) -> tuple[list[Chart], float | None]:
-    """Also how long the last shutdown took here."""
+    """The charts, and how many seconds the last shutdown took here (None if none was measured)."""
     named = {"data-dir", "config"} & options.keys()
     variables = {"PGIDLE_DATA_DIR", "PGDATA", "PGIDLE_CONFIG"} & os.environ.keys()
     chart = Chart(MACHINE)

@@ -1,4 +1,4 @@
-"""The files that the doctor is given: which kind each is, by what is in it, and what belongs to it beside it."""
+"""The files given to the doctor: what kind each one is, judged by its content, and the files that belong to it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import select
 import stat
 import time
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgidle.base.errors import SettingsError
+from pgidle.base.platform_limits import Platform
 from pgidle.doctor.platforms import compose, fly, kubernetes, systemd
 from pgidle.doctor.readers.toml_tree import statements
 from pgidle.doctor.readers.tree import BadFile, Node
@@ -34,25 +34,18 @@ _TEMPLATE = re.compile(r"\{\{[^}\n]*\}\}|<%|\{%")
 _HELM = re.compile(r"\{\{-?\s*(?:\.(?:Values|Release|Chart)\b|include\s+\")|\{\{[^}\n]*\.Values\.")
 
 
-class Kind(Enum):
-    FLY = "fly.toml"
-    UNIT = "unit"
-    COMPOSE = "Compose file"
-    KUBERNETES = "Kubernetes manifest"
-
-
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A file, read. `documents` are a YAML file's."""
+    """A file that has been read. `documents` are those of a YAML file."""
 
     path: str
     text: str
-    kind: Kind
+    kind: Platform
     documents: tuple[Node, ...] = ()
 
 
 def read(path: str) -> Given:
-    """Raises SettingsError for what is no file, cannot be read, or is of no kind that is known."""
+    """Raises SettingsError if it is not a file, cannot be read, or is of no known kind."""
     try:
         content = _read_whole(path)
     except IsADirectoryError:
@@ -86,7 +79,7 @@ def _read_whole(path: str) -> bytes:
         poll.register(descriptor, select.POLLIN)
         content, end = b"", time.monotonic() + PATIENCE
         while len(content) <= LARGEST:
-            # Before the first writer a FIFO is at its end, as after the last: poll(2) tells the two apart.
+            # A FIFO reads as ended both before its first writer and after its last: poll(2) tells the two apart.
             if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
                 raise TimeoutError
             try:
@@ -104,13 +97,13 @@ def _read_whole(path: str) -> bytes:
 
 def _recognise(path: str, text: str) -> Given:
     if _UNIT.search(text) is not None:
-        return Given(path, text, Kind.UNIT)
+        return Given(path, text, Platform.SYSTEMD)
     keys = {one.key for one in statements(text) if not one.section} | set(_HEADING.findall(text))
     if len(keys & fly.MARKS) >= 2 or (keys & fly.MARKS and path.endswith(".toml")):
-        return Given(path, text, Kind.FLY)
+        return Given(path, text, Platform.FLY)
     broken: BadFile | None = None
     try:
-        # Imported here: a machine's own check needs no YAML.
+        # Imported here because checking the machine needs no YAML.
         from pgidle.doctor.readers.yaml_tree import read_yaml
 
         documents = tuple(read_yaml(text))
@@ -118,11 +111,11 @@ def _recognise(path: str, text: str) -> Given:
         broken, documents = error, ()
     is_manifest = any(one.word("kind") and one.word("apiVersion") for one in documents)
     if is_manifest and _HELM.search(text) is None:
-        return Given(path, text, Kind.KUBERNETES, documents)
+        return Given(path, text, Platform.KUBERNETES, documents)
     root = documents[0] if documents else None
     services = root.at("services") if root is not None else None
     if services is not None and services.table is not None:
-        return Given(path, text, Kind.COMPOSE, documents)
+        return Given(path, text, Platform.COMPOSE, documents)
     if _TEMPLATE.search(text) is not None:
         raise SettingsError(
             f"{path} is a template, and not yet a file of its kind",
@@ -141,18 +134,18 @@ def _recognise(path: str, text: str) -> Given:
 
 
 def examine(given: Given, context: Context, others: list[Given]) -> Chart:
-    """What there is to say about a file; `others` were given with it."""
-    if given.kind in (Kind.FLY, Kind.COMPOSE):
+    """The findings about one file; `others` were given on the same command line."""
+    if given.kind in (Platform.FLY, Platform.COMPOSE):
         context = replace(context, dockerfile=_read_text(Path(given.path).with_name("Dockerfile")))
-    if given.kind is Kind.FLY:
+    if given.kind is Platform.FLY:
         names = fly.named_files(given.text)
         context = replace(
             context, beside={name: _read_text(Path(given.path).parent / name) for name in names}
         )
         return fly.examine(given.path, given.text, context)
-    if given.kind is Kind.UNIT:
+    if given.kind is Platform.SYSTEMD:
         return _examine_unit(given, context, others)
-    if given.kind is Kind.COMPOSE:
+    if given.kind is Platform.COMPOSE:
         names = compose.named_files(given.documents[0])
         context = replace(
             context, beside={name: _read_text(Path(given.path).parent / name) for name in names}
@@ -162,7 +155,7 @@ def examine(given: Given, context: Context, others: list[Given]) -> Chart:
 
 
 def _examine_unit(given: Given, context: Context, others: list[Given]) -> Chart:
-    """A unit with its drop-ins; a drop-in with its unit."""
+    """Examine a unit together with its drop-ins, and a drop-in together with its unit."""
     path = Path(given.path)
     main, text, drop_ins = given.path, given.text, _drop_ins(path)
     if path.suffix == ".conf" and path.parent.name.endswith((".service.d", ".socket.d")):
@@ -184,7 +177,7 @@ def _examine_unit(given: Given, context: Context, others: list[Given]) -> Chart:
 
 
 def _started(main: str, text: str, others: list[Given]) -> str | None:
-    """What the service says that a socket unit starts: one that was given too, or is beside it."""
+    """The text of the service that a socket unit starts, if it was given as well or lies beside it."""
     named = re.search(r"^\s*Service\s*=\s*(\S+)", text, re.MULTILINE)
     name = named[1] if named is not None else Path(main).name.replace(".socket", ".service")
     names = {name, re.sub(r"@[^.]*\.", "@.", name)}
@@ -201,7 +194,7 @@ def _drop_ins(path: Path) -> dict[str, str]:
 
 
 def _environment_files(text: str) -> dict[str, str | None]:
-    """Contents of the files that EnvironmentFile= names, None for one that is not there; absent: cannot be read."""
+    """The contents of the files that EnvironmentFile= names: None for a missing file; an unreadable one is left out."""
     found: dict[str, str | None] = {}
     for name in re.findall(r"^\s*EnvironmentFile\s*=\s*-?(/\S+)", text, re.MULTILINE):
         content = _read_text(Path(name))
@@ -211,9 +204,9 @@ def _environment_files(text: str) -> dict[str, str | None]:
 
 
 def _read_text(path: Path) -> str | None:
-    """A file beside another, None where there is none that can be read. Only a plain file is opened."""
+    """The text of a file beside another; None if it cannot be read. Only regular files are opened."""
     try:
-        # Not named by who asks but found beside it: whatever else lies there is not waited for.
+        # The user did not name this file, so never wait for it: it might be a FIFO.
         return read_regular(str(path))[:LARGEST].decode("utf-8", "replace")
     except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""What an examination says: each finding with its place and its cure, what was found right, and what was not read."""
+"""The result of an examination: findings with place and cure, what was found right, and what was not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MACHINE = "machine"
 
 
 class Severity(Enum):
-    """WRONG is for repair and makes the exit status 1. A NOTE may be meant so; what is UNKNOWN was not checked."""
+    """WRONG needs repair and makes the exit status 1. A NOTE may be intended. UNKNOWN could not be checked."""
 
     WRONG = "wrong"
     NOTE = "note"
@@ -36,9 +36,9 @@ class Finding:
 
 @dataclass(slots=True)
 class Chart:
-    """All that is said about one subject, a file or the machine, in the order in which it was noticed.
+    """Everything found out about one subject, a file or the machine, in the order in which it was noticed.
 
-    `read` and `not_read` are what of it was looked at, and what is there but was passed over: it can hide anything.
+    `read` lists what was looked at; `not_read` lists what is there but was skipped, and so could hide anything.
     """
 
     subject: str
@@ -57,11 +57,11 @@ class Chart:
         self._add(Severity.UNKNOWN, what, where, why, change)
 
     def fine(self, what: str) -> None:
-        """Looked at, and right."""
+        """Record something that was checked and is right."""
         self.right.append(what)
 
     def account(self, of: str, keys: Iterable[str], known: Collection[str]) -> None:
-        """Say which of the keys of something were looked at, those that are `known`, and which not."""
+        """Record which keys of something were looked at (those that are `known`) and which were not."""
         keys = list(dict.fromkeys(keys))
         for said, some in (
             (self.read, [key for key in keys if key in known]),
@@ -80,5 +80,5 @@ class Chart:
 
 
 def refuse(chart: Chart, where: str, error: PgidleError) -> None:
-    """What `run` would end with."""
+    """Record the error with which `pgidle run` would end."""
     chart.wrong(error.message, where, "`pgidle run` refuses to start", error.hint or "see what it says")

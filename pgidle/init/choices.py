@@ -1,4 +1,4 @@
-"""What may be chosen for each platform, what is chosen where nothing is said, and how a choice is read.
+"""The options of `pgidle init` for each platform, their defaults, and how their values are read.
 
 Sizes are megabytes (memory) and gigabytes (volumes), durations seconds. A bad value is a SettingsError.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 from pgidle.base.errors import SettingsError
@@ -20,6 +19,7 @@ from pgidle.base.platform_limits import (
     FLY_LONGEST_KILL_TIMEOUT,
     FLY_MEMORY_STEP,
     FLY_MOST_MEMORY,
+    Platform,
     image_major,
 )
 from pgidle.settings.options import OPTIONS, format_duration, parse_duration, read_value
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Value = TypeVar("Value")
-
-
-class Platform(Enum):
-    FLY = "fly"
-    SYSTEMD = "systemd"
-    COMPOSE = "compose"
-    KUBERNETES = "kubernetes"
-
 
 HTTP_PORT = 8008
 YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
@@ -49,8 +41,8 @@ LONGEST_KILL_TIMEOUT = {Platform.FLY: int(FLY_LONGEST_KILL_TIMEOUT)}
 SMALLEST_MEMORY = 256
 """Megabytes: less than this is too little for Postgres and pgidle."""
 
-# Nothing was asked for where the value is None. stop-timeout: pgidle's own 4 s fit a kill timeout of 5 s, which is
-# not asked of anybody here, and a checkpoint may take longer.
+# None: nothing unless it is given. stop-timeout: pgidle's own default of 4 s fits a kill timeout of 5 s, which does not
+# apply here, and a checkpoint may take longer.
 _COMMON = {"port": "5432", "idle-timeout": "5min", "stop-timeout": "30s"}
 DEFAULTS: Mapping[Platform, Mapping[str, str | None]] = {
     Platform.FLY: {
@@ -88,7 +80,7 @@ class Choices:
 
 
 def choose(platform: Platform, given: Mapping[str, str]) -> Choices:
-    """Read what was given, and fill in the rest. Raises SettingsError."""
+    """Read the given options and fill in the defaults of the others. Raises SettingsError."""
     known = DEFAULTS[platform]
     for option in given:
         if option not in known:

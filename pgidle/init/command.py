@@ -1,4 +1,4 @@
-"""What `pgidle init` does: choose, fill in, write, and say what comes next."""
+"""What `pgidle init` does: read the options, fill in the templates, write the files, and print the next steps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from pgidle.base.platform_limits import Platform
 from pgidle.init import compose, fly, kubernetes, systemd
-from pgidle.init.choices import Platform, choose
+from pgidle.init.choices import choose
 from pgidle.init.write import write
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a platform gets: its files, and the commands that come after. Both are templates, filled in."""
+"""The files for a platform and the commands to run next, both made from templates."""
 
 from __future__ import annotations
 

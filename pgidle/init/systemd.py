@@ -148,7 +148,7 @@ def _mode(parameters: Parameters) -> str:
 
 
 def _owner(data_dir: str) -> str:
-    """Who Postgres is going to run as."""
+    """The user that Postgres is going to run as."""
     try:
         uid = Path(data_dir).stat().st_uid
         name = pwd.getpwuid(uid).pw_name if uid else ""

@@ -1,4 +1,4 @@
-"""Files into a folder: all of them, or none; and nothing that is there is overwritten unasked."""
+"""Write files into a folder: all of them or none, and without overwriting anything unless asked to."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def write(files: Sequence[File], folder: Path, *, force: bool = False) -> list[t
                 with suppress(FileNotFoundError):
                     os.unlink(beside, dir_fd=place)
             for parent in reversed(made):
-                # Not empty any more: then something is of use there.
+                # Not empty any more, so something else uses it.
                 with suppress(OSError):
                     parent.rmdir()
             raise PgidleError(f"cannot write {path}: {error.strerror}", "set --dir, or --print") from None

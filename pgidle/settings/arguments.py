@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @record
 class Arguments:
-    """What `run` was told: options by name (many: every value, in order), and what goes to postgres."""
+    """The arguments of `run`: options by name (repeatable ones with every value), and what goes to postgres."""
 
     options: Options
     postgres_args: tuple[str, ...] = ()

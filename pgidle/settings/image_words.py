@@ -1,4 +1,4 @@
-"""The words that follow an image's name, by the conventions of the official image: for `container`, and the doctor."""
+"""The words after an image's name, read by the official image's conventions, for `image_entrypoint` and the doctor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "conf
 
 
 def completed(words: Sequence[str]) -> list[str]:
-    """With the program ahead of them: no words, or options alone, are for postgres."""
+    """The words with a program in front: if there are none, or only options, that is postgres."""
     return [*words] if words and not words[0].startswith("-") else ["postgres", *words]
 
 
@@ -25,22 +25,13 @@ def serves(words: Sequence[str]) -> bool:
 
 
 def refuse_own(words: Sequence[str]) -> None:
-    """Options of pgidle's among Postgres's arguments would be refused by Postgres, far less clearly."""
-    from pgidle.settings.options import OPTIONS
-    from pgidle.settings.settings import OWN_FLAGS, OWN_PARAMETERS
+    """Raise SettingsError for what is pgidle's own to set among Postgres's arguments. The hint names the variable,
+    since nobody wrote `pgidle run` here."""
+    from pgidle.settings.settings import own_argument
 
-    flags = {f"--{option.name}" for option in OPTIONS}
-    previous = ""
-    for word in words:
-        name = word.partition("=")[0]
-        own = OWN_FLAGS.get(word[:2]) or (name if name in flags else None)
-        if previous == "-c" or word.startswith(("-c", "--")):
-            setting = name.removeprefix("-c" if word.startswith("-c") else "--")
-            own = OWN_PARAMETERS.get(setting.replace("-", "_").lower(), own)
-        if own is not None:
-            variable = next(option.variable for option in OPTIONS if own == f"--{option.name}")
-            raise SettingsError(
-                f"{word} is pgidle's own to set, and this goes to postgres",
-                f"set {variable}, or write: pgidle run {own} ...",
-            )
-        previous = word
+    if (found := own_argument(words)) is not None:
+        said, option = found
+        raise SettingsError(
+            f"{said} is pgidle's own to set, and this goes to postgres",
+            f"set {option.variable}, or write: pgidle run --{option.name} ...",
+        )

@@ -41,7 +41,7 @@ class Caller:
 
 @record
 class Content:
-    """What the file says, unread. `weakness` is None where all of it counts, else in words why only a part does."""
+    """The file's content, not yet checked. `weakness` is None if all of it counts, else why only a part does."""
 
     text: bytes
     keys: Mapping[str, object]
@@ -90,20 +90,30 @@ def read_settings(
     who runs it now.
     """
     cwd = cwd or working_directory()
-    path, is_asked_for = config_path(options, os.environ, cwd)
-    content = None
-    if path is not None:
-        content = read_file(path, options, caller or Caller(os.geteuid(), os.getegid()), cwd)
-        if content is None and is_asked_for:
-            raise SettingsError(f"{path} is not there", "correct --config")
-    if content is not None and path is not None:
-        content.refuse_unfit(path)
+    path = config_path(options, os.environ, cwd)[0]
+    content = counted(options, os.environ, cwd, caller)
     if content is None:
         return resolve(options, os.environ, None, path, cwd, postgres_args)
     try:
         return resolve(options, os.environ, content.keys, path, cwd, postgres_args)
     except RefusedSetting as error:
         raise content.place(error) from None
+
+
+def counted(
+    options: Options, environ: Mapping[str, str], cwd: str, caller: Caller | None = None
+) -> Content | None:
+    """The settings file, if there is one. Raises SettingsError where it has a key that does not count, and
+    where it was named explicitly but is missing."""
+    path, is_asked_for = config_path(options, environ, cwd)
+    if path is None:
+        return None
+    content = read_file(path, options, caller or Caller(os.geteuid(), os.getegid()), cwd)
+    if content is not None:
+        content.refuse_unfit(path)
+    elif is_asked_for:
+        raise SettingsError(f"{path} is not there", "correct --config")
+    return content
 
 
 def line_of(text: str, name: str) -> int | None:
@@ -142,11 +152,11 @@ def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content 
 
 
 def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str) -> Content | None:
-    """What root takes from a file that only who it becomes could have written, opened with that user's rights."""
+    """The content of a file that only the user that root becomes could have written, read with that user's rights."""
     if caller.uid != 0:
         raise _refusal(path, why, caller)
     if not (options.get("data-dir") or os.environ.get("PGIDLE_DATA_DIR") or os.environ.get("PGDATA")):
-        # Who that is may not be said by the file itself.
+        # The file itself must not choose that user.
         raise _refusal(path, why, caller)
     identity = _identity(options, cwd)
     try:
@@ -172,7 +182,7 @@ def _refusal(path: str, why: str, caller: Caller) -> SettingsError:
 
 
 def _identity(options: Options, cwd: str) -> Identity | None:
-    """Who root becomes; None when that has happened."""
+    """The user that root becomes; None once it has."""
     settings = resolve(options, os.environ, None, None, cwd).settings
     return plan(settings.user if os.geteuid() == 0 else None, settings.data_dir)
 

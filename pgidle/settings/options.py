@@ -1,6 +1,6 @@
 """The options: what each is called, how it is read from text, and how it is written back.
 
-Durations are seconds. Whatever is wrong with a value is a SettingsError that does not yet know where it came from.
+Durations are seconds. A bad value is a SettingsError, which does not know yet where the value came from.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 PREFIX = "PGIDLE_"
 # In microseconds, longest first: PostgreSQL's own spellings, case included.
 UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "min": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
-# What people type besides, whom Prometheus, Go and systemd taught it. `m` is minutes: nobody means months or metres of
-# an idle timeout, and milliseconds are `ms` everywhere.
+# What people also type, from Prometheus, Go and systemd. `m` is minutes: nobody means months or metres of an idle
+# timeout, and milliseconds are `ms` everywhere.
 SPELLINGS = {**UNITS, "w": 7 * UNITS["d"], "m": UNITS["min"]}
 LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in seconds end
 # Certainly valid: these must not cost the wake an import of ipaddress.
@@ -117,13 +117,19 @@ OPTIONS = (
     _counts("advisory-locks", "keep", "idle sessions that hold an advisory lock"),
     _counts("listeners", "keep", "sessions that LISTEN"),
     _duration("autovacuum-limit", "30min", "how long maintenance may delay sleep; 0: not at all"),
-    Option("ignore", Kind.MANY, None, "who never counts: application_name=, user= or address=", live=True),
+    Option(
+        "ignore",
+        Kind.MANY,
+        None,
+        "sessions that never count: application_name=, user= or address=",
+        live=True,
+    ),
     Option(
         "no-wake", Kind.NO_WAKE, None, "addresses and socket folders that do not wake Postgres", live=True
     ),
     Option("http", Kind.ENDPOINT, "127.0.0.1:8008", "where health and status are served, or off", "off"),
     Option("state-dir", Kind.PATH, None, "control socket and own files", "pgidle in the data directory"),
-    Option("user", Kind.TEXT, None, "who to become when started as root", "the data directory's owner"),
+    Option("user", Kind.TEXT, None, "user to become when started as root", "the data directory's owner"),
     _duration("stop-timeout", "4s", "time that a fast shutdown gets before an immediate one"),
     Option("config", Kind.PATH, None, "settings file", "pgidle.toml beside the data directory"),
     Option("watch", Kind.CONNINFO, None, "connection string of the watching connection", "found"),
@@ -201,7 +207,9 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 def _conninfo(text: str) -> str:
     if "=" not in text and not text.startswith(("postgresql://", "postgres://")):
-        raise SettingsError("this is no connection string", "write dbname=... user=... or postgresql://...")
+        raise SettingsError(
+            "this is not a connection string", "write dbname=... user=... or postgresql://..."
+        )
     _, is_uri, rest = text.partition("://") if text.startswith("postgres") else ("", "", "")
     user_and_hosts, _, path = rest.partition("?")[0].partition("/")
     if is_uri and (user_and_hosts.count("@") > 1 or "@" in path):
@@ -216,7 +224,9 @@ def _ignore(text: str) -> Ignore:
     name, _, value = (part.strip() for part in text.partition("="))
     field = next((field for field in IgnoreField if field.value == name), None)
     if not field or not value:
-        raise SettingsError(f"{text!r} does not say whom", "write application_name=, user= or address=")
+        raise SettingsError(
+            f"{text!r} does not say which sessions", "write application_name=, user= or address="
+        )
     if field is IgnoreField.ADDRESS:
         import ipaddress
 

@@ -1,4 +1,4 @@
-"""What pgidle can be told: the table of options, how each value is read, and which layer wins.
+"""Settings: how the layers (command line, environment, file, defaults) are read, and which of them wins.
 
 Nothing is looked up here: the caller passes the command line, the environment, the file's content and the
 working directory. Durations are seconds. A bad value is a RefusedSetting, which carries where it came from.
@@ -25,7 +25,7 @@ from pgidle.settings.options import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from pgidle.settings.options import Options
@@ -160,14 +160,14 @@ def _refuse_unknown(environ: Mapping[str, str], file: Mapping[str, object], file
 def _said(
     option: Option, options: Options, environ: Mapping[str, str], file: Mapping[str, object], file_name: str
 ) -> Iterator[tuple[Origin, object]]:
-    """All that is said about an option, the strongest first."""
+    """Every value given for an option, the strongest first."""
     if (given := options.get(option.name, ())) != ():
         yield Origin(Source.OPTION, f"--{option.name}"), given
     own = option.variable in environ
     if own:
         yield Origin(Source.ENVIRONMENT, option.variable), environ[option.variable]
     for variable in option.env:
-        # Said to other programs too, which take empty for unset: not for us where we were told ourselves.
+        # Shared with other programs, which treat empty as unset. Ignored if pgidle's own variable or option is given.
         if environ.get(variable) and given == () and not own:
             yield Origin(Source.ENVIRONMENT, variable), environ[variable]
     for key in {option.name, option.field} & file.keys():
@@ -182,7 +182,7 @@ def resolve(
     cwd: str,
     postgres_args: tuple[str, ...] = (),
 ) -> Resolved:
-    """The settings that hold, and where each came from.
+    """The effective settings, and where each came from.
 
     A bad value is an error even where a stronger one hides it. `file_name` is where the file was looked for,
     whether it is there (`file`) or not.
@@ -225,23 +225,40 @@ def _shared_port(port: int, sources: Mapping[str, Origin]) -> RefusedSetting:
     return _refused(sources["port"], "port", reason, "choose another, or set http")
 
 
-def _refuse_own(postgres_args: tuple[str, ...]) -> None:
-    """What is pgidle's to say must not be said to Postgres behind its back: the gate would be somewhere else."""
-    words = iter(postgres_args)
-    for word in words:
-        option = OWN_FLAGS.get(word[:2])
+def own_argument(words: Sequence[str]) -> tuple[str, Option] | None:
+    """The first of Postgres's arguments that is pgidle's own to set, as it is written, and pgidle's option for it.
+
+    Any other option of pgidle's is one too: Postgres would refuse it, but far less clearly.
+    """
+    waiting = iter(words)
+    for word in waiting:
+        own, said = OWN_FLAGS.get(word[:2]), word
         if word[:2] in ("-c", "--"):
-            named = word[2:] or next(words, "")
-            option = OWN_PARAMETERS.get(named.partition("=")[0].strip().replace("-", "_").lower())
+            named = word[2:]
+            if not named:
+                named = next(waiting, "")
+                said = f"{word} {named}"
+            name = named.partition("=")[0].strip().replace("_", "-").lower()
+            own = OWN_PARAMETERS.get(name.replace("-", "_"))
+            if own is None and word.startswith("--"):
+                own = f"--{name}"
+        option = next((one for one in OPTIONS if own == f"--{one.name}"), None)
         if option is not None:
-            origin = Origin(Source.POSTGRES_ARGUMENTS, "after --")
-            raise RefusedSetting(
-                origin, option[2:], f"{word} is pgidle's own to set", f"use {option} before it"
-            )
+            return said, option
+    return None
+
+
+def _refuse_own(postgres_args: tuple[str, ...]) -> None:
+    """Postgres must not be given directly what pgidle sets itself: the gate would be somewhere else."""
+    if (found := own_argument(postgres_args)) is not None:
+        said, option = found
+        origin = Origin(Source.POSTGRES_ARGUMENTS, "after --")
+        reason = f"{said} is pgidle's own to set"
+        raise RefusedSetting(origin, option.name, reason, f"use --{option.name} before it")
 
 
 def config_path(options: Options, environ: Mapping[str, str], cwd: str) -> tuple[str | None, bool]:
-    """Where the settings file is looked for, and whether somebody asked for it, so that it must be there."""
+    """Where the settings file is looked for, and whether the user named it, so that it has to exist."""
     if asked := options.get("config") or environ.get("PGIDLE_CONFIG"):
         return absolute(cwd, str(asked)), True
     data_dir = options.get("data-dir") or environ.get("PGIDLE_DATA_DIR") or environ.get("PGDATA")
@@ -249,7 +266,7 @@ def config_path(options: Options, environ: Mapping[str, str], cwd: str) -> tuple
 
 
 def parse_file(content: bytes, file_name: str) -> dict[str, object]:
-    """The keys of a settings file, unread."""
+    """The keys of a settings file, with their values as TOML has them."""
     import tomllib
 
     try:

@@ -190,13 +190,13 @@ def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
         (("init",), "Choose from: fly, systemd, compose, kubernetes (pgidle init --help)"),
         (
             ("run", "--idle-timout", "5min"),
-            "'--idle-timeout', '--stop-timeout'?); what is meant for postgres goes",
+            "'--idle-timeout', '--stop-timeout'?); arguments for postgres go after --",
         ),
-        (("run", "shared_buffers=64MB"), "what is meant for postgres goes behind -- (pgidle run --help)"),
+        (("run", "shared_buffers=64MB"), "arguments for postgres go after -- (pgidle run --help)"),
         (("run", "--idle-timeout"), "option '--idle-timeout' requires an argument (pgidle --help)"),
         (
             ("hold", "2h", "pg_dump"),
-            "pgidle hold: got unexpected extra argument (pg_dump); a program goes behind -- (pgidle hold --help)",
+            "pgidle hold: got unexpected extra argument (pg_dump); a program goes after -- (pgidle hold --help)",
         ),
     ],
 )

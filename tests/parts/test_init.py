@@ -15,8 +15,9 @@ import pytest
 
 import pgidle
 from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.base.platform_limits import Platform
 from pgidle.cli.commands import cli
-from pgidle.init.choices import DEFAULTS, STOP_MARGIN, Choices, Platform, choose
+from pgidle.init.choices import DEFAULTS, STOP_MARGIN, Choices, choose
 from pgidle.init.plan import File
 from pgidle.init.write import Outcome, write
 

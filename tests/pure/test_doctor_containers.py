@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import kubernetes_validate
 import pytest
 
-from harness.mistakes import NOTE, UNKNOWN, WRONG, Mistake, check
+from harness.mistakes import NOTE, UNKNOWN, WRONG, Mistake, check, of_compose, of_kubernetes
 from pgidle.doctor.platforms import compose, kubernetes
 from pgidle.doctor.readers.stated_settings import Context
 from pgidle.doctor.readers.tree import BadFile
 from pgidle.doctor.readers.yaml_tree import read_yaml
 
 if TYPE_CHECKING:
-    from pgidle.doctor.finding import Chart, Severity
+    from pgidle.doctor.finding import Severity
 
 COMPOSE = """
 services:
@@ -66,7 +66,7 @@ OF_COMPOSE = [
     Mistake(STAY, f"{STAY}      PGIDLE_MIN_AWAKE: $X\n", UNKNOWN, "PGIDLE_MIN_AWAKE is ${X}", "MIN_AWAKE"),
     Mistake('["-c",', '["--", "-c",', WRONG, "not what postgres understands", "command"),
     Mistake('["-c",', '["-p", "6000", "-c",', WRONG, "-p is pgidle's own to set", "command"),
-    Mistake('["-c",', '[pgidle, run, -c,', WRONG, "not what pgidle understands", "command"),
+    Mistake('["-c",', '[pgidle, run, -c,', WRONG, "pgidle does not understand `pgidle run", "command"),
     Mistake('["-c",', '[pgidle, status, -c,', WRONG, "does not start Postgres", "command"),
     Mistake('["-c",', '[run, -c,', WRONG, "does not start Postgres", "command"),
     Mistake('["-c",', '[postgres, --version, -c,', WRONG, "serves nobody", "command"),
@@ -126,14 +126,6 @@ OF_KUBERNETES = [
     Mistake("mountPath: /var/lib/postgresql", "mountPath: /x", WRONG, "no volume holds", "- name: data"),
     Mistake("    spec:\n", "    spec:\n      volumes: [{name: data, emptyDir: {}}]\n", WRONG, "no volume", "volumeM"),
 ]  # fmt: skip
-
-
-def of_compose(text: str) -> Chart:
-    return compose.examine("compose.yaml", read_yaml(text)[0], Context())
-
-
-def of_kubernetes(text: str) -> Chart:
-    return kubernetes.examine("k8s.yaml", read_yaml(text), Context())
 
 
 def test_right_files_are_right() -> None:

@@ -60,7 +60,7 @@ OF_SERVICE = [
     Mistake("KillMode=mixed\n", "", NOTE, "KillMode=control-group, which is", "ExecStart"),
     Mistake("KillMode=mixed", "KillMode=process", NOTE, "KillMode=process", "KillMode"),
     Mistake("pgidle run", "postgres", WRONG, "ExecStart= does not start", "ExecStart"),
-    Mistake("    -D", "    --nonsense", WRONG, "is not what pgidle understands", "ExecStart"),
+    Mistake("    -D", "    --nonsense", WRONG, "pgidle does not understand `pgidle run", "ExecStart"),
     Mistake("_TIMEOUT=1h", "_TIMEOUT=1", WRONG, "'1' is not a duration", "Environment="),
     Mistake("[Unit]\n", "[Unit]\nnonsense\n", WRONG, "not a unit file", "nonsense"),
     Mistake(

@@ -2,92 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.setting_examples import BY_NAME, FILE, LIVE, NAMES, complaint, example, listed, read
 from pgidle.base.errors import SettingsError
-from pgidle.postgres.conninfo import harmless
 from pgidle.settings.load import line_of
-from pgidle.settings.options import (
-    LONGEST,
-    OPTIONS,
-    UNITS,
-    Counts,
-    Ignore,
-    IgnoreField,
-    LogFormat,
-    Option,
-    Tls,
-    WhenIdle,
-    format_duration,
-    parse_duration,
-)
+from pgidle.settings.options import OPTIONS, Counts, LogFormat, Option, Tls, WhenIdle
 from pgidle.settings.settings import (
-    Kind,
     Origin,
     RefusedSetting,
     Settings,
     Source,
     config_path,
-    describe,
-    live_changes,
     parse_file,
     resolve,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-FILE = "/etc/pgidle.toml"
-BY_NAME = {option.name: option for option in OPTIONS}
-NAMES = st.sampled_from(list(BY_NAME))
-LIVE = set(
-    "idle-timeout min-awake when-idle idle-sessions replication advisory-locks listeners autovacuum-limit"
-    " ignore no-wake stop-timeout".split()
-)
-# Two values per kind that are good, and one that is not.
-EXAMPLES = {
-    Kind.ADDRESSES: ("10.0.0.1", "::1,db.example", "10.0.0.300"),
-    Kind.CONNINFO: ("dbname=a", "dbname=b", "postgres"),
-    Kind.DURATION: ("7s", "8min", "5 minutes"),
-    Kind.ENDPOINT: ("[::1]:80", ":81", "localhost"),
-    Kind.MANY: ("user=a", "address=10.0.0.0/8", "exporter"),
-    Kind.NO_WAKE: ("10.0.0.8", "/run/x", "run/x"),
-    Kind.PATH: ("/a", "b/../c", ""),
-    Kind.PORT: ("1", "65535", "65536"),
-    Kind.TEXT: ("ann", "bob", ""),
-}
-
-
-def example(option: Option, which: int) -> str:
-    if option.kind is Kind.CHOICE:
-        return [*(str(choice.value) for choice in option.choices), "maybe"][which]
-    return EXAMPLES[option.kind][which]
-
-
-def listed(option: Option, value: str, kind: Any = tuple) -> Any:
-    """A value as the command line (tuple) or the file (list) gives it."""
-    return kind((value,)) if option.is_repeatable else value
-
-
-def read(
-    options: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
-    file: Mapping[str, object] | None = None,
-) -> Settings:
-    """Settings with a data directory, unless somebody says another."""
-    return resolve(options or {}, {"PGDATA": "/d", **(environ or {})}, file, FILE, "/cwd").settings
-
-
-def complaint(**layers: Any) -> str:
-    with pytest.raises(SettingsError) as caught:
-        read(**layers)
-    assert caught.value.status == 2
-    return str(caught.value)
 
 
 def test_defaults() -> None:
@@ -218,96 +151,6 @@ def test_what_is_not_ours_is_not_judged() -> None:
     assert read(file={"min_awake": "1s"}) == read(file={"min-awake": "1s"}) == read({"min-awake": "1s"})
 
 
-@given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from(list(UNITS)), st.sampled_from(["", " "]))
-def test_durations_are_read_as_postgresql_writes_them(n: int, thousandths: int, unit: str, gap: str) -> None:
-    seconds = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
-    expected = (n + thousandths / 1000) * seconds
-    text = f"{n}.{thousandths:03}{gap}{unit}"
-    if expected > LONGEST:
-        assert "too long" in complaint(options={"idle-timeout": text})
-    else:
-        assert math.isclose(parse_duration(text), expected, rel_tol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("5m", 300), ("30m", 1800), ("1.5 m", 90), ("1w", 604_800), ("2 w", 1_209_600), ("5ms", 0.005)],
-)
-def test_durations_are_read_as_people_type_them(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-    assert format_duration(parse_duration("90m")) == "90min"
-
-
-@pytest.mark.parametrize("text", ["0", "0.0", "0d", " 0 ", "00"])
-def test_zero_needs_no_unit(text: str) -> None:
-    assert parse_duration(text) == 0
-
-
-@given(st.one_of(st.text(), st.text("0123456789.einfa -+dhmsuw")))
-def test_a_duration_is_finite_or_refused(text: str) -> None:
-    try:
-        seconds = parse_duration(text)
-    except SettingsError:
-        return
-    assert 0 <= seconds <= LONGEST
-
-
-@given(st.integers(0, LONGEST * 10**6))
-def test_a_duration_is_written_as_it_can_be_read(microseconds: int) -> None:
-    assert parse_duration(format_duration(microseconds / 10**6)) == microseconds / 10**6
-
-
-@pytest.mark.parametrize("text", "0s 5min 30s 2h 90s 36h 1d 250ms 1500us 90min".split())
-def test_durations_are_written_as_people_write_them(text: str) -> None:
-    assert format_duration(parse_duration(text)) == text
-
-
-BAD = {
-    "idle-timeout": "|5|1.5|min|5mins|5MIN|5M|5W|-5min|+5min|1e3s|infs|inf|nan|nans|1..5s|.s|.|1,5s|5min 3s"
-    f"|1_0s|\u0665s|\u00b2s|0x1s|OFF|{LONGEST + 1}s|24856d|{'9' * 400}s|{'9' * 400}",
-    "port": "|0|65536|-1|x|5432.0|1e3|\u0661| 1|off|" + "9" * 5000,
-    "listen-addresses": "| |,|*,|10.0.0.300|127.1|1.2.3|[::1]|::g|a b|a/b|127.0.0.1:5432|\xe9",
-    "http": "8008|::1:80|::1|[::1]|[127.0.0.1]:80|[]:80|*:80|:0|:65536|:|a:b|300.1.1.1:80|http://a:80|OFF|[::1:80",
-    "ignore": "|user|user=|=a|User=a|role=a|address=x|address=10.0.0.1/8|address=10.0.0.0/33",
-    "no-wake": "|x|10.0.0.1/8|10.0.0.0/33|address=10.0.0.1",
-    "when-idle": "|EXIT|exit |leave",
-    "watch": "|postgres|/run/postgresql",
-}
-GOOD: dict[str, dict[str, object]] = {
-    "listen-addresses": {
-        "*": "*",
-        "0.0.0.0, ::": "0.0.0.0,::",
-        "fe80::1%eth0": "fe80::1%eth0",
-        "db-1.example,10.0.0.1": "db-1.example,10.0.0.1",
-        "fly-local-6pn": "fly-local-6pn",
-    },
-    "http": {
-        "off": None,
-        "127.0.0.1:80": ("127.0.0.1", 80),
-        "[fdaa:0::2]:80": ("fdaa:0::2", 80),
-        ":80": ("", 80),
-        "web.example:80": ("web.example", 80),
-    },
-    "idle-timeout": {"off": None, "0": 0.0, "1.5 h": 5400.0, ".5s": 0.5},
-    "bin-dir": {"/b/": "/b", ".": "/cwd", "x/../y": "/cwd/y"},
-    "state-dir": {"s": "/cwd/s"},
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_refused(name: str) -> None:
-    for text in BAD[name].split("|"):
-        line = complaint(options={name: listed(BY_NAME[name], text)})
-        assert line.startswith(f"--{name}: ")
-        assert line.isprintable()
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_what_is_accepted(name: str) -> None:
-    for text, value in GOOD[name].items():
-        assert getattr(read({name: text}), BY_NAME[name].field) == value
-
-
 def refusal(**layers: Any) -> tuple[Source, str, str]:
     """Where what was refused came from, as data, and which setting it is."""
     with pytest.raises(RefusedSetting) as caught:
@@ -358,29 +201,6 @@ def test_paths_follow_the_data_directory() -> None:
     assert (found.data_dir, found.state_dir, found.config) == ("/d", "/d/pgidle", "/f.toml")
 
 
-def test_ignore_in_every_layer() -> None:
-    user, network = Ignore(IgnoreField.USER, "a"), Ignore(IgnoreField.ADDRESS, "10.0.0.0/8")
-    program = Ignore(IgnoreField.APPLICATION_NAME, "x, y=z")
-    assert read({"ignore": ("user=a", "application_name=x, y=z")}).ignore == (user, program)
-    assert read(environ={"PGIDLE_IGNORE": "user=a, address=10.0.0.0/8;"}).ignore == (user, network)
-    assert read(environ={"PGIDLE_IGNORE": "user=a;address=10.0.0.0/8"}).ignore == (user, network)
-    assert read(file={"ignore": ["user = a", "application_name=x, y=z"]}).ignore == (user, program)
-    assert read(environ={"PGIDLE_IGNORE": ""}, file={"ignore": ["user=a"]}).ignore == ()
-
-
-def test_types_in_the_file() -> None:
-    assert read(file={"port": 5433}) == read(file={"port": "5433"}) == read({"port": "5433"})
-    assert read(file={"min-awake": 0}) == read(file={"min-awake": 0.0}) == read({"min-awake": "0"})
-    wrong: list[tuple[str, object]] = [
-        *(("port", value) for value in (True, 5432.0, 16**5000)),
-        *(("min-awake", value) for value in (5, math.inf, math.nan, False)),
-        *(("idle-timeout", False), ("http", False), ("user", 5), ("user", "a\0b"), ("data-dir", ["/d"])),
-        *(("ignore", value) for value in ("user=a", 5, [5], [["user=a"]], {"user=a": "x"})),
-    ]
-    for key, value in wrong:
-        assert complaint(file={key: value}).startswith(f"{FILE}: {key}: ")
-
-
 RAW = st.recursive(
     st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.datetimes(), st.just("5min")),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
@@ -426,67 +246,6 @@ def test_a_broken_file_is_refused(content: bytes) -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_what_is_described_can_be_read(which: int) -> None:
-    said = read({option.name: listed(option, example(option, which)) for option in OPTIONS})
-    shown = describe(said, harmless)
-    assert [name for name, _ in shown] == list(BY_NAME)
-    assert read({name: listed(BY_NAME[name], value) for name, value in shown}) == said
-
-
-def test_described_as_people_write_it() -> None:
-    shown = dict(
-        describe(
-            read(
-                {
-                    "http": "off",
-                    "ignore": ("user=a", "address=10.0.0.0/8"),
-                    "no-wake": ("10.0.0.8", "fdaa::/16"),
-                }
-            ),
-            harmless,
-        )
-    )
-    expected = {
-        "http": "off",
-        "ignore": "user=a, address=10.0.0.0/8",
-        "no-wake": "10.0.0.8/32, fdaa::/16",
-        "idle-timeout": "5min",
-        "bin-dir": "found",
-    }
-    assert {name: shown[name] for name in expected} == expected
-    assert dict(describe(read({"idle-timeout": "off"}), harmless))["idle-timeout"] == "off"
-
-
-@pytest.mark.parametrize(
-    "conninfo",
-    [
-        "host=/run password=hunter2 dbname=app",
-        r"password = 'hunter2 \' hunter2' dbname=app",
-        r"password=x\ hunter2 dbname=app",
-        "sslpassword=hunter2 dbname=app",
-        "postgresql://me:hunter2@host/app",
-        "postgresql://host/app?user=me&password=hunter2",
-    ],
-)
-def test_passwords_are_not_shown(conninfo: str) -> None:
-    shown = dict(describe(read({"watch": conninfo}), harmless))["watch"]
-    assert "hunter2" not in shown
-    assert "***" in shown
-    assert "app" in shown
-
-
-@given(st.sets(NAMES))
-def test_live_changes_apply_and_others_are_named(changed: set[str]) -> None:
-    def settings_of(changed: set[str]) -> Settings:
-        options = {name: listed(o, example(o, int(name in changed))) for name, o in BY_NAME.items()}
-        return resolve(options, {}, None, None, "/").settings
-
-    applied, restart = live_changes(settings_of(set()), settings_of(changed))
-    assert applied == settings_of(changed & LIVE)
-    assert set(restart) == changed - LIVE
-
-
 @pytest.mark.parametrize(
     ("words", "option"),
     [
@@ -496,6 +255,8 @@ def test_live_changes_apply_and_others_are_named(changed: set[str]) -> None:
         (("-clisten_addresses=*",), "--listen-addresses"),
         (("--listen-addresses=*",), "--listen-addresses"),
         (("-k", "/tmp"), "--socket-dir"),
+        (("--idle_timeout=5s",), "--idle-timeout"),
+        (("--when-idle", "stay"), "--when-idle"),
     ],
 )
 def test_what_is_pgidle_s_own_is_refused_after_the_dashes(words: tuple[str, ...], option: str) -> None:

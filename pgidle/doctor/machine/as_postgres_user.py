@@ -1,4 +1,4 @@
-"""What only the user that Postgres runs as can tell, asked by a child that becomes that user."""
+"""Checks that only the user that Postgres runs as can make: a child process becomes that user and makes them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def ask(identity: Identity | None, question: Question) -> Answer:
     if (pid := os.fork()) == 0:
         try:
             os.close(reader)
-            # What it runs must not be able to type into a terminal of root's.
+            # The programs that it runs must not be able to type into root's terminal.
             os.setsid()
             if identity is not None:
                 become(identity)
@@ -83,7 +83,7 @@ def ask(identity: Identity | None, question: Question) -> Answer:
     os.waitpid(pid, 0)
     if not text:
         who = identity.name if identity is not None else "this user"
-        raise PgidleError(f"the checks as {who} ended without an answer", "see what they said above")
+        raise PgidleError(f"the checks as {who} ended without an answer", "see their output above")
     return Answer(**json.loads(text))
 
 
@@ -128,7 +128,7 @@ def _run(command: Sequence[str]) -> tuple[str, int]:
     )
     os.close(out[1])
     os.close(err[1])
-    # What it reads may be a pipe that nobody writes.
+    # A file that it reads may be a FIFO without a writer.
     signal.signal(signal.SIGALRM, lambda _number, _frame: os.kill(pid, signal.SIGKILL))
     signal.alarm(PATIENCE)
     with os.fdopen(out[0], encoding="utf-8", errors="replace") as stream:

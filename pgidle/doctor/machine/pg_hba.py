@@ -1,4 +1,4 @@
-"""pg_hba.conf: who is let in without a password, and whether the watching role is."""
+"""pg_hba.conf: which clients get in without a password, and whether the watching role gets in at all."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_hba(
 
 
 def _check_odd_line(chart: Chart, odd: Oddity, version: int) -> None:
-    """A line that is no record, or that includes what cannot be read."""
+    """A line that is not a record, or an include that cannot be read."""
     if odd.why:
         chart.unknown(
             f"what `{odd.text}` brings in",
@@ -107,14 +107,14 @@ def _check_trust(chart: Chart, records: Sequence[Record], *, is_public: bool) ->
             chart.wrong(
                 f"trust for {one.address}",
                 one.where,
-                "whoever reaches the port is any user, superuser included, without a password",
+                "whoever reaches the port can log in as any user, superusers included, without a password",
                 f"{one.kind} {','.join(one.databases)} {','.join(one.users)} {one.address} scram-sha-256",
             )
         else:
             chart.note(
                 f"trust for {one.address}",
                 one.where,
-                "whoever connects from there is any user without a password",
+                "whoever connects from there can log in as any user without a password",
                 "scram-sha-256 in place of trust",
             )
     # pgidle relays nothing, so a remote client never looks like a local one: only other programs do that.
@@ -123,8 +123,8 @@ def _check_trust(chart: Chart, records: Sequence[Record], *, is_public: bool) ->
         chart.note(
             f"trust for {', '.join(dict.fromkeys(one.address for one in loopback))}",
             loopback[0].where,
-            "every program on this machine is any user without a password, and so is who comes through a proxy, a"
-            " pooler or a tunnel on it; pgidle is none of these, Postgres sees the client's own address",
+            "every program on this machine can log in as any user without a password, and so can clients of a proxy, a"
+            " pooler or a tunnel on it; pgidle is none of these: Postgres sees the client's own address",
             "scram-sha-256 in place of trust, unless nothing else runs here",
         )
     if not trusted:
@@ -190,7 +190,7 @@ def _map(record: Record) -> str:
 def _lets_in(
     record: Record, user: str, system_user: str, is_mapped: Callable[[str, str], bool | None]
 ) -> bool | None:
-    """Whether a `local` record lets a role in whom nobody is there to type a password for."""
+    """Whether a `local` record lets a role in without a password, which pgidle could not supply."""
     if record.method == "trust":
         return True
     if record.method not in ("peer", "ident"):
@@ -213,7 +213,7 @@ def _check_network(chart: Chart, file: str, records: Sequence[Record], *, has_ss
             chart.note(
                 "clients from elsewhere are let in with TLS only (hostssl)",
                 remote[0].where,
-                "who says sslmode=disable, as clients do over Flycast, gets `no pg_hba.conf entry`",
+                "clients with sslmode=disable, as is usual over Flycast, get `no pg_hba.conf entry`",
                 f"host in place of hostssl for the network that is safe without ({remote[0].address})",
             )
         else:

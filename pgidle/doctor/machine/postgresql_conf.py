@@ -22,7 +22,7 @@ PRELOADING = ("shared_preload_libraries", "session_preload_libraries", "local_pr
 
 
 def check_parameters(chart: Chart, parameters: Parameters, settings: Settings) -> None:
-    """What is set, against what pgidle needs and sets itself."""
+    """Compare the settings with what pgidle needs, and with what it sets itself."""
     chart.read.append(", ".join(parameters.files))
     chart.not_read.append("ALTER ROLE and ALTER DATABASE ... SET, which are in the database")
     for path, why in parameters.unread:
@@ -44,7 +44,7 @@ def check_parameters(chart: Chart, parameters: Parameters, settings: Settings) -
 
 
 def _check_overridden(chart: Chart, parameters: Parameters, settings: Settings) -> None:
-    """Said in the file, and said otherwise by pgidle, whose word counts."""
+    """Settings of the file that pgidle overrides with a different value."""
     for name, value, option in (
         ("listen_addresses", settings.listen_addresses, "--listen-addresses"),
         ("port", str(settings.port), "--port"),
@@ -67,7 +67,7 @@ def _check_data_directory(chart: Chart, parameters: Parameters, settings: Settin
     said = parameters.value("data_directory")
     if said and absolute("/", said) != settings.data_dir:
         chart.wrong(
-            f"data_directory is {said}, and pgidle was told {settings.data_dir}",
+            f"data_directory is {said}, but pgidle uses {settings.data_dir}",
             parameters.where("data_directory"),
             "Postgres would run on the one while pgidle watches the other, and never be seen to get ready",
             f"pgidle run -D {said}",
@@ -150,7 +150,7 @@ def _check_standbys(chart: Chart, parameters: Parameters) -> None:
         chart.note(
             "wal_sender_timeout is 0",
             parameters.where("wal_sender_timeout"),
-            "a standby that hangs holds a shutdown up until stop-timeout, or for ever where nobody asked for it",
+            "a standby that hangs delays a shutdown until stop-timeout, or forever if pgidle did not ask for it",
             "wal_sender_timeout = 60s, which is the default",
         )
 

@@ -1,4 +1,4 @@
-"""The supervisor, if one runs: what it says of itself, what its last shutdown took; else whether it could start."""
+"""The supervisor: its own status if one runs, else whether it could start; and how long its last shutdown took."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_stop(chart: Chart, settings: Settings, shutdown: float | None) -> None
 
 
 def check_service(chart: Chart, settings: Settings) -> None:
-    """The supervisor, where one runs; where none does, whether it would find its port free."""
+    """The status of a running supervisor; if none runs, whether its port is free."""
     try:
         _, status = request(settings.state_dir, "GET", "/status")
     except NotRunning:
@@ -49,14 +49,17 @@ def check_service(chart: Chart, settings: Settings) -> None:
         return
     except PgidleError as error:
         chart.unknown(
-            f"the supervisor: {error.message}", settings.state_dir, "it runs, and was not asked", error.hint
+            f"the supervisor: {error.message}",
+            settings.state_dir,
+            "a supervisor runs, but it could not be asked",
+            error.hint,
         )
         return
     try:
         _check_status(chart, status)
     except (LookupError, TypeError):
         chart.unknown(
-            "the supervisor: its answer is not that of this version", settings.state_dir, "it was not understood",
+            "the supervisor: its answer is not of this version", settings.state_dir, "the answer was not understood",
             "pgidle status --json",
         )  # fmt: skip
 

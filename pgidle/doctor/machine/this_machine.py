@@ -1,4 +1,4 @@
-"""This machine: what `pgidle run` would meet here with the same settings. Nothing is changed, and nobody is woken."""
+"""This machine: what `pgidle run` would meet here with the same settings. Changes nothing and wakes nothing."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _check_python(chart: Chart, identity: Identity | None) -> None:
 def _check_data_dir(
     chart: Chart, settings: Settings, identity: Identity | None, uid: int, environ: Mapping[str, str]
 ) -> tuple[str | None, bool]:
-    """Its version, and whether Postgres could use it as it is."""
+    """The data directory's version, and whether Postgres could use it as it is."""
     path = settings.data_dir
     try:
         found = inspect_data_dir(path, uid)
@@ -231,7 +231,7 @@ def _check_socket_dirs(chart: Chart, answer: Answer, uid: int) -> None:
 
 
 def check_statistics(chart: Chart, parameters: Parameters, data_dir: str, version: int) -> None:
-    """PostgreSQL up to 14 alone knows the setting; a newer one refuses it, and says so itself."""
+    """Only PostgreSQL up to 14 has the setting; newer versions refuse it with a message of their own."""
     if version > LAST_TO_COLLECT:
         return
     folder = absolute(data_dir, parameters.value("stats_temp_directory") or "pg_stat_tmp")
@@ -246,9 +246,9 @@ def check_statistics(chart: Chart, parameters: Parameters, data_dir: str, versio
 
 
 def _say_refusal(chart: Chart, parameters: Parameters, refusal: str) -> None:
-    """Each complaint of Postgres's, with the place that its own line has, or that of the setting which it names."""
+    """Each of Postgres's complaints, at the file and line that it gives, or at the setting that it names."""
     complaints = [found[1] for line in refusal.splitlines() if (found := _COMPLAINT.search(line))]
-    # Those about files that are not there are said of each file.
+    # A missing file gets a finding of its own elsewhere.
     gone = [path for path, _ in parameters.unread]
     told = [one for one in complaints if _SUMMARY.search(one) is None] or complaints
     if gone:
@@ -270,7 +270,7 @@ def _say_refusal(chart: Chart, parameters: Parameters, refusal: str) -> None:
 
 
 def _missing_libraries(parameters: Parameters, bin_dir: str) -> dict[str, list[str]]:
-    """Libraries to be loaded that are certainly not there. Where they are is known by one that Postgres always has."""
+    """Libraries to be preloaded that are certainly missing. Their folder is that of plpgsql, which is always there."""
     above = Path(bin_dir).parent
     places = [above / one for one in ("lib", "lib/postgresql", "lib64", "lib64/postgresql")]
     folder = next((one for one in places if (one / "plpgsql.so").exists()), None)

@@ -1,4 +1,4 @@
-"""Whether the volume that the data directory lies on has room, and lasts."""
+"""Whether the volume with the data directory has room, and outlives a restart."""
 
 from __future__ import annotations
 

@@ -57,11 +57,11 @@ HARMLESS = frozenset(
 )
 """What can hide nothing that matters here."""
 FEW = 6
-"""Services whose names are said; of more, their number."""
+"""Up to this many services are named; beyond it only their number is given."""
 
 
 def examine(name: str, root: Node, context: Context) -> Chart:
-    """Everything there is to say about a Compose file."""
+    """All findings about a Compose file."""
     chart = Chart(name)
     root = interpolate(root, _dot_env(context))
     services = {key: extended(one, root) for key, one in root.items("services")}
@@ -82,7 +82,7 @@ def examine(name: str, root: Node, context: Context) -> Chart:
 
 
 def named_files(root: Node) -> list[str]:
-    """The files beside it that it names, and that are read: paths from its own folder."""
+    """The files that it refers to and that are to be read: paths relative to its own folder."""
     found = [".env"]
     for _, service in root.items("services"):
         found += [path for path, _ in env_files(service) if "$" not in path]
@@ -153,7 +153,7 @@ def _account(
             chart.unknown(
                 f"what service {key} has from the file that it extends",
                 f"{chart.subject}:{(one.at('extends') or one).line}",
-                "that file is not read here, and may set anything",
+                "that file is not read, and could set anything",
                 "docker compose config | pgidle doctor /dev/stdin",
             )
     rest = [key for key in services if key not in ours]
@@ -186,5 +186,5 @@ def _runs_pgidle(service: Node, context: Context) -> bool:
 
 
 def _is_pgidle(word: str) -> bool:
-    """Not of a tool that only has it in its name."""
+    """Whether a word names pgidle, and not a tool that merely has pgidle in its name."""
     return re.search(r"pgidle(?![-_]?(?:exporter|dashboard|client|backup))", word) is not None

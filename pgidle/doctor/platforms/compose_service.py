@@ -24,7 +24,7 @@ LOOPBACK = ("127.", "[::1]", "::1", "localhost")
 
 
 def _told(chart: Chart, name: str, service: Node, context: Context) -> Told | None:
-    """What pgidle is told there; None where it is not certain that it is pgidle that starts."""
+    """The settings that pgidle gets; None unless it is certain that pgidle is what starts."""
     environ, hidden = environment(service, context)
     node = service.at("command") or service.at("entrypoint") or service
     where = f"{name}:{node.line}"
@@ -35,7 +35,7 @@ def _told(chart: Chart, name: str, service: Node, context: Context) -> Told | No
 
 
 def examine_service(chart: Chart, key: str, service: Node, context: Context) -> Told | None:
-    """What pgidle is told there; None where it is not certain that pgidle starts."""
+    """Check it; the settings that pgidle gets, None unless it is certain that pgidle is what starts."""
     environ, hidden = environment(service, context)
     if service.at("build") is None:
         check_named(chart, service.at("image"))
@@ -47,8 +47,8 @@ def examine_service(chart: Chart, key: str, service: Node, context: Context) -> 
         chart.unknown(
             f"what {path} of {key} says",
             _where(chart, service, "env_file"),
-            "it cannot be read here, and what it sets counts",
-            "have it beside this file, or write PGIDLE_ variables under environment:",
+            "it cannot be read here, but what it sets applies",
+            "put it beside this file, or set the PGIDLE_ variables under environment:",
         )
     for name in sorted(hidden.names):
         if name.startswith(OURS):
@@ -85,7 +85,7 @@ def _unknown_variable(chart: Chart, name: str, service: Node) -> None:
     chart.unknown(
         f"{name} is {said}",
         f"{chart.subject}:{(node or service).line}",
-        "its value comes from the environment of docker compose",
+        "its value comes from the environment in which docker compose runs",
         "docker compose config | pgidle doctor /dev/stdin, where it is set",
     )
 
@@ -114,9 +114,9 @@ def _check_waking(chart: Chart, service: Node, told: Told) -> None:
         chart.wrong(
             f"when-idle is exit, with restart: {restart}",
             where,
-            "Docker starts the container again the moment that it sleeps, so it never stays asleep"
+            "Docker restarts the container the moment Postgres sleeps, so it never stays asleep"
             if again
-            else "Docker starts no container for a client that connects: once asleep it stays down",
+            else "Docker does not start a container when a client connects: once asleep, it stays down",
             "PGIDLE_WHEN_IDLE: stay",
         )
     elif restart in ("no", "none"):
@@ -137,7 +137,7 @@ def _check_stop(chart: Chart, service: Node, told: Told, context: Context) -> No
         chart.unknown(
             f"stop_grace_period is {shown(given)}",
             where,
-            "its value comes from the environment of docker compose",
+            "its value comes from the environment in which docker compose runs",
             "stop_grace_period: 30s",
         )
         return
@@ -192,7 +192,7 @@ def _check_ports(chart: Chart, service: Node, environ: dict[str, Node], told: To
         chart.wrong(
             f"port {published[0][0]} of the container is published, and pgidle listens on {wanted}",
             f"{chart.subject}:{published[0][1]}",
-            "nobody is there",
+            "nothing listens there",
             f'ports: ["{wanted}:{wanted}"]',
         )
 

@@ -44,10 +44,10 @@ def words(node: Node | None) -> list[str]:
 def arguments(
     chart: Chart, where: str, entrypoint: Sequence[str], command: Sequence[str]
 ) -> Arguments | None:
-    """What `pgidle run` is told, by the rules of the image's entrypoint unless another one is given.
+    """The arguments that `pgidle run` gets, by the rules of the image's entrypoint unless another one is given.
 
-    Where nothing is told that pgidle takes, there is a finding, and nothing counts as told. None, and a finding, where
-    it is not pgidle that is started, or where nobody can tell.
+    Arguments that pgidle would refuse are a finding, and are then ignored. None, and a finding, where something other
+    than pgidle is started, or where that cannot be told.
     """
     line = [*entrypoint, *command]
     for at, word in enumerate(line):
@@ -67,7 +67,10 @@ def _postgres_arguments(chart: Chart, where: str, given: Sequence[str]) -> Argum
     said = " ".join(["postgres", *given])
     if not serves(given):
         chart.wrong(
-            f"`{said}` serves nobody", where, "with such an option it does something else", "leave it out"
+            f"`{said}` serves nobody",
+            where,
+            "with such an option postgres does not serve clients",
+            "leave it out",
         )
         return Arguments({})
     if "--" in given:
@@ -87,11 +90,11 @@ def _postgres_arguments(chart: Chart, where: str, given: Sequence[str]) -> Argum
 
 
 def _check_program(chart: Chart, where: str, line: Sequence[str]) -> None:
-    """Words that start something else than Postgres, or nobody knows what."""
+    """A command that starts something other than Postgres, or something unknown."""
     said, first = shown(" ".join(line))[:60], line[0].rpartition("/")[2]
     if first == BASE_ENTRYPOINT:
         chart.wrong(
-            f"`{said}` goes past pgidle", where, "it starts Postgres alone, which then never sleeps",
+            f"`{said}` goes past pgidle", where, "it starts Postgres without pgidle, so Postgres never sleeps",
             "no entrypoint, and postgres as the command",
         )  # fmt: skip
     elif first == "pgidle" or (first in COMMANDS and line[0] == first):
@@ -107,7 +110,7 @@ def _check_program(chart: Chart, where: str, line: Sequence[str]) -> None:
         chart.unknown(
             f"what `{said}` starts",
             where,
-            "if it is not pgidle in the end, nothing puts Postgres to sleep",
+            "unless it starts pgidle in the end, nothing puts Postgres to sleep",
             "no command at all, or one that begins with `postgres` or `pgidle run`",
         )
 

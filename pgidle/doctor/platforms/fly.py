@@ -51,7 +51,7 @@ HARMLESS = ("app", "primary_region", "console_command", "swap_size_mb")
 
 
 def examine(name: str, text: str, context: Context) -> Chart:
-    """Everything there is to say about a fly.toml."""
+    """All findings about a fly.toml."""
     chart = Chart(name)
     lines = list(statements(text))
     check_headings(chart, lines)
@@ -64,7 +64,7 @@ def examine(name: str, text: str, context: Context) -> Chart:
         chart.wrong(
             f"not TOML: {error.why}",
             f"{name}:{error.line}",
-            "fly deploy does not read it; a key that is there twice often lacks its heading",
+            "fly deploy cannot read it; a duplicate key often just lacks its heading",
             "write each group of keys under its heading: [env], [[services]], [[services.ports]], [[mounts]]",
         )
         return chart
@@ -108,7 +108,7 @@ def examine(name: str, text: str, context: Context) -> Chart:
 
 
 def named_files(text: str) -> list[str]:
-    """The files beside it that it names, and that are read: paths from its own folder."""
+    """The files that it refers to and that are to be read: paths relative to its own folder."""
     try:
         path = dockerfile_path(read_toml(text).at("build"))
     except BadFile:

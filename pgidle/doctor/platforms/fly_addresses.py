@@ -29,7 +29,7 @@ def check_addresses(chart: Chart, named: list[Address]) -> None:
             chart.wrong(
                 f"sslmode={one.sslmode} over Flycast",
                 where,
-                "Flycast is WireGuard already, and nobody there answers in TLS: the client sees"
+                "Flycast already runs over WireGuard, and nothing there speaks TLS: the client sees"
                 " `tls handshake eof` or that the server does not support it",
                 "sslmode=disable at the end of the connection string",
             )

@@ -1,4 +1,4 @@
-"""Keys of fly.toml that flyctl passes over: misspelled ones, and those that stand under no heading."""
+"""Keys of fly.toml that flyctl ignores: misspelled ones, and those that lack their heading."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADINGS = {
 
 
 def check_keys(chart: Chart, root: Node) -> None:
-    """Keys that flyctl passes over without a word, also where its --strict does not look."""
+    """Keys that flyctl ignores without a warning, including those that its --strict does not check."""
     for path, known in FLY_KEYS.items():
         for node in _at(root, path.split(".") if path else []):
             for key, value in (node.table or {}).items():
@@ -38,9 +38,9 @@ def check_keys(chart: Chart, root: Node) -> None:
                 section = f" in [{path.replace('.*', '')}]" if path else ""
                 said = f"{key} is no key of flyctl's{section}", f"{chart.subject}:{value.line}"
                 if near:
-                    chart.wrong(*said, "it is passed over, without a word", near[0])
+                    chart.wrong(*said, "flyctl ignores it without a warning", near[0])
                 else:
-                    chart.note(*said, "it is passed over, without a word", "leave it out")
+                    chart.note(*said, "flyctl ignores it without a warning", "leave it out")
 
 
 def _at(node: Node, path: list[str]) -> list[Node]:

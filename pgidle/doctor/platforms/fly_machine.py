@@ -35,26 +35,22 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 def _megabytes(text: str) -> int | None:
     """As units.RAMInBytes reads it, a bare number being megabytes."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        return None
-    return (
-        int(float(found[1]))
-        if text.isdecimal()
-        else int(float(found[1]) * 1024 ** _POWERS[found[2].lower()] / 2**20)
-    )
+    return _size(text, 1024, 2**20)
 
 
 def _gigabytes(text: str) -> int | None:
     """As units.FromHumanSize reads it, a bare number being gigabytes."""
+    return _size(text, 1000, 10**9)
+
+
+def _size(text: str, step: int, unit: int) -> int | None:
+    """In `unit` bytes, of a size whose prefixes are powers of `step`; None if it is no size."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         return None
-    return (
-        int(float(found[1]))
-        if text.isdecimal()
-        else int(float(found[1]) * 1000 ** _POWERS[found[2].lower()] / 10**9)
-    )
+    if text.isdecimal():
+        return int(float(found[1]))
+    return int(float(found[1]) * step ** _POWERS[found[2].lower()] / unit)
 
 
 def check_size(chart: Chart, root: Node) -> None:

@@ -35,7 +35,7 @@ LOCAL = {"127.0.0.1", "::1", "localhost", "fly-local-6pn"}
 
 
 def check_pg_tls(chart: Chart, lines: Sequence[Statement]) -> None:
-    """`pg_tls` among the handlers of something that is not Postgres; said of a broken file, too."""
+    """`pg_tls` among the handlers of something other than Postgres; also reported for a file that is not TOML."""
     for one in lines:
         if one.key == "handlers" and "pg_tls" in one.value and ("http" in one.value or '"tls"' in one.value):
             chart.wrong(
@@ -258,7 +258,7 @@ def _check_checks(chart: Chart, root: Node, told: Told) -> None:
                 "none of Fly's image: checks, second service, [metrics]; pgidle init fly writes a whole file",
             )
         else:
-            # It only informs, whoever answers there.
+            # A check of this kind only informs, whatever answers it.
             chart.not_read.append(f"check {name} on port {target}")
     for row in root.list("metrics"):
         where, target = f"{chart.subject}:{(row.at('port') or row).line}", row.word("port")
@@ -280,7 +280,7 @@ def _check_door(chart: Chart, what: str, where: str, told: Told) -> None:
         chart.wrong(
             f"{what} asks pgidle's HTTP, which is {said}",
             where,
-            "it does not come over loopback, and finds nobody",
+            "the check does not come over loopback, so nothing answers it",
             'PGIDLE_HTTP = ":8008" under [env]',
         )
     else:

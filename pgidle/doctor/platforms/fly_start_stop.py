@@ -32,7 +32,7 @@ def check_restart(chart: Chart, root: Node, told: Told) -> None:
             chart.wrong(
                 "restart policy is always",
                 where,
-                "a machine whose Postgres went to sleep is started again at once, and never stays stopped",
+                "the machine is restarted as soon as Postgres goes to sleep, and never stays stopped",
                 'policy = "on-failure"',
             )
         elif policy and policy not in FLY_RESTART_POLICIES:
@@ -90,8 +90,8 @@ def check_stop(chart: Chart, root: Node, told: Told, context: Context) -> None:
         chart.note(
             "kill_timeout is not given, so it is 5 s",
             where,
-            "a shutdown under load has to write a checkpoint, which may take longer; what is cut short has to"
-            " recover at the next start",
+            "a shutdown under load has to write a checkpoint, which may take longer; if it is cut short, Postgres"
+            " has to recover at the next start",
             'kill_timeout = "30s", and PGIDLE_STOP_TIMEOUT = "25s" under [env]',
         )
 

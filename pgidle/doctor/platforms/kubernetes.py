@@ -56,7 +56,7 @@ PASSING = ("emptyDir", "configMap", "secret", "projected", "downwardAPI", "ephem
 
 
 def examine(name: str, documents: Sequence[Node], context: Context) -> Chart:
-    """Everything there is to say about the manifests of a file."""
+    """All findings about the manifests of a file."""
     chart = Chart(name)
     chart.read.append(f"as {KUBERNETES} reads it")
     objects = flatten(documents)
@@ -146,7 +146,7 @@ def _runs_pgidle(container: Node, objects: Sequence[Node]) -> bool:
 
 
 def _told(chart: Chart, container: Node, objects: Sequence[Node], context: Context) -> Told | None:
-    """What pgidle is told there; None where it is not certain that it is pgidle that starts."""
+    """The settings that pgidle gets; None unless it is certain that pgidle is what starts."""
     at = container.at("args") or container.at("command") or container
     known, hidden = environment(container, objects)
     command, args = (_said(container, key, objects) for key in ("command", "args"))
@@ -306,7 +306,7 @@ def _check_replicas(chart: Chart, document: Node) -> None:
 
 
 def _check_strategy(chart: Chart, document: Node) -> None:
-    """A Deployment starts its new pod beside the old one, unless it is told otherwise."""
+    """A Deployment starts its new pod beside the old one, unless its strategy says otherwise."""
     strategy = document.at("spec", "strategy")
     surge = document.word("spec", "strategy", "rollingUpdate", "maxSurge")
     kind = document.word("spec", "strategy", "type") or "RollingUpdate"

@@ -1,4 +1,4 @@
-"""What runs beside Postgres in the same file and keeps it awake: whoever asks it over TCP every few seconds."""
+"""Services in the same file that keep Postgres awake, because they query it over TCP every few seconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PRIMARY = re.compile(r"^(?:REPLICATE_FROM|(?:POSTGRES(?:QL)?_|PG_?)?(?:MASTER|P
 _POLLS = re.compile(
     r"temporalio/(?:auto-setup|server)|apache/airflow|hasura/graphql-engine|prefecthq/prefect|zabbix-server|dagster"
 )
-"""Images whose programs are known to ask their database for work, or to write that they live, without end."""
+"""Images whose programs are known to poll their database for work, or to write heartbeats to it."""
 _POOLERS = re.compile(r"pgbouncer|pgcat|pgpool|odyssey|supavisor|pgdog")
 _ASKS = re.compile(r"\b(pg_isready|psql|nc|pg_dump|telnet)\b")
 

@@ -1,4 +1,4 @@
-"""The time that a platform leaves to a shutdown, against what pgidle allows itself, and what one took."""
+"""How long a platform lets a shutdown take, compared with stop-timeout and with the last measured shutdown."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def check_kill_timeout(
         chart.unknown(
             f"whether {name} is above stop-timeout",
             where,
-            f"{told.elsewhere} may set that, and is not read",
+            f"{told.elsewhere} may set that, and it is not read",
             "PGIDLE_STOP_TIMEOUT, written out beside the other variables",
         )
     elif stop >= seconds:
         chart.wrong(
             f"{said}, and pgidle gives a fast shutdown {written(stop)} (stop-timeout)",
             where,
-            "the platform kills Postgres before pgidle ends it in its own way, and the next start recovers",
+            "the platform kills Postgres before pgidle has stopped it, and the next start has to recover",
             f"{change}, or a shorter stop-timeout",
         )
     elif took is not None and took >= seconds:
         chart.wrong(
             f"{said}, and the last shutdown took {written(took)}",
             where,
-            "the platform kills Postgres while it shuts down, and the next start recovers",
+            "the platform kills Postgres while it shuts down, and the next start has to recover",
             change,
         )
     else:
@@ -63,14 +63,14 @@ def check_kill_timeout(
 
 
 def check_signal(chart: Chart, name: str, signal: str, where: str) -> None:
-    """A stop signal other than the two that shut Postgres down in good order."""
+    """A stop signal other than the two on which pgidle shuts Postgres down cleanly."""
     signal = signal.upper()
     signal = signal if signal.startswith("SIG") or signal.isdecimal() else f"SIG{signal}"
     if signal in (*HARMLESS_SIGNALS, "2", "15"):
         chart.fine(f"{name} {signal}")
     elif signal in ("SIGQUIT", "3"):
         chart.wrong(
-            f"{name} is SIGQUIT", where, "it makes an immediate shutdown: the next start recovers",
+            f"{name} is SIGQUIT", where, "it is an immediate shutdown, so the next start has to recover",
             f"{name}: SIGINT",
         )  # fmt: skip
     else:
@@ -81,15 +81,15 @@ def check_signal(chart: Chart, name: str, signal: str, where: str) -> None:
 
 
 def check_stop_command(chart: Chart, name: str, command: Sequence[str], where: str, change: str) -> bool:
-    """A platform's own command that stops Postgres past pgidle; whether it does."""
+    """Whether a platform's stop command stops Postgres behind pgidle's back, which is a finding."""
     said = " ".join(command)
     if _STOPS.search(said) is None:
         return False
     chart.wrong(
         f"{name} stops Postgres itself ({said[:60]})",
         where,
-        "pgidle takes that for somebody's pg_ctl and starts Postgres again: the stop takes until the platform kills,"
-        " and the next start recovers",
+        "to pgidle that looks like an administrator's pg_ctl, so it starts Postgres again: the stop lasts until the"
+        " platform kills, and the next start has to recover",
         change,
     )
     return True

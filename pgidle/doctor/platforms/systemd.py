@@ -38,7 +38,7 @@ def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
         chart.wrong(
             f"not a unit file: {error.why}",
             f"{name}:{error.line}",
-            "systemd passes over what it cannot read",
+            "systemd ignores what it cannot read",
             "correct the line",
         )
         return chart
@@ -47,9 +47,9 @@ def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
         examine_socket(chart, unit, beside)
     elif unit.has("Container") or unit.has("Pod") or unit.has("Kube"):
         chart.unknown(
-            "what the container of this Quadlet unit is told",
+            "what this Quadlet unit passes to its container",
             f"{name}:1",
-            "podman makes the service out of it, and its own sections are not read here",
+            "podman generates the service from it, and its own sections are not read here",
             "podman-system-generator --dryrun shows the unit that is made; give that to pgidle doctor",
         )
     elif unit.has("Service"):

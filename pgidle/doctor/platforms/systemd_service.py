@@ -79,7 +79,7 @@ def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, comman
         chart.unknown(
             f"what `{' '.join(command)[:60]}` starts",
             where,
-            "it names pgidle, but is not `pgidle run` itself: settings and signals may get lost on the way",
+            "it names pgidle but is not `pgidle run` itself, so settings and signals may get lost on the way",
             "ExecStart=/opt/pgidle/bin/pgidle run -D /srv/pg/data",
         )
     elif programs & STAYS_CONNECTED:
@@ -93,7 +93,7 @@ def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, comman
         chart.wrong(
             "Patroni runs Postgres here",
             where,
-            "pgidle has no part in it, and Patroni takes a Postgres that sleeps for one that failed",
+            "pgidle is not involved, and Patroni would take a sleeping Postgres for a failed one",
             "a unit of pgidle's own: pgidle init systemd",
         )
     elif programs & SERVERS:
@@ -105,7 +105,7 @@ def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, comman
         )
     else:
         chart.unknown(
-            f"whether this unit has to do with Postgres: it starts `{' '.join(command)[:60]}`",
+            f"whether this unit has anything to do with Postgres: it starts `{' '.join(command)[:60]}`",
             where,
             "it starts neither pgidle nor a Postgres that is known as one",
             "give the unit that starts Postgres",
@@ -113,7 +113,7 @@ def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, comman
 
 
 def _check_files(chart: Chart, unit: Unit, beside: Beside, contents: Mapping[str, str]) -> list[str]:
-    """The EnvironmentFile= that are not read, and may be there."""
+    """The names of EnvironmentFile= files that were not read but may exist."""
     hidden = []
     for one in unit.all("Service", "EnvironmentFile"):
         path, is_optional = one.value.removeprefix("-"), one.value.startswith("-")
@@ -162,7 +162,7 @@ def _check_restart(chart: Chart, unit: Unit, told: Told) -> None:
         chart.wrong(
             f"Restart={policy}",
             where,
-            "a service that ended because Postgres went to sleep is started again at once",
+            "the service ends when Postgres goes to sleep, and would be restarted at once",
             "Restart=on-failure",
         )
     elif policy == "no":
@@ -182,7 +182,7 @@ def _check_type(chart: Chart, unit: Unit) -> None:
         chart.wrong(
             f"Type={kind}",
             unit.where("Service", "Type"),
-            "pgidle stays in the foreground, so systemd would wait in vain, and kill it",
+            "pgidle stays in the foreground, so systemd would wait in vain and then kill it",
             "Type=exec",
         )
     mode = unit.word("Service", "KillMode", "control-group")
@@ -198,7 +198,7 @@ def _check_type(chart: Chart, unit: Unit) -> None:
         chart.note(
             "KillMode=control-group" + ("" if unit.last("Service", "KillMode") else ", which is the default"),
             where,
-            "at a stop the signal goes to every process of Postgres's too, and ends sessions before pgidle has begun"
+            "at a stop the signal also goes to every process of Postgres and ends sessions before pgidle has begun"
             " the shutdown",
             "KillMode=mixed",
         )
@@ -231,7 +231,7 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
         chart.wrong(
             f"{found.key}={found.value} is no time span" if found is not None else "",
             where,
-            "systemd passes over it and takes its default",
+            "systemd ignores it and uses its default",
             "TimeoutStopSec=30s",
         )
         seconds = SYSTEMD_STOP_TIMEOUT

@@ -14,7 +14,7 @@ LOOPBACK_OR_ANY = ("[::]", "[::1]", "0.0.0.0", "127.", "localhost")
 
 
 def _starts_pgidle(unit: Unit, beside: Beside) -> bool | None:
-    """Whether a socket unit is pgidle's; None: nobody can tell."""
+    """Whether a socket unit starts pgidle; None if that cannot be told."""
     name = unit.name.rpartition("/")[2]
     if "pgidle" in name or "pgidle" in unit.word("Socket", "Service"):
         return True
@@ -86,7 +86,7 @@ def examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
 
 
 def _check_unix(chart: Chart, unit: Unit, stream: Setting, streams: list[Setting]) -> None:
-    """A Unix socket is one of Postgres's by its name."""
+    """Postgres's Unix sockets are recognized by their names."""
     named = re.search(r"/\.s\.PGSQL\.(\d+)$", stream.value)
     ports = [found[1] for one in streams if (found := re.search(r"(?:^|:)(\d+)$", one.value))]
     port = ports[0] if ports else "5432"

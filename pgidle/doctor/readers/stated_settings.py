@@ -1,4 +1,4 @@
-"""What a platform's file tells the pgidle that it starts: its environment and its command, read as `run` reads them."""
+"""The settings that a platform's file gives pgidle, as variables or as options, read as `run` reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pgidle.settings.settings import Settings
 
 NOWHERE = "/data-directory"
-"""Stands for a data directory that is not told, as in an image that has its own."""
+"""Stands for a data directory that is not stated, as with an image that has its own."""
 OURS = ("PGIDLE_", "PGDATA", "PGPORT")
 
 
@@ -36,14 +36,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What else sets variables, where nobody can look: `names` are those whose values are not known, `sources` are
-    whole files or objects of which not even the names are."""
+    """Variables set where the doctor cannot look: `names` are those whose values are unknown, `sources` are whole files
+    or objects of which not even the names are known."""
 
     names: frozenset[str] = frozenset()
     sources: tuple[str, ...] = ()
 
     def of(self, known: Collection[str], given: Collection[str]) -> frozenset[str]:
-        """The settings that it may change: those that neither the environment nor the command line says."""
+        """The settings that it may change: those that neither the environment nor the command line gives."""
         unknown = set()
         for option in OPTIONS:
             own = {option.variable, *option.env}
@@ -58,7 +58,7 @@ class Hidden:
 @dataclass(frozen=True, slots=True)
 class Told:
     """Settings, and whether they name a data directory at all. `unknown` are the names of those that may be set from
-    elsewhere, where nobody can look: their values here are only the defaults. `elsewhere` says where that is."""
+    elsewhere, where the doctor cannot look: their values here are only defaults. `elsewhere` names those places."""
 
     settings: Settings
     data_dir: str | None
@@ -80,14 +80,14 @@ def variables(node: Node | None) -> dict[str, Node]:
 
 
 def run_arguments(chart: Chart, where: str, argv: Sequence[str]) -> Arguments:
-    """What follows `pgidle run`, read; nothing, and a finding, where pgidle would not take it."""
+    """Read what follows `pgidle run`. Arguments that pgidle would refuse are a finding, and are then ignored."""
     read = fast(argv) if argv else Arguments({})
     if read is None:
         chart.wrong(
-            f"`pgidle run {' '.join(argv)}` is not what pgidle understands",
+            f"pgidle does not understand `pgidle run {' '.join(argv)}`",
             where,
             "it would refuse to start with exit status 2",
-            "see pgidle run --help; what is meant for postgres goes behind --",
+            "see pgidle run --help; arguments for postgres go after --",
         )
     return read or Arguments({})
 
@@ -103,7 +103,7 @@ def settle(
     hidden: Hidden | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> Told:
-    """The settings that hold there. What pgidle would refuse is a finding each, and counts as not said.
+    """The settings that apply there. Each value that pgidle would refuse is a finding, and is then ignored.
 
     `line` is where the arguments are; `defaults` are the variables of the image itself.
     """
@@ -121,7 +121,7 @@ def settle(
             is_said_here = source is Source.ENVIRONMENT and variable in said
             at = environ[variable].line if is_said_here else line
             chart.wrong(
-                error.message, f"{name}:{at}", "pgidle refuses to start with a setting that it cannot read",
+                error.message, f"{name}:{at}", "pgidle refuses to start with a bad setting",
                 error.hint or "correct it",
             )  # fmt: skip
             if is_said_here:
