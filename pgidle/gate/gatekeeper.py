@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pgidle.base.builtin_modules import socket
     from pgidle.gate.channel import Told
     from pgidle.gate.gate import Gate
-    from pgidle.gate.leaving import Leaving
+    from pgidle.gate.leaving import Draining, Leaving
     from pgidle.gate.listeners import Listener
     from pgidle.settings.settings import Settings
     from pgidle.system.event_loop import Loop
@@ -58,6 +58,7 @@ class Gatekeeper:
         self._channel: int | None = None
         self._watched: list[int] = []
         self._leaving: Leaving | None = None
+        self._draining: Draining | None = None
         self._unix = UnixSockets(gate, log)
         self._is_asleep = False
         self._is_to_open = False
@@ -304,19 +305,14 @@ class Gatekeeper:
         self._loop.after(LEAVE_AGAIN, "leave", lambda: self.look_at_queue(WhenIdle.EXIT))
 
     def drain(self) -> bool:
-        """For a stop while Postgres serves: let no client begin to connect, while those that have begun are still
-        served.
+        """Asked to stop while Postgres serves: let no client begin to connect, and those who have begun be served.
+        Whether nobody is left on the way; ask again in SETTLING."""
+        from pgidle.gate.leaving import Draining
 
-        Whether none of these is left; if not, call again in SETTLING.
-        """
-        from pgidle.gate.leaving import Leaving, Outcome
-
-        if all(one.is_inherited for one in self._gate.listeners):
-            return True
         try:
-            if self._leaving is None:
-                self._leaving = Leaving(self._gate.listeners)
-            return self._leaving.look() is Outcome.NOBODY
+            if self._draining is None:
+                self._draining = Draining(self._gate.listeners)
+            return self._draining.is_over()
         except OSError:
             return True
 
@@ -329,10 +325,10 @@ class Gatekeeper:
             one.close()
             if one.path is not None:
                 try:
-                    if one.is_inherited:
-                        release_lock(one.path)
-                    elif (file := find(one.path)) is not None:
+                    if not one.is_inherited and (file := find(one.path)) is not None:
                         file.remove()
+                    else:
+                        release_lock(one.path)
                 except OSError as error:
                     self._log.note("gate", f"{one.path} is left behind: {error.strerror}")
 

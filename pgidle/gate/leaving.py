@@ -88,3 +88,30 @@ class Leaving:
 
     def _tcp(self) -> list[Listener]:
         return [one for one in self._listeners if not one.is_unix]
+
+
+class Draining:
+    """A stop that somebody asked for, while Postgres serves: no client can begin to connect any more, and those who
+    have begun are still accepted. Unlike leaving it cannot be called off."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        """Plug the TCP listeners and remove the files of Unix sockets. Raises OSError if the kernel refuses; some may
+        be closed to clients then.
+
+        A Unix listener is not ended here: Postgres, which still polls it, would accept from it in vain.
+        """
+        self._listeners = [one for one in listeners if not one.is_inherited]
+        self._quiet = 0
+        for one in self._listeners:
+            if one.is_unix:
+                one.remove_file()
+            else:
+                one.plug()
+
+    def is_over(self) -> bool:
+        """Whether two looks in a row have found nobody on the way; look again after SETTLING. Raises OSError."""
+        # In this order: a handshake that completes in between shows up in the queue.
+        handshakes = sum(one.handshakes() for one in self._listeners if not one.is_unix)
+        is_quiet = not handshakes and not any(one.parked() for one in self._listeners)
+        self._quiet = self._quiet + 1 if is_quiet else 0
+        return self._quiet >= 2

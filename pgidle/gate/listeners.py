@@ -144,6 +144,12 @@ class Listener:
         except OSError:
             return
 
+    def remove_file(self) -> None:
+        """Unix only: remove the file if it is ours, so that later clients find none. Raises OSError."""
+        self.note_file()
+        if self.file is not None and self.file.is_in_place():
+            os.unlink(self.file.path)
+
     def has_parked(self) -> bool:
         """Whether anybody waits to be accepted, found out as fast as possible. Not for a listener that has ended."""
         return _is_readable(self.socket)
