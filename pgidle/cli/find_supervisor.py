@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pgidle.base.errors import SettingsError
-from pgidle.settings.load import counted
+from pgidle.settings.load import counted, working_directory
 from pgidle.settings.options import OPTIONS
 from pgidle.settings.settings import config_path, resolve
 from pgidle.system.log import one_line
@@ -22,7 +22,7 @@ def find_state_dir(options: dict[str, Any]) -> str:
     """Where the supervisor's control socket is. Raises SettingsError."""
     where = {name for option in OPTIONS if option.name in WHERE for name in (option.variable, *option.env)}
     environ = {name: os.environ[name] for name in where & os.environ.keys()}
-    cwd = str(Path.cwd())
+    cwd = working_directory()
     if given := options.get("state-dir") or environ.get("PGIDLE_STATE_DIR"):
         return str(Path(cwd, given))
     path, _ = config_path(options, environ, cwd)

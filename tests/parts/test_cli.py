@@ -244,3 +244,14 @@ def test_config_refuses_what_run_would(tmp_path: Path) -> None:
     done = pgidle("config", "-D", tmp_path, PGIDLE_IDLE_TIMEOUT="5 minutes")
     assert (done.returncode, done.stdout) == (2, "")
     assert one_line(done).startswith("PGIDLE_IDLE_TIMEOUT: '5 minutes' is not a duration")
+
+
+def test_a_working_directory_that_was_removed_ends_no_command(tmp_path: Path) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    command = [sys.executable, "-P", "-m", "pgidle", "status", "-D", str(tmp_path / "data")]
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", gone, *command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "no supervisor runs at" in done.stdout
