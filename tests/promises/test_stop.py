@@ -1,4 +1,4 @@
-"""A stop that somebody asks for, while clients come and go: Postgres accepts those who have begun, and fails at none."""
+"""A stop that somebody asks for while clients come and go: Postgres accepts those who have begun to connect."""
 
 from __future__ import annotations
 
