@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DAYS = 3650
 PATIENCE = 30.0
-"""Seconds after which a program that has not ended hangs."""
+"""Seconds after which a program is taken to hang."""
 LONGEST_NAME = 64
 """Bytes that a common name may have (RFC 5280, ub-common-name)."""
 CONFIG = """
@@ -49,7 +49,7 @@ subjectAltName = {alternatives}
 def refuse_unfit(
     binaries: Binaries, data_dir: str, postgres_args: Sequence[str], is_first_start: bool
 ) -> None:
-    """Raise PgidleError where Postgres has no TLS, or already has a certificate of its own to show."""
+    """Raise PgidleError if Postgres was built without TLS, or is already configured to use a certificate."""
     if not is_first_start and _ask(binaries, "ssl", "-D", data_dir, *postgres_args) == "on":
         named = _ask(binaries, "ssl_cert_file", "-D", data_dir, *postgres_args)
         raise SettingsError(

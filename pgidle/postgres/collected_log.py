@@ -1,4 +1,4 @@
-"""The end of what Postgres's log collector (logging_collector) has written: by then stderr hears nothing."""
+"""Reads the end of the log collector's file (logging_collector), which gets the messages that stderr then lacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import stat
 
 LONGEST = 16384
-"""Bytes that are read of its end."""
+"""Bytes at its end that are read."""
 
 FORMATS = ("stderr", "jsonlog", "csvlog")
 CSV_SEVERITY, CSV_MESSAGE = 11, 13
@@ -14,8 +14,8 @@ CSV_SEVERITY, CSV_MESSAGE = 11, 13
 
 
 def end_of_log(data_dir: str, since: float) -> bytes:
-    """The end of the file that is written now, with severities as stderr has them; empty if none was since then (Unix
-    time) or it cannot be read.
+    """The end of the current log file, in stderr's form; empty if it was not written since then (Unix time), or if it
+    cannot be read.
 
     `current_logfiles` has lines of a format and a path, and outlives Postgres (syslogger.c).
     """
@@ -28,7 +28,7 @@ def end_of_log(data_dir: str, since: float) -> bytes:
         path = os.path.join(os.fsencode(data_dir), named[kind.encode()])
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
             found = os.fstat(file.fileno())
-            # A clock of whole seconds is as good as its second.
+            # File times may be whole seconds.
             if not stat.S_ISREG(found.st_mode) or found.st_mtime < int(since):
                 return b""
             file.seek(max(0, found.st_size - LONGEST))
@@ -39,7 +39,7 @@ def end_of_log(data_dir: str, since: float) -> bytes:
 
 
 def _plain(said: bytes, kind: str) -> list[str]:
-    """Severity and message of each line that is whole."""
+    """Severity and message of each complete line."""
     text = said.decode(errors="replace")
     if kind == "csvlog":
         import csv

@@ -1,11 +1,11 @@
-"""Postgres's own words for what is wrong, out of what it has said: text to text."""
+"""Finds in Postgres's output its own words for what is wrong."""
 
 from __future__ import annotations
 
 PLAIN = r".*?\b(?P<level>LOG|WARNING|ERROR|FATAL|PANIC|DETAIL|CONTEXT|HINT):\s+(?P<text>.*)"
 
 REFERS = "contains errors|could not load .*hba"
-"""A fatal message that leaves it to the line before to say what is wrong."""
+"""A fatal message that refers to the line before for the cause."""
 
 FATAL = (
     "FATAL", "FATALE", "FATALT", "ВАЖНО", "ФАТАЛЬНО", "致命错误", "치명적오류", "ფატალური",
@@ -19,7 +19,7 @@ LONGEST = 500
 
 
 def first_complaint(said: list[str]) -> str:
-    """Why a trial in English has failed, in one line: the fatal message, behind what it refers to."""
+    """Why a trial in English has failed, in one line: the fatal message, after the message that it refers to."""
     import re
 
     lines = [found.group("level", "text") for line in said if (found := re.match(PLAIN, line)) is not None]
@@ -35,9 +35,9 @@ def first_complaint(said: list[str]) -> str:
 
 
 def last_complaint(said: bytes) -> str:
-    """The last fatal message, else the last error, of what a start has said, in any language and encoding; or nothing.
+    """The last fatal message in a start's output, else the last error, in any language and encoding; empty if none.
 
-    With the line before, where it leaves it to that.
+    It comes after the line before it if it refers to that.
     """
     import re
 

@@ -1,9 +1,9 @@
 """The first start, safe against every interruption.
 
-The data directory may be a mount point, which cannot be renamed, and initdb wants an empty folder. So all is
-made in `pgidle/initdb/data` inside it, synced and marked complete; only then its entries move up, PG_VERSION
-last. Whatever interrupts this: a data directory with PG_VERSION is a finished one, and the next start goes on
-moving what was complete and throws away what was not.
+The data directory may be a mount point, which cannot be renamed, and initdb needs an empty folder. So everything is
+made in `pgidle/initdb/data` inside it, synced and marked complete. Only then do its entries move up, PG_VERSION last.
+Whatever interrupts this, a data directory with PG_VERSION is finished; the next start goes on moving a complete one,
+and throws away an incomplete one.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOCK_WAIT = 10.0
-"""Seconds to wait for the child of a killed supervisor, which is about to end by itself."""
+"""Seconds to wait for a killed supervisor's child, which is about to end by itself."""
 DONE, FAILED = b"+", b"-"
 
 
 def initialise(data_dir: str, order: Order, before: Callable[[str], None] = lambda _step: None) -> None:
     """Initialise `data_dir`, or go on with an initialisation that was interrupted. Blocks.
 
-    `before` is told each step. Raises PgidleError or OSError, with nothing left of what was made.
+    `before` is called with the name of each step. Raises PgidleError or OSError, after removing everything it has made.
     """
     final, folder, inner = Path(data_dir), Path(data_dir, INITDB_FOLDER), Path(data_dir, INITDB_DATA)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,10 +98,11 @@ def _prepare(folder: Path, order: Order) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Throw away an unfinished cluster, with the WAL that it has elsewhere, after ending what works in it."""
+    """Throw away an unfinished cluster, and its WAL if that is elsewhere, after ending the processes that work in
+    it."""
     end_processes(folder / "data")
     with contextlib.suppress(FileNotFoundError):
-        # Only written for one that was empty: whatever is in there now was made here.
+        # Only written if that folder was empty: everything in it now was made here.
         for entry in Path(os.fsdecode(folder.joinpath("wal_dir").read_bytes())).iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -147,9 +148,9 @@ def _sync(folder: Path) -> None:
 
 
 class Initialisation:
-    """`initialise` in a forked child, so that the supervisor's loop stays free to hear signals.
+    """`initialise` in a forked child, so that the supervisor's loop can go on.
 
-    The child dies with the supervisor. `fileno()` turns readable when it has ended; then ask `error()`.
+    The child dies with the supervisor. `fileno()` becomes readable when it has ended; then call `error()`.
     """
 
     def __init__(
@@ -165,12 +166,12 @@ class Initialisation:
         return self._answer
 
     def stop(self) -> None:
-        """Ask the child to end what it runs, remove what it made, and exit. Repeats change nothing."""
+        """Ask the child to end its programs, remove what it has made, and exit. Repeating this changes nothing."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
     def error(self) -> str | None:
-        """Wait for the child's end, reap it, and say in one line why it failed, if it did. Ask once."""
+        """Wait for the child's end and reap it: in one line why it failed; None if it did not. Call it once."""
         with os.fdopen(self._answer, "rb") as file:
             answer = file.read()
         with contextlib.suppress(ChildProcessError):
@@ -179,7 +180,7 @@ class Initialisation:
             return None
         if answer:
             return answer[1:].decode(errors="replace")
-        # It had no time to end what it ran.
+        # It was killed before it could end its programs.
         end_processes(self._inner)
         return "the first start was killed: start again"
 

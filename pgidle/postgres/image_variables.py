@@ -1,7 +1,7 @@
-"""What the environment asks of the first start, by the names and rules of the official `postgres` image.
+"""The variables that configure the first start, with the names and rules of the official `postgres` image.
 
-Read while still root and before anything is written: a secret's file may be root's, and a refusal must leave
-nothing behind.
+They are read while still root and before anything is written: only root may be able to read a secret's file, and a
+refusal must leave nothing behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FROM_FILE = ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "POSTGRES_INIT
 class FirstStart:
     """The superuser, the database made for it, and how clients authenticate.
 
-    `auth_method` is pg_hba.conf's word for all hosts; None means what passwords are encrypted with.
+    `auth_method` is the method in pg_hba.conf for all hosts; None: the one that passwords are encrypted with.
     """
 
     user: str
@@ -41,11 +41,11 @@ class FirstStart:
 
     @property
     def syncs(self) -> bool:
-        """Whether the files are to reach the disk before they count; `--no-sync` asks for speed instead."""
+        """Whether the files are synced to disk; `--no-sync` asks for speed instead."""
         return not {"-N", "--no-sync"} & set(self.initdb_args)
 
     def script_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """`environ` with every value in place of its file, which the user may not be able to read."""
+        """`environ` with the values instead of `_FILE` variables, whose files the user may not be able to read."""
         values = {
             "POSTGRES_USER": self.user,
             "POSTGRES_DB": self.database,

@@ -1,6 +1,6 @@
-"""Fill an empty folder with a new cluster: by the official image's script where there is one, else by initdb.
+"""Fills an empty folder with a new cluster: with the official image's script if there is one, else with initdb.
 
-Blocking, and not safe against interruption by itself: `initialise` sees to that, and calls this in a child.
+This blocks, and does not survive interruption: `first_start` takes care of that, and calls it in a child.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ ENSURE_INITDB = "docker-ensure-initdb.sh"
 """The official image's script: does all of the first start, /docker-entrypoint-initdb.d too, and exits."""
 MADE_BY_INITDB = ("postgres", "template0", "template1")
 PASSWORD_METHODS = ("scram-sha-256", "md5", "password")
-"""What initdb is told to write for loopback; a method beyond these wants more than initdb lets it say."""
+"""Methods that initdb can write for loopback; any other needs more parameters than initdb takes."""
 PATIENCE = 3.0
-"""Seconds that processes get to end by SIGQUIT before SIGKILL; as many again until giving up."""
+"""Seconds that processes have to end after SIGQUIT before SIGKILL, and again after that."""
 PR_SET_PDEATHSIG = 1
 COMPLAINT = re.compile(r"(?:error|ERROR|FATAL|PANIC): +(.+)")
 OWN_LINE = re.compile(r"^(?:initdb|postgres): (?!hint|warning|detail)(.+)", re.MULTILINE)
-"""How getopt complains; the words above may also be in the user's language."""
+"""Complaints of getopt. The words above may also be in the user's language."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to make a cluster with, and for whom; `postgres_args` go to the script's temporary server."""
+    """What a cluster is made with, and for whom. `postgres_args` are for the script's temporary server."""
 
     binaries: Binaries
     first: FirstStart

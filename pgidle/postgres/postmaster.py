@@ -1,4 +1,4 @@
-"""The postmaster as a child process: spawn, signal, reap, and know when it accepts connections."""
+"""The postmaster as a child process: spawns, signals and reaps it, and tells when it accepts connections."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ if TYPE_CHECKING:
     from pgidle.base.builtin_modules import socket
 
 END_PATIENCE, END_POLL = 10.0, 0.02
-"""Seconds for what an immediate shutdown, and a SIGKILL, take at most; and between two looks at that."""
+"""Seconds that an immediate shutdown, and a SIGKILL, may take; and seconds between two looks whether it has ended."""
 
 _STATE_OFFSET = 16
-"""Of pg_control's `state`, behind an uint64 and two uint32 (src/include/catalog/pg_control.h), in every version."""
+"""Offset of `state` in pg_control, after a uint64 and two uint32 (src/include/catalog/pg_control.h), in every
+version."""
 _SHUT_DOWN = (1, 2)
-"""DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby's, or a crash recovery's that was stopped in good order."""
+"""DB_SHUTDOWNED, and DB_SHUTDOWNED_IN_RECOVERY: a standby, or a crash recovery that was stopped cleanly."""
 
 
 def is_shut_down(data_dir: str) -> bool:
-    """Whether the cluster lies as a clean shutdown leaves it. False where that cannot be read.
+    """Whether the cluster was shut down cleanly. False if that cannot be read.
 
-    The exit status alone does not tell: a postmaster exits with 0 from an immediate shutdown too.
+    The exit status alone does not tell: a postmaster also exits with 0 after an immediate shutdown.
     """
     return not os.path.lexists(f"{data_dir}/postmaster.pid") and is_checkpointed(data_dir)
 
 
 def is_checkpointed(data_dir: str) -> bool:
-    """Whether the checkpoint of a shutdown is written: what still runs then only archives WAL, or sends it to replicas.
+    """Whether the shutdown checkpoint is written: processes that still run only archive WAL, or send it to replicas.
 
-    False where that cannot be read.
+    False if that cannot be read.
     """
     try:
         with open(f"{data_dir}/global/pg_control", "rb") as file:
@@ -55,7 +56,7 @@ def has_unlogged(data_dir: str) -> bool:
 
 
 def unarchived(data_dir: str) -> int:
-    """How many segments of WAL wait for archive_command; none where that cannot be read."""
+    """The number of WAL segments that wait for archive_command; 0 if that cannot be read."""
     try:
         return sum(name.endswith(".ready") for name in os.listdir(f"{data_dir}/pg_wal/archive_status"))
     except OSError:
@@ -66,7 +67,7 @@ class Postmaster:
     """One running postmaster. `pidfd` becomes readable when it has exited (pidfd_open(2))."""
 
     def __init__(self, pid: int, data_dir: str, channel: socket.socket | None = None) -> None:
-        """`channel`: our end of what the library in it speaks, if it has one; whoever takes it closes it."""
+        """`channel`: our end of the channel to its library, if it has one; whoever takes it closes it."""
         self.pid = pid
         self.since = time.monotonic()
         self.data_dir = data_dir
@@ -95,12 +96,13 @@ class Postmaster:
         self._send(signal.SIGKILL)
 
     def find_background_writer(self) -> int | None:
-        """Its pid. It runs as long as Postgres serves: its end is the first sign of any other end (postmaster.c)."""
+        """The background writer's pid. It runs as long as Postgres serves: its end is the first sign of any other end
+        (postmaster.c)."""
         return next((child for child in self._children() if b"background writer" in _title(child)), None)
 
     def connecting(self) -> int:
-        """How many of its processes have a client that has no session yet, as far as their titles tell. With
-        update_process_title off they tell nothing after the fork."""
+        """The number of its processes whose client has no session yet, as far as their titles tell. With
+        update_process_title off, titles tell nothing after the fork."""
         import re
 
         # Before a process knows its client it still has the postmaster's own title.
@@ -141,8 +143,8 @@ class Postmaster:
         return os.waitstatus_to_exitcode(status)
 
     def end(self, stop_timeout: float) -> bool:
-        """Stop it in good order, by force after `stop_timeout` seconds, and wait for that: for who can look after it no
-        longer. Whether it exited with status 0."""
+        """Stop it cleanly, by force after `stop_timeout` seconds, and wait for its end. For a caller that can no longer
+        look after it. Whether it exited with status 0."""
         for number, seconds in (
             (signal.SIGINT, stop_timeout),
             (signal.SIGQUIT, END_PATIENCE),
@@ -243,7 +245,8 @@ def spawn(
 
 
 def _looked_after(pid: int, data_dir: str, channel: socket.socket | None) -> Postmaster:
-    """Where its end could not be noticed it is ended: it has done nothing yet that the next would not recover."""
+    """The new postmaster. If its end could not be noticed it is killed, before it has done anything that the next one
+    cannot recover. Raises OSError."""
     try:
         return Postmaster(pid, data_dir, channel)
     except OSError:
@@ -255,7 +258,7 @@ def _looked_after(pid: int, data_dir: str, channel: socket.socket | None) -> Pos
 def _fork(
     command: list[str], environment: Mapping[str, str], defaults: Sequence[int], errors: int | None
 ) -> int:
-    """Without the library the child asks for its signal itself, which takes ctypes and a fork."""
+    """Start it without the library: the child sets PR_SET_PDEATHSIG itself, which takes ctypes and a fork."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

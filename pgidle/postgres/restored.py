@@ -1,8 +1,8 @@
-"""What a shutdown leaves for the next start to restore, and the settings that have to leave room for it.
+"""State that the next start restores after a shutdown, and the settings that must allow for it.
 
-The startup process restores it, after all that a trial start reads. It ends Postgres where there is no room, or where
-wal_level has become too low: so a value that waits for a restart can be one that no start survives.
-(restoreTwoPhaseData in twophase.c, RestoreSlotFromDisk in slot.c, StartupReplicationOrigin in origin.c)
+The startup process restores it, after everything that a trial start reads. It ends Postgres if a limit is too low for
+it, or wal_level is: so a setting that waits for a restart can be one that no start survives. (restoreTwoPhaseData in
+twophase.c, RestoreSlotFromDisk in slot.c, StartupReplicationOrigin in origin.c)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Restored:
 
 
 def restored(data_dir: str, prepared: int) -> Restored:
-    """As the disk has it, but for the prepared transactions: they may still be nowhere but in WAL. Raises OSError."""
+    """As it is on disk, except for prepared transactions, which may still be in WAL only. Raises OSError."""
     names = (entry.name for entry in os.scandir(f"{data_dir}/pg_replslot"))
     kept = [slot for name in names if (slot := _slot(data_dir, name)) is not None]
     logical = next((name for name, database in kept if database), "")
@@ -64,7 +64,7 @@ def complaint(there: Restored, version: int, ask: Callable[[str], str]) -> str:
 
 
 def _slot(data_dir: str, name: str) -> tuple[str, int] | None:
-    """Name and database; None: a start drops it, or it has just been dropped."""
+    """Name and database; None if a start would drop the slot, or it has just been dropped."""
     try:
         with open(f"{data_dir}/pg_replslot/{name}/state", "rb") as file:
             text, database, persistency = SLOT.unpack(file.read(SLOT.size))

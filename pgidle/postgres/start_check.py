@@ -1,7 +1,8 @@
-"""Would Postgres start with what is on disk now? A program of its own, which has Postgres itself try.
+"""Checks whether Postgres would start with the files that are on disk now: a program of its own, which lets Postgres
+try.
 
-Postgres goes on with what it had when a file is wrong, and reads some settings only at a start, so that nobody notices
-before it has to start again. It is asked in steps, each with the very words that it is started with:
+A running Postgres ignores a configuration file with errors, and reads some settings only at a start, so that nobody
+notices until it has to start again. It is tried in steps, each with the command line that it is started with:
 
 - `postgres -C` reads and judges every configuration file, as for a start, and exits.
 - From 15 on `postgres -C shared_memory_size` also loads the preloaded libraries and the TLS files, and adds up memory.
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 LIMIT = 30.0
-"""Seconds that all of it may take."""
+"""Seconds for the whole check."""
 
 COMPUTES_MEMORY = 15
 """The first major version whose `-C` goes as far as memory (GUC_RUNTIME_COMPUTED in guc.h)."""
 
 POLL = 0.002
-"""Seconds between two looks whether a trial has ended."""
+"""Seconds between two checks whether a trial has ended."""
 
 SCRATCH = "start-check"
 """The scratch directory's name."""
@@ -52,7 +53,7 @@ LEFT_OUT = frozenset({
     "PG_VERSION", "backup_label", "base", "current_logfiles", "global", "pgidle", "pg_wal", "postmaster.opts",
     "postmaster.pid", "recovery.signal", "standby.signal", "tablespace_map",
 })  # fmt: skip
-"""What is Postgres's own in a data directory, besides its folders."""
+"""Postgres's own files in a data directory, besides FOLDERS."""
 
 FOLDERS = frozenset({
     "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot", "pg_serial",
@@ -61,7 +62,7 @@ FOLDERS = frozenset({
 """Those that a start looks into before it reads WAL (subdirs in initdb.c)."""
 
 SOCKET = ".s.PGSQL."
-"""So begin a Unix socket and its lock file, which may be in the data directory, too."""
+"""How the names of Unix sockets and their lock files begin; these may be in the data directory, too."""
 
 QUIET = {
     "listen_addresses": "",
@@ -76,27 +77,27 @@ QUIET = {
     # Two Postgreses need not have room for their huge pages at once.
     "huge_pages": "off",
 }
-"""For a trial that opens no socket of anybody's, writes no file, and says in English what is wrong."""
+"""For a trial that opens nobody else's socket, writes no file, and complains in English."""
 
 SMALL = {"shared_preload_libraries": "", "ssl": "off", "shared_buffers": "16"}
-"""Besides, where these have been tried already. pg_hba.conf does not depend on them."""
+"""Also for a trial after one that has tried these settings. pg_hba.conf does not depend on them."""
 
 STARTED = r"could not fork|startup process \(PID"
-"""What a trial that got through says: nothing but processes was missing, or WAL, to a process that the kernel let it
-have: CAP_SYS_RESOURCE and CAP_SYS_ADMIN (a unit's AmbientCapabilities=) outrank the limit."""
+"""The output of a trial that succeeded: it only lacked processes or, if the kernel allowed it one despite the limit,
+WAL. CAP_SYS_RESOURCE and CAP_SYS_ADMIN (a unit's AmbientCapabilities=) override the limit."""
 
 CERTAIN = (
     r"could not (load|access file|access private key file|map anonymous shared memory)|incompatible library"
     r"|private key file .* (has group|must be owned)|configuration file .* contains errors|cannot be enabled when"
     r"|requires wal_level|must be less than"
 )
-"""What a start up to 14 would fail of in any case. Other complaints may be due to the trial: libraries are tried with
-it, which may want children or threads."""
+"""Messages after which a start of a version up to 14 would fail in any case. Others may be due to the trial, which also
+loads libraries that may need children or threads."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 OUT_OF_ROOM = "No space left on device|Disk quota exceeded|Read-only file system"
-"""A trial's own trouble, as is all that names its scratch directory; how much room there is `disk` tells."""
+"""Trouble of the trial itself, like every message that names its scratch directory. Disk space is checked elsewhere."""
 
 
 class Fatal(Exception):
@@ -108,7 +109,7 @@ class Doubtful(Exception):
 
 
 def check(question: StartQuestion) -> StartResult:
-    """Try it all; the first thing that is wrong counts."""
+    """Try everything. The first thing that is wrong is the result."""
     scratch = f"{question.folder}/{SCRATCH}"
     try:
         trial = Trial(question, scratch)
