@@ -13,22 +13,13 @@ import os
 
 from pgidle.base.builtin_modules import signal, socket
 from pgidle.base.record import Enum
-from pgidle.gate.channel import (
-    Answer,
-    Channel,
-    ChildSignalled,
-    Loaded,
-    SocketMade,
-    StopSignalled,
-    Waits,
-)
 from pgidle.gate.listeners import Listener, listen_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pgidle.gate.channel import Told
+    from pgidle.gate.channel import Channel, Told
     from pgidle.gate.listeners import Address, Waiting
 
 
@@ -71,6 +62,9 @@ class Gate:
 
     def began(self, end: socket.socket, data_dir: str) -> Channel:
         """A postmaster was started, with our end of its channel. A relative socket path is this data directory's."""
+        # Not before: until the first postmaster is spawned, what is imported adds to the wake.
+        from pgidle.gate.channel import Channel
+
         self.gone()
         self._channel = Channel(end)
         self._data_dir = data_dir
@@ -140,6 +134,8 @@ class Gate:
 
         Raises EOFError when the other end is closed, ChannelError, and OSError if a later attempt may succeed.
         """
+        from pgidle.gate.channel import Answer, ChildSignalled, Loaded, SocketMade, StopSignalled, Waits
+
         if self._channel is None:
             return None
         told = self._channel.receive()

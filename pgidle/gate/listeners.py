@@ -15,13 +15,13 @@ import struct
 from pgidle.base.builtin_modules import close, socket
 from pgidle.base.errors import PgidleError
 from pgidle.base.record import record
-from pgidle.gate import port_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TypeAlias
 
+    from pgidle.gate.port_table import Entry
     from pgidle.gate.unix_socket_file import SocketFile
 
     Address: TypeAlias = tuple[int, tuple[str, int]]
@@ -83,6 +83,9 @@ class Listener:
         OSError."""
         if not self.is_unix:
             return self._queue()[0]
+        # Imported here: nobody asks before the first spawn, and until then what is imported adds to the wake.
+        from pgidle.gate import port_table
+
         try:
             return port_table.unix_queue(self.inode)
         except OSError:
@@ -99,6 +102,8 @@ class Listener:
 
     def who(self) -> list[Waiting]:
         """The clients that wait to be accepted, as far as the kernel tells. Raises OSError where it tells nothing."""
+        from pgidle.gate import port_table
+
         if self.is_unix:
             return [Waiting(self.name, 0, peer.uid) for peer in port_table.unix_peers(self.inode)]
         return [
@@ -109,7 +114,9 @@ class Listener:
 
     def handshakes(self) -> int:
         """The number of handshakes under way, which will be in the queue next. Raises OSError."""
-        return 0 if self.is_unix else sum(one.state == port_table.SYN_RECV for one in self._connections())
+        from pgidle.gate.port_table import SYN_RECV
+
+        return 0 if self.is_unix else sum(one.state == SYN_RECV for one in self._connections())
 
     def plug(self) -> None:
         """Let nobody begin to connect any more: SYNs are dropped without an answer, so that their senders try again.
@@ -198,9 +205,11 @@ class Listener:
         level, option = _LEAST_HOPS[self.socket.family]
         self.socket.setsockopt(level, option, least_hops)
 
-    def _connections(self) -> list[port_table.Entry]:
+    def _connections(self) -> list[Entry]:
+        from pgidle.gate.port_table import connections
+
         everywhere = self.name in ("0.0.0.0", "::")
-        found = port_table.connections(self.socket.family, self.port)
+        found = connections(self.socket.family, self.port)
         return [one for one in found if everywhere or one.local == self.name.partition("%")[0]]
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pgidle.idle.start_result import StartQuestion
 from pgidle.observer.watcher import Watcher
-from pgidle.postgres.command import postgres_command
 from pgidle.postgres.data_directory import read_pidfile
+from pgidle.postgres.postmaster import postgres_command
 from pgidle.system.state_directory import WATCH_ROLE
 from pgidle.system.users import user_name
 

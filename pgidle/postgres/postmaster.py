@@ -8,6 +8,7 @@ import time
 
 from pgidle.base.builtin_modules import close, signal
 from pgidle.gate import preload
+from pgidle.settings.options import Tls
 from pgidle.system.users import for_children
 
 TYPE_CHECKING = False
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pgidle.base.builtin_modules import socket
+    from pgidle.settings.settings import Settings
 
 END_PATIENCE, END_POLL = 10.0, 0.02
 """Seconds that an immediate shutdown, and a SIGKILL, may take; and seconds between two looks whether it has ended."""
@@ -199,6 +201,28 @@ def title_of(pid: int) -> bytes:
             return file.read().replace(b"\0", b" ").strip()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+def postgres_command(postgres: str, settings: Settings, hosts: Sequence[str]) -> list[str]:
+    """The command line. `postgres` is the program's path; `hosts` are the numeric addresses of the gate's TCP
+    listeners, so that Postgres binds the same ones."""
+    command = [
+        postgres,
+        # First, because the last setting counts: Postgres has to listen where the gate does.
+        *settings.postgres_args,
+        *("-D", settings.data_dir),
+        *("-p", str(settings.port)),
+        *("-c", f"listen_addresses={','.join(hosts)}"),
+        # A backend's crash ends the postmaster, so that clients wait at the gate while Postgres recovers.
+        *("-c", "restart_after_crash=off"),
+    ]
+    if settings.tls is Tls.SELF_SIGNED:
+        from pgidle.postgres.tls import postgres_arguments
+
+        command += postgres_arguments(settings.data_dir)
+    if settings.socket_dir is not None:
+        command += ["-k", settings.socket_dir]
+    return command
 
 
 def spawn(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pgidle.postgres.command import postgres_command
-from pgidle.postgres.postmaster import is_shut_down, spawn
+from pgidle.postgres.postmaster import is_shut_down, postgres_command, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
