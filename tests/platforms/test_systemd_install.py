@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from harness.booted import Booted
     from harness.installations import Installation, Place
 
+needs_debian = pytest.mark.skipif(
+    shutil.which("pg_createcluster") is None,
+    reason="no clusters of Debian's here (apt-get install postgresql)",
+)
+
 
 def test_the_printed_steps_from_nothing_to_a_served_client(
     machine: Booted, newest: Installation, place: Place
@@ -52,10 +57,7 @@ def test_the_printed_steps_from_nothing_to_a_served_client(
     machine.run("systemctl", "stop", "pgidle@new.socket")
 
 
-@pytest.mark.skipif(
-    shutil.which("pg_createcluster") is None,
-    reason="no clusters of Debian's here (apt-get install postgresql)",
-)
+@needs_debian
 def test_a_cluster_of_debian_s_there_and_back(machine: Booted) -> None:
     version = machine.run("sh", "-c", "ls /usr/lib/postgresql | sort -n | tail -n 1")
     debian = f"postgresql@{version}-shop"

@@ -84,24 +84,10 @@ def test_what_postgres_and_its_programs_do_they_may(
     assert (folder / "file").read_bytes() == (folder / "program").read_bytes()
     # In /tmp, and the socket too: others see it.
     assert one.machine.run("cat", "/tmp/hard").count("\n") == 199999
-    psql = (
-        installation.client_program("psql"),
-        "-h",
-        place.path / "s",
-        "-p",
-        str(one.port),
-        "-U",
-        "postgres",
-    )
+    psql = (installation.client_program("psql"), "-h", place.path / "s", f"-p{one.port}", "-Upostgres")
     assert one.machine.run("runuser", "-u", "postgres", "--", *psql, "-Atc", "TABLE there") == "1"
-    backup = (
-        installation.client_program("pg_basebackup"),
-        "-h127.0.0.1",
-        f"-p{one.port}",
-        "-Upostgres",
-        "-Xs",
-    )
-    one.machine.run(*backup, "-Ft", "-D", place.folder("backup"))
+    backup = (installation.client_program("pg_basebackup"), "-h127.0.0.1", f"-p{one.port}", "-Upostgres")
+    one.machine.run(*backup, "-Xs", "-Ft", "-D", place.folder("backup"))
     wait_until(lambda: any(folder.glob("*.gz")))
     status = one.machine.run(
         "grep", "-E", "^(CapEff|NoNewPrivs|Seccomp):", f"/proc/{one.ask()}/status"
