@@ -17,7 +17,6 @@ import psycopg
 
 import pgidle
 from harness.clients import Ledger
-from harness.installations import server_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,12 +63,6 @@ def fill(disk: Path, leave: int = 0) -> Path:
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         os.posix_fallocate(file.fileno(), 0, free - leave)
     return hog
-
-
-def as_server() -> dict[str, Any]:
-    """Arguments of Popen that start a process as the user that runs Postgres."""
-    user = server_user()
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
 
 
 @contextlib.contextmanager
@@ -189,7 +182,9 @@ def recovering(one: Supervised) -> Iterator[psutil.Process]:
         return bool(startup)
 
     carry_out(one, "CREATE TABLE much AS SELECT repeat('x', 500) FROM generate_series(1, 60000)")
-    os.kill(one.postmaster_pid, signal.SIGKILL)
+    postmaster = one.postmaster_pid
+    assert postmaster is not None
+    os.kill(postmaster, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while not is_held():
         assert time.monotonic() < deadline

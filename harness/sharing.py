@@ -17,8 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.faults import as_server
-from harness.installations import free_port
+from harness.installations import as_server, free_port
 from harness.sharing_supervisor import PATIENCE
 
 if TYPE_CHECKING:

@@ -85,7 +85,12 @@ class Watch:
 
     def wait_for(self, wanted: Signal, kind: ReasonKind, **settings: Any) -> Reason:
         found: list[Reason] = []
-        wait_until(lambda: bool(found.extend(self.find(wanted, kind, **settings)) or found))
+
+        def is_found() -> bool:
+            found.extend(self.find(wanted, kind, **settings))
+            return bool(found)
+
+        wait_until(is_found)
         return found[0]
 
     def settle(self) -> None:

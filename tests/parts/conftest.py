@@ -1,4 +1,4 @@
-"""Postgres without a supervisor, with the watcher that looks at it, or with a harness that shares its listeners."""
+"""Postgres without pgidle: with the watcher that looks at it, or sharing the listeners of a small supervisor."""
 
 from __future__ import annotations
 

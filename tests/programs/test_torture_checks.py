@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 from harness.clients import Ledger
-from harness.faults import as_server, carry_out
-from harness.installations import free_port
+from harness.faults import carry_out
+from harness.installations import as_server, free_port
 from torture import checks, injections, play
 from torture.machine import listening
 from torture.plan import plan

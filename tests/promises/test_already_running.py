@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from harness.faults import as_server, bystander, carry_out, complaint, contents, query, start_again
-from harness.installations import free_port, server_user
+from harness.faults import bystander, carry_out, complaint, contents, query, start_again
+from harness.installations import as_server, free_port, server_user
 from harness.postgres_fixture import Cluster
 
 if TYPE_CHECKING:
