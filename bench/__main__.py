@@ -149,32 +149,15 @@ def main(
     _check_files(as_json, picture, page=page)
     if program is not None:
         _check_program(program)
-    measured = commit() if program is None else ""
-    count = cycles or (FEW if quick else MANY)
-    cycles_of = partial(load.cycles, count=count)
-    measures: dict[str, Callable[[Bench], Iterator[Row]]] = {**PARTS, **LOADS, CYCLES: cycles_of}
-    installation = _installation(major)
+    cycles_of = partial(load.cycles, count=cycles or (FEW if quick else MANY))
     began = time.monotonic()
 
     def say(what: str) -> None:
         click.echo(f"bench: {time.monotonic() - began:4.0f} s: {what}", err=True)
 
-    place = Place()
-    try:
-        say("installing pgidle" if program is None else f"measuring {program}")
-        bench = Bench(installation, place, program or install(place), effort, say)
-        rows = {
-            name: list(_said(say, name, measure(bench)))
-            for name, measure in measures.items()
-            if name in parts
-        }
-        comparison = Comparison(bench)
-        lines = comparison.lines() if COMPARED in parts else []
-        versions = {one.name: one.version() for one in PEERS if lines and not one.missing()}
-        about = machine(installation, bench.gate, versions, measured)
-        result = Result(about, rows, lines, comparison.skipped if lines else {})
-    finally:
-        place.clean()
+    every: dict[str, Callable[[Bench], Iterator[Row]]] = {**PARTS, **LOADS, CYCLES: cycles_of}
+    measures = {name: measure for name, measure in every.items() if name in parts}
+    result = _measure(_installation(major), program, effort, measures, compare=COMPARED in parts, say=say)
     say("done")
     _show(result, as_json)
     if picture:
@@ -184,6 +167,31 @@ def main(
     if result.broken:
         click.echo(f"bench: a promise was broken: {'; '.join(result.broken)}", err=True)
         sys.exit(1)
+
+
+def _measure(
+    installation: Installation,
+    program: Path | None,
+    effort: Effort,
+    measures: dict[str, Callable[[Bench], Iterator[Row]]],
+    *,
+    compare: bool,
+    say: Callable[[str], None],
+) -> Result:
+    """Take every measure, and beside the peers if so wanted; without a program, of this checkout installed anew."""
+    measured = commit() if program is None else ""
+    place = Place()
+    try:
+        say("installing pgidle" if program is None else f"measuring {program}")
+        bench = Bench(installation, place, program or install(place), effort, say)
+        rows = {name: list(_said(say, name, measure(bench))) for name, measure in measures.items()}
+        comparison = Comparison(bench)
+        lines = comparison.lines() if compare else []
+        versions = {one.name: one.version() for one in PEERS if lines and not one.missing()}
+        about = machine(installation, bench.gate, versions, measured)
+        return Result(about, rows, lines, comparison.skipped if lines else {})
+    finally:
+        place.clean()
 
 
 def _said(say: Callable[[str], None], name: str, rows: Iterator[Row]) -> Iterator[Row]:

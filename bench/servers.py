@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import wire
-from harness.installations import free_port, server_user
+from harness.installations import as_server, free_port
 from harness.supervised import PATIENCE, Supervised
 from pgidle.base.errors import PgidleError
 from pgidle.control.client import request
@@ -106,17 +106,13 @@ class BarePostgres:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        user = server_user()
-        who: dict[str, Any] = {}
-        if os.getuid() == 0:
-            who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._process = subprocess.Popen(
             self._command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
-            **who,
+            **as_server(),
         )
 
     def stop(self) -> None:

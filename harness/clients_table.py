@@ -90,8 +90,13 @@ def patience(clients: list[RealClient]) -> dict[str, str]:
 
 
 def _launch(stack: contextlib.ExitStack, command: list[str]) -> None:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=clean_environment(), cwd="/", **quiet)
+    process = subprocess.Popen(
+        command,
+        env=clean_environment(),
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     stack.callback(process.wait)
     stack.callback(process.kill)
 

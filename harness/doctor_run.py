@@ -51,7 +51,7 @@ class Said:
 def doctor(installation: Installation, data_dir: Path, *more: object, **environ: str) -> Said:
     options = ("-D", data_dir, "--bin-dir", installation.bin_dir, "--json")
     port = () if "-p" in more else ("-p", free_port())
-    return Said(run(*options, *port, *more, **environ))
+    return Said(run(*options, *port, *more, python_path=None, **environ))
 
 
 def has(found: dict[str, str] | list[str], *words: str) -> bool:

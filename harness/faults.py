@@ -1,11 +1,14 @@
-"""What tests of faults have in common: the one line of a refusal, what lies in a folder, foreign processes."""
+"""What tests of faults have in common: processes that stand still, who comes meanwhile, the one line of a refusal."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,7 @@ import psutil
 import psycopg
 
 import pgidle
-from harness.installations import server_user
+from harness.clients import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,12 +63,6 @@ def fill(disk: Path, leave: int = 0) -> Path:
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         os.posix_fallocate(file.fileno(), 0, free - leave)
     return hog
-
-
-def as_server() -> dict[str, Any]:
-    """Arguments of Popen that start a process as the user that runs Postgres."""
-    user = server_user()
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
 
 
 @contextlib.contextmanager
@@ -129,3 +126,78 @@ def start_again(one: Supervised) -> None:
     mark = one.mark()
     one.start()
     one.wait_for_state("awake", since=mark)
+
+
+TRUST = {"POSTGRES_HOST_AUTH_METHOD": "trust", "POSTGRES_INITDB_ARGS": "--no-sync"}
+
+
+@contextlib.contextmanager
+def stopped(process: psutil.Process) -> Iterator[psutil.Process]:
+    """Held with SIGSTOP inside the block."""
+    process.suspend()
+    try:
+        yield process
+    finally:
+        if process.is_running():
+            process.resume()
+
+
+@contextlib.contextmanager
+def arriving(one: Supervised, count: int) -> Iterator[list[object]]:
+    """Clients who connect at once and ask one thing each; what they got is there when the block has ended."""
+    got: list[object] = []
+    with ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(query, one, "SELECT count(*) FROM ledger") for _ in range(count)]
+        yield got
+        got += [future.exception() or future.result() for future in asked]
+
+
+def ledger_of(one: Supervised, rows: int = 20) -> Ledger:
+    ledger = Ledger()
+    ledger.create(one.conninfo())
+    with connect(one) as connection:
+        for _ in range(rows):
+            row = ledger.send(0)
+            connection.execute("INSERT INTO ledger VALUES (%s, %s)", row)
+            ledger.acknowledge(row)
+    return ledger
+
+
+@contextlib.contextmanager
+def recovering(one: Supervised) -> Iterator[psutil.Process]:
+    """In crash recovery, until the end of the block: the startup process, which is stopped."""
+    mark = one.mark()
+    startup: list[psutil.Process] = []
+
+    def is_held() -> bool:
+        # By /proc alone: it is there for some milliseconds.
+        try:
+            pid = int((one.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
+            for each in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+                if "startup" in Path(f"/proc/{each}/cmdline").read_text():
+                    os.kill(each, signal.SIGSTOP)
+                    startup.append(psutil.Process(each))
+        except (OSError, ValueError):
+            return False
+        return bool(startup)
+
+    carry_out(one, "CREATE TABLE much AS SELECT repeat('x', 500) FROM generate_series(1, 60000)")
+    postmaster = one.postmaster_pid
+    assert postmaster is not None
+    os.kill(postmaster, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while not is_held():
+        assert time.monotonic() < deadline
+    with stopped(startup[0]):
+        assert "awake" not in [line.data.get("state") for line in one.lines[mark:]]
+        yield startup[0]
+
+
+@contextlib.contextmanager
+def held_stopping(one: Supervised) -> Iterator[psutil.Process]:
+    """Stopping, as a backend does not hear that it is to end."""
+    with connect(one) as connection:
+        backend = psutil.Process(connection.info.backend_pid)
+        with stopped(backend):
+            one.wait_for_state("stopping")
+            yield backend

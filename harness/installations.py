@@ -13,8 +13,12 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from psycopg.conninfo import make_conninfo
+
+if TYPE_CHECKING:
+    from psycopg.abc import ConnParam
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -88,12 +92,29 @@ def server_user() -> pwd.struct_passwd:
         return pwd.getpwnam("nobody")
 
 
-def run_as_server(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a program of PostgreSQL's as the user that runs Postgres; raises CalledProcessError."""
+class User(TypedDict, total=False):
+    """Arguments of Popen: as whom to run a program."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def as_server() -> User:
+    """Whose arguments start a process as the user that runs Postgres; none where that is ourselves."""
     user = server_user()
-    if os.getuid() == 0:
-        options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", **{"check": True, **options})  # type: ignore[call-overload]
+    if os.getuid() != 0:
+        return {}
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def run_as_server(
+    *command: str | Path, check: bool = True, input: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of PostgreSQL's as the user that runs Postgres; raises CalledProcessError."""
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd="/", check=check, input=input, **as_server()
+    )
 
 
 class Place:
@@ -171,7 +192,12 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def conninfo(port: int, **more: object) -> str:
+def conninfo(port: int, **more: ConnParam) -> str:
     """How a test connects to a server, or a proxy, on this machine."""
-    plain = {"user": "postgres", "dbname": "postgres", "host": "127.0.0.1", "port": port}
+    plain: dict[str, ConnParam] = {
+        "user": "postgres",
+        "dbname": "postgres",
+        "host": "127.0.0.1",
+        "port": port,
+    }
     return make_conninfo("", **(plain | {"sslmode": "disable", "gssencmode": "disable"} | more))

@@ -60,7 +60,8 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as resident:
             _enter(home)
             _ip("link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(resident.pid))
-            resident.stdin.close()  # type: ignore[union-attr]
+            assert resident.stdin
+            resident.stdin.close()
         for machine in (here, there):
             with machine.entered():
                 _ip("addr", "add", f"{machine.address}/24", "dev", "cable")

@@ -8,7 +8,6 @@ with Cluster(installation.bin_dir, place.data_dir(installation)) as cluster:
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import time
@@ -16,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from harness import installations
-from harness.installations import Installation, free_port, server_user
+from harness.installations import Installation, as_server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from psycopg.abc import ConnParam
 
 # Folders of `postgres` by a name for a test's id.
 BINDIRS = {
@@ -71,11 +73,8 @@ class Cluster:
         settings = {"listen_addresses": "127.0.0.1,::1", "port": str(self.port)} | dict(options or {})
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = [str(self.bin_dir / "postgres"), "-D", str(self.data_dir), *arguments]
-        user: dict[str, Any] = {}
-        if os.getuid() == 0:
-            user = {"user": server_user().pw_uid, "group": server_user().pw_gid, "extra_groups": []}
         with self._log_path().open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **user)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **as_server())
         wait_until(self._is_ready, lambda: f"postgres is not ready: {self.log}")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -91,10 +90,11 @@ class Cluster:
             process.kill()
             process.wait()
 
-    def connect(self, **how: Any) -> psycopg.Connection[Any]:
+    def connect(self, **how: ConnParam) -> psycopg.Connection[tuple[Any, ...]]:
         """A client in autocommit mode: user and database postgres, the Unix socket."""
-        usual = {"host": str(self.socket_dir), "port": self.port, "user": "postgres", "dbname": "postgres"}
-        return psycopg.connect(**(usual | {"autocommit": True} | how))
+        usual: dict[str, ConnParam] = {"user": "postgres", "dbname": "postgres"}
+        usual |= {"host": str(self.socket_dir), "port": self.port}
+        return psycopg.connect(make_conninfo("", **(usual | how)), autocommit=True)
 
     @contextlib.contextmanager
     def program(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:

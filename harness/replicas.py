@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from psycopg.abc import ConnParam
+
     from harness.installations import Installation, Place
     from harness.machines import Machine
 
@@ -74,7 +76,7 @@ def standby_on(machine: Machine, installation: Installation, data_dir: Path) -> 
         yield cluster
 
 
-def reach(machine: Machine, port: int, **more: object) -> str:
+def reach(machine: Machine, port: int, **more: ConnParam) -> str:
     """How one machine connects to a server of another."""
     return conninfo(port, **({"host": machine.address} | more))
 

@@ -25,6 +25,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
+
+    Address: TypeAlias = str | tuple[str, int]
 
 STARTUP = struct.pack("!I", 196608) + b"user\0postgres\0database\0postgres\0application_name\0restless\0\0"
 QUERY = b"SELECT 1\0"
@@ -51,7 +54,7 @@ class Restless:
     """`each` clients for each address, in two processes of their own."""
 
     def __init__(
-        self, addresses: Sequence[object], each: int = 3, *, rest: float = 0.0, prefix: Sequence[str] = ()
+        self, addresses: Sequence[Address], each: int = 3, *, rest: float = 0.0, prefix: Sequence[str] = ()
     ) -> None:
         """`rest`: seconds at most between two visits. `prefix`: a command that runs another, before Python."""
         self.met = Met()
@@ -67,10 +70,12 @@ class Restless:
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            process.stdin.close()  # type: ignore[union-attr]
+            assert process.stdin
+            process.stdin.close()
         for process in self._processes:
-            found: dict[str, Any] = json.loads(process.stdout.read())  # type: ignore[union-attr]
-            process.stdout.close()  # type: ignore[union-attr]
+            assert process.stdout
+            with process.stdout:
+                found: dict[str, Any] = json.loads(process.stdout.read())
             process.wait()
             self.met.served += found["served"]
             self.met.refused += found["refused"]
@@ -105,7 +110,8 @@ def until_ready(client: socket.socket) -> str | None:
             return fields[b"C"].decode()
 
 
-def visit(address: object, met: dict[str, Any]) -> None:
+def visit(address: Address, met: dict[str, Any]) -> None:
+    """`address`: the path of a Unix socket, or host and port."""
     family = (
         socket.AF_UNIX
         if isinstance(address, str)
@@ -116,7 +122,7 @@ def visit(address: object, met: dict[str, Any]) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.settimeout(PATIENCE)
         try:
-            client.connect(address if isinstance(address, str) else tuple(address))
+            client.connect(address)
         except (ConnectionRefusedError, FileNotFoundError):
             met["refused"] += 1
             time.sleep(0.002)
@@ -150,14 +156,14 @@ def main(plan: dict[str, Any]) -> None:
     met: dict[str, Any] = {"served": 0, "refused": 0, "unanswered": 0, "cut": 0, "failed": []}
     over = threading.Event()
 
-    def live(address: object) -> None:
+    def live(address: Address) -> None:
         while not over.is_set():
             visit(address, met)
             time.sleep(random.uniform(0, plan["rest"]))
 
-    threads = [
-        threading.Thread(target=live, args=(one,)) for one in plan["addresses"] for _ in range(plan["each"])
-    ]
+    # JSON has no tuples.
+    addresses = [one if isinstance(one, str) else (one[0], one[1]) for one in plan["addresses"]]
+    threads = [threading.Thread(target=live, args=(one,)) for one in addresses for _ in range(plan["each"])]
     for thread in threads:
         thread.start()
     select.select([sys.stdin], [], [])

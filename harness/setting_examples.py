@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from pgidle.base.errors import SettingsError
-from pgidle.settings.options import OPTIONS, Option
-from pgidle.settings.settings import Kind, Settings, resolve
+from pgidle.settings.options import OPTIONS, Kind, Option
+from pgidle.settings.settings import Settings, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

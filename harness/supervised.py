@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
+    from psycopg.abc import ConnParam
+
     from harness.installations import Installation, Place
 
 # A condition that has not come true after so many seconds never will.
@@ -233,7 +235,7 @@ class Supervised:
                     found.append(process)
         return found
 
-    def conninfo(self, **more: object) -> str:
+    def conninfo(self, **more: ConnParam) -> str:
         return conninfo(self.port, **more)
 
     @property
@@ -241,7 +243,7 @@ class Supervised:
         """Where Postgres has its Unix socket, unless told otherwise."""
         return self.data_dir.parent / "s"
 
-    def unix_conninfo(self, **more: object) -> str:
+    def unix_conninfo(self, **more: ConnParam) -> str:
         return conninfo(self.port, host=str(self.socket_dir), **more)
 
     def parked(self) -> int:

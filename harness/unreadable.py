@@ -41,7 +41,7 @@ def main(
 
         prepare()
     become(identity)
-    sys.meta_path.append(Recorder())  # type: ignore[arg-type]
+    sys.meta_path.append(Recorder())
     use_all(
         folder, {"host": socket_dir, "port": port, "user": "postgres", "dbname": "postgres"}, int(http_port)
     )

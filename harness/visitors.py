@@ -13,13 +13,15 @@ from harness.postgres_fixture import wait_until
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from psycopg.abc import ConnParam
+
     from harness.sharing import Sharer
 
 
 class Visitor(threading.Thread):
     """One connection, made by a thread: it may have to wait."""
 
-    def __init__(self, sharer: Sharer, host: str = "127.0.0.1", **more: object) -> None:
+    def __init__(self, sharer: Sharer, host: str = "127.0.0.1", **more: ConnParam) -> None:
         super().__init__(daemon=True)
         self.met: object = None
         self._where = conninfo(sharer.port, host=host, connect_timeout=30, **more)
@@ -51,6 +53,6 @@ def come(sharer: Sharer, each: int = 2) -> list[Visitor]:
     return visitors
 
 
-def session(sharer: Sharer, stack: ExitStack, **more: object) -> psycopg.Connection[Any]:
+def session(sharer: Sharer, stack: ExitStack, **more: ConnParam) -> psycopg.Connection[Any]:
     where = conninfo(sharer.port, host=str(sharer.socket_dir), connect_timeout=30, **more)
     return stack.enter_context(psycopg.connect(where, autocommit=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ from pgidle.observer.watcher import Watcher
 from pgidle.settings.settings import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+
+    from harness.installations import Installation
     from harness.postgres_fixture import Cluster
     from pgidle.idle.reasons import Reason
 
@@ -79,7 +85,12 @@ class Watch:
 
     def wait_for(self, wanted: Signal, kind: ReasonKind, **settings: Any) -> Reason:
         found: list[Reason] = []
-        wait_until(lambda: bool(found.extend(self.find(wanted, kind, **settings)) or found))
+
+        def is_found() -> bool:
+            found.extend(self.find(wanted, kind, **settings))
+            return bool(found)
+
+        wait_until(is_found)
         return found[0]
 
     def settle(self) -> None:
@@ -98,3 +109,22 @@ class Watch:
 
 def active(verdict: Verdict) -> list[Reason]:
     return [r for r in verdict.reasons if r.kind in (ReasonKind.ACTIVITY, ReasonKind.UNKNOWN)]
+
+
+@contextlib.contextmanager
+def watching(cluster: Cluster, *users: str, **how: Any) -> Iterator[Watch]:
+    with contextlib.closing(Watch(cluster, *users, **how)) as watch:
+        yield watch
+
+
+def pid_of(connection: psycopg.Connection[Any]) -> str:
+    """How a reason begins that names it."""
+    return f"session {connection.info.backend_pid} "
+
+
+def at_first_look(installation: Installation, is_so: Callable[[], bool]) -> None:
+    """At the first look; but what PostgreSQL 14 counts goes through a process of its own, which takes its time."""
+    if installation.major == 14:
+        wait_until(is_so)
+    else:
+        assert is_so()

@@ -73,13 +73,9 @@ class Outcome:
         return bool(self.happened.violations) or self.happened.harness is not None
 
 
-def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
-    """Play a round with so many seconds of clients and faults, and judge it, or what there was of it when somebody
-    pressed Ctrl-C."""
-    mark = uuid.uuid4().hex
+def _machine(stage: Stage, plan: Plan, mark: str, unix_socket: Path) -> Machine:
+    """What is to run in a round, not started; its processes are known by the mark in their environment."""
     volume = stage.volume
-    volume.configure(plan.idle_timeout)
-    volume.settle(plan.settings)
     env, prefix = {checks.MARK: mark}, []
     if "clock" in plan.faults:
         forget_clocks()
@@ -91,8 +87,7 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         }
         # Not before: what libfaketime makes for a process that is still root's it cannot open when that is no more.
         prefix = ["env", f"LD_PRELOAD={FAKETIME}"]
-    path = volume.sockets / f".s.PGSQL.{stage.port}"
-    machine = Machine(
+    return Machine(
         stage.installation,
         stage.place,
         data_dir=volume.data_dir,
@@ -101,9 +96,20 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         prefix=prefix,
         config=str(volume.config),
         idle_timeout=None,
-        listen=listening(stage.port, path) if plan.mode == SOCKET else (),
+        listen=listening(stage.port, unix_socket) if plan.mode == SOCKET else (),
         when_idle="stay" if plan.mode == "stay" else "exit",
     )
+
+
+def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
+    """Play a round with so many seconds of clients and faults, and judge it, or what there was of it when somebody
+    pressed Ctrl-C."""
+    mark = uuid.uuid4().hex
+    volume = stage.volume
+    volume.configure(plan.idle_timeout)
+    volume.settle(plan.settings)
+    path = volume.sockets / f".s.PGSQL.{stage.port}"
+    machine = _machine(stage, plan, mark, path)
     happened = Round(plan.idle_timeout, plan.mode == "stay", plan.mode == SOCKET, plan.local | {LOCAL_PROBE})
     injected: Counter[str] = Counter()
     began, interrupted = time.monotonic(), False

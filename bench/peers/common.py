@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import psycopg
 
 from bench import wire
 from bench.servers import BarePostgres
-from harness.installations import conninfo, server_user
+from harness.installations import as_server, conninfo
 from harness.supervised import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -156,18 +155,26 @@ class Bare(BeforePostgres):
 class Front:
     """A process of a peer's, run as the user that runs Postgres, its output in a file to quote when it dies."""
 
-    def __init__(self, folder: Path, *command: str | Path, **more: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *command: str | Path,
+        stdin: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._log, self._name = folder / "log", " ".join(map(str, command))
-        user = server_user()
-        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
-                **({"stdin": subprocess.DEVNULL} | more | who),
+                stdin=stdin,
+                pass_fds=pass_fds,
+                env=env,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
+                **as_server(),
             )
 
     @property

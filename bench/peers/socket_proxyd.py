@@ -95,7 +95,7 @@ class SocketProxyd(Peer):
                 self._folder,
                 *(sys.executable, "-I", "-c", HAND_OVER, str(fd), "--"),
                 *(ACTIVATE, "/bin/sh", "-c", SERVICE, "sh", *proxy, f"{wire.HOST}:{self._postgres.port}"),
-                stdin=asking,
+                stdin=asking.fileno(),
                 pass_fds=(fd,),
                 env={"PATH": os.environ.get("PATH", os.defpath), "LISTEN_FDS": "1"},
             )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from signal import SIGCONT, SIGSTOP
@@ -16,58 +14,12 @@ import pytest
 from psycopg import pq
 
 from harness.postgres_fixture import Cluster, wait_until
-from harness.watch import Watch, active
+from harness.watch import active, watching
 from pgidle.idle.reasons import ReasonKind, Signal
-from pgidle.idle.snapshot import LookFailed, Snapshot
-from pgidle.observer import query
 from pgidle.observer.watch_connection import NOT_CONNINFO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from harness.installations import Installation, Place
-
-VERSIONS = [12, 13, 14, 15, 16, 17, 18]
-# What may stand before a parenthesis, or between two operands, and is looked up in no schema.
-WORDS = {
-    *("AND", "AS", "BY", "CASE", "ELSE", "EXISTS", "EXTRACT", "FILTER", "FROM", "IN", "JOIN", "LATERAL"),
-    *("MATERIALIZED", "NOT", "ON", "OPERATOR", "SELECT", "THEN", "WHEN", "WHERE", "coalesce", "c", "l", "s"),
-}
-
-
-@pytest.fixture
-def cluster(installation: Installation, place: Place) -> Iterator[Cluster]:
-    with Cluster(installation.bin_dir, place.data_dir(installation)) as cluster:
-        yield cluster
-
-
-@contextlib.contextmanager
-def watching(cluster: Cluster, *users: str, **how: object) -> Iterator[Watch]:
-    with contextlib.closing(Watch(cluster, *users, **how)) as watch:  # type: ignore[arg-type]
-        yield watch
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_name_has_its_schema(version: int) -> None:
-    """Functions, types, relations and operators; what is left over is SQL's own."""
-    said = [
-        query.look(version, counts_itself=True).decode(),
-        query.set_superuser_pins(version).decode(),
-        query.FLUSH.decode(),
-    ]
-    for text in said:
-        bare = re.sub(r"'[^']*'", "''", text)
-        assert set(re.findall(r"(?<![.\w])([A-Za-z_]\w*)\s*\(", bare)) <= WORDS
-        assert not re.findall(r"::(?!pg_catalog\.)\S*", bare)
-        assert {
-            name
-            for name in re.findall(r"\b(?:FROM|JOIN)\s+([\w.]+)", bare)
-            if not name.startswith(("pg_catalog.", "a.", "d.", "c."))
-        } <= {"counters", "sessions", "slots"}
-        without = re.sub(r"OPERATOR\(pg_catalog\.[^)]*\)|::|\bc\.line\b|count\(\*\)", "", bare)
-        assert not re.findall(r"[=<>~!@#%^&|?+*/-]+", without)
-        assert not re.findall(r"(?i)\b(like|ilike|similar|between|distinct|using|nullif)\b", without)
-
+    from harness.installations import Installation
 
 TRAPS = """
 CREATE FUNCTION public.trap() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
@@ -243,70 +195,6 @@ def test_a_database_that_lets_nobody_in_is_left_alone(cluster: Cluster) -> None:
         assert cluster.log.count('database "postgres" is not currently accepting connections') <= 2
 
 
-def _role(cluster: Cluster) -> None:
-    with cluster.connect() as admin:
-        admin.execute("CREATE ROLE pgidle LOGIN IN ROLE pg_monitor")
-
-
-def test_a_role_that_was_made_for_it_is_preferred_from_the_second_look_on(cluster: Cluster) -> None:
-    cluster.start()
-    _role(cluster)
-    with watching(cluster) as watch:
-        assert watch.see().watched_as == "postgres"
-        assert watch.has_role
-        watch.disconnect()
-        assert watch.see().watched_as == "pgidle"
-        assert not active(watch.judge())
-    with watching(cluster, knows_role=True) as watch:
-        assert watch.see().watched_as == "pgidle"
-        assert watch.has_role
-
-
-def test_a_role_that_is_not_let_in_is_no_obstacle_and_is_told(cluster: Cluster) -> None:
-    cluster.start()
-    _role(cluster)
-    hba = cluster.data_dir / "pg_hba.conf"
-    hba.write_text(f"local all pgidle reject\n{hba.read_text()}")
-    with cluster.connect() as admin:
-        admin.execute("SELECT pg_reload_conf()")
-    with watching(cluster, knows_role=True) as watch:
-        look = watch.see()
-        assert look.watched_as == "postgres"
-        assert look.refusal is not None
-        assert "pgidle" in look.refusal
-        assert not watch.has_role
-        notes = [reason.text for reason in watch.judge().reasons if reason.kind is ReasonKind.NOTE]
-        assert any("is not let in" in note for note in notes)
-        watch.disconnect()
-        watch.see()
-        assert cluster.log.count("pg_hba.conf rejects connection") == 1
-
-
-def test_the_role_gets_in_as_the_documentation_says(installation: Installation, cluster: Cluster) -> None:
-    cluster.start()
-    _role(cluster)
-    us = pwd.getpwuid(os.geteuid()).pw_name
-    hba, ident = (cluster.data_dir / name for name in ("pg_hba.conf", "pg_ident.conf"))
-    hba.write_text(f"local all pgidle peer map=pgidle\nlocal all pgidle reject\n{hba.read_text()}")
-    ident.write_text(f"pgidle {us} pgidle\n")
-    with cluster.connect() as admin:
-        admin.execute("SELECT pg_reload_conf()")
-        may_checkpoint = installation.major >= 15
-        if may_checkpoint:
-            admin.execute("GRANT pg_checkpoint TO pgidle")
-        with watching(cluster, "nobody", knows_role=True) as watch:
-            wait_until(lambda: isinstance(watch.look(), Snapshot))
-            assert watch.see().watched_as == "pgidle"
-            assert (watch.checkpoint() is None) is may_checkpoint
-
-
-def test_a_role_that_is_gone_is_forgotten(cluster: Cluster) -> None:
-    cluster.start()
-    with watching(cluster, knows_role=True) as watch:
-        look = watch.see()
-        assert (look.watched_as, look.refusal, watch.has_role) == ("postgres", None, False)
-
-
 def _libpq_names() -> list[str]:
     return [*(o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar), *NOT_CONNINFO]
 
@@ -360,16 +248,6 @@ def test_a_login_trigger_is_not_asked(installation: Installation, cluster: Clust
             watch.see()
 
 
-def test_a_role_that_only_watches_can_be_given(cluster: Cluster) -> None:
-    """Its string says who, and the rest is known."""
-    cluster.start()
-    with cluster.connect() as admin:
-        admin.execute("CREATE ROLE other LOGIN IN ROLE pg_monitor")
-    with watching(cluster, conninfo="user=other dbname=template1") as watch:
-        assert watch.see().watched_as == "other"
-        watch.settle()
-
-
 def test_a_backup_is_known_though_another_statement_hid_it(
     installation: Installation, cluster: Cluster
 ) -> None:
@@ -410,14 +288,3 @@ def test_no_descriptor_is_left_of_what_watched(cluster: Cluster) -> None:
             if how != "connected":
                 watch.disconnect()
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-
-
-def test_a_server_without_a_way_in_says_what_to_do(cluster: Cluster) -> None:
-    cluster.start()
-    with watching(cluster, "nobody at all") as watch:
-        failed = watch.look()
-        assert isinstance(failed, LookFailed)
-        assert "--watch 'user=NAME dbname=NAME'" in failed.reason
-        with cluster.connect() as admin:
-            admin.execute('CREATE ROLE "nobody at all" LOGIN SUPERUSER')
-        assert isinstance(watch.look(), Snapshot)

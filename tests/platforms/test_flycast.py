@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import pytest
 
 from harness.clients import Habits, Ledger, run_clients
 from harness.flycast import Flycast
-from harness.installations import conninfo, free_port, server_user
+from harness.installations import as_server, conninfo, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,9 +35,7 @@ class Script:
         return self.process.pid
 
     def start(self) -> None:
-        user = server_user()
-        become = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
-        self.process = subprocess.Popen(self.command, cwd="/", **become)
+        self.process = subprocess.Popen(self.command, cwd="/", **as_server())
 
     def wait(self) -> int:
         assert self.process

@@ -121,7 +121,7 @@ def test_an_ignored_exporter_does_not_keep_awake_but_wakes(
 
 
 def test_the_launcher_of_pg_cron_does_not_keep_awake(launch: Launch) -> None:
-    """Its jobs come once a minute at most; as sessions or working processes they are known to test_activity."""
+    """Its jobs come once a minute at most; as sessions or working processes they are known to test_watcher_activity."""
     found = debian()
     library = f"/usr/lib/postgresql/{found.major}/lib/pg_cron.so" if found else ""
     if found is None or not Path(library).exists():

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 import pgidle
-from harness.installations import conninfo, free_port, server_user
+from harness.installations import as_server, conninfo, free_port
 from harness.postgres_fixture import wait_until
 from pgidle.observer.port_connections import scan
 from pgidle.system.state_directory import StateDir
@@ -31,13 +31,6 @@ if TYPE_CHECKING:
     from harness.supervised import Launch, Supervised
 
 STAY = {"when_idle": "stay", "idle_timeout": "off"}
-
-
-def as_server_user() -> dict[str, object]:
-    if os.geteuid() != 0:
-        return {}
-    user = server_user()
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
 def serves(one: Supervised) -> bool:
@@ -73,7 +66,7 @@ def test_a_server_that_somebody_else_started_meanwhile_is_left_alone(
     one.wait_for_state("asleep")
     other = free_port()
     command = [installation.program("postgres"), "-D", str(one.data_dir), "-p", str(other)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd="/", **as_server_user()) as theirs:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd="/", **as_server()) as theirs:
         try:
             where = conninfo(other)
             while True:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ import psycopg
 import pytest
 
 from harness.installations import free_port
+from harness.postgres_fixture import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -192,3 +196,45 @@ def test_a_cut_session_is_told_so_and_a_new_one_is_served(newest: Installation, 
             connection.execute("SELECT 1")
     with psycopg.connect(one.conninfo()) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(("more", "says"), [((), True), (("--when-idle", "stay"), False)])
+def test_who_is_at_a_terminal_is_told_that_exit_is_the_end(newest, place, more, says):
+    master, slave = os.openpty()
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pgidle",
+        "run",
+        "-D",
+        str(place.data_dir(newest)),
+        "--http",
+        "off",
+    ]
+    command += ["--bin-dir", str(newest.bin_dir), "-p", str(free_port()), "--listen-addresses", "127.0.0.1"]
+    environ = {name: value for name, value in os.environ.items() if name != "INVOCATION_ID"}
+    process = subprocess.Popen([*command, *more], stderr=slave, cwd="/", env=environ)
+    os.close(slave)
+    text = b""
+    with contextlib.suppress(OSError):
+        while b"awake: " not in text:
+            text += os.read(master, 4096)
+    process.terminate()
+    with contextlib.suppress(OSError):
+        while os.read(master, 4096):
+            pass
+    assert process.wait() == 0
+    os.close(master)
+    assert (b"--when-idle stay wakes Postgres itself" in text) is says, text
+
+
+def test_a_session_that_is_never_caught_busy_is_named(newest: Installation, launch: Launch) -> None:
+    one = launch(newest, when_idle="stay", idle_timeout="1s")
+    one.wait_for_state("awake")
+    with psycopg.connect(one.conninfo(application_name="poller"), autocommit=True) as client:
+        named = r'awake.*kept for \S+ by app \\"poller\\" \(user postgres, 127.0.0.1\), used again and again'
+        wait_until(
+            lambda: client.execute("SELECT 1") and any(re.search(named, line.text) for line in one.lines)
+        )
+    assert "drowsy" not in one.states

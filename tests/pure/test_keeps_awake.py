@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from test_policy import SETTINGS, client, quiet
 
+from harness.looks import SETTINGS, client, quiet
 from pgidle.base.record import replace
 from pgidle.idle import keeps_awake, policy
 from pgidle.idle.policy import Lease

@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -319,3 +320,13 @@ def can_be_imported(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ImportError:
         return False
+
+
+def test_the_owner_of_what_is_not_planted_is_who_to_become(place: Place) -> None:
+    if os.getuid() != 0:
+        pytest.skip("nobody to become")
+    folder = place.folder()
+    found = plan(None, str(folder))
+    assert found is not None
+    assert found.uid == server_user().pw_uid
+    (place.path / f"link{time.monotonic_ns()}").symlink_to(folder)
