@@ -99,7 +99,7 @@ def pool(bench: Bench) -> Iterator[Row]:
         named = [
             line
             for line in pgidle.lines
-            if CULPRIT in line.data.get("reason", "") and "comes back" in line.data["reason"]
+            if CULPRIT in line.data.get("reason", "") and "reconnects" in line.data["reason"]
         ]
     yield Row(f"sleeps in {seconds:g} s with a pool of {POOL} that reconnects", "", [float(sleeps)])
     yield Row("  sessions cut", "", [float(clients.cuts)])

@@ -1,15 +1,15 @@
-"""What happened between two looks: who came, who went, who was used, what the counters say. Pure.
+"""What happened between two looks: sessions that came, went or were used, and what the counters say. Pure.
 
-**Ignored sessions** (setting `ignore`) never count. A session that starts adds one to
-pg_stat_database.sessions, which does not say whose it was; so each ignored session that a look finds new
-excuses one step of that counter. The watcher reads the counter before the sessions, so that the step shows in
-the same look or the next, never earlier. Limits: an ignored session too short to be in any look cannot be
-told from somebody else's and counts (give such a client a lasting connection), as does one that a look
-catches before it has said its name; and somebody who comes and goes at the very moment of a new ignored
-session may be excused in its place, in which case the ignored one's step counts at the next look.
+**Ignored sessions** (setting `ignore`) never count. Every session that starts adds one to
+pg_stat_database.sessions, which does not say whose it was; so each ignored session that a look sees for the first time
+excuses one step of that counter. The watcher reads the counter before the sessions, so the step shows in the same look
+or the next, never earlier. Limits: an ignored session too short to appear in any look cannot be told from anybody
+else's, so it counts (give such a client a lasting connection), as does one that a look catches before it has set its
+application_name. A session that comes and goes at the very moment a new ignored session starts may be excused in its
+place; the ignored one's step then counts at the next look.
 
-`active_time` moves up to ten seconds after the fact while its session lives (15, 18), when `state_change` has
-long said so. It is a second net, judged only when no session is there that could explain it.
+`active_time` lags by up to ten seconds while its session lives (seen on 15 and 18), long after `state_change` has
+shown the same use. It is a safety net, judged only when no session is present that could explain the change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from pgidle.idle.reasons import Reason, ReasonKind, Signal, who
+from pgidle.idle.reasons import Reason, ReasonKind, Signal, client_text, who
 from pgidle.settings.options import Counts, IgnoreField, is_folder
 
 if TYPE_CHECKING:
@@ -28,36 +28,37 @@ if TYPE_CHECKING:
     from pgidle.idle.snapshot import Counters, Key, Session, Snapshot
     from pgidle.settings.settings import Settings
 
-EXCUSED_FOR = 10.0  # seconds: PostgreSQL 14's collector is a second or two late, later versions are not
+EXCUSED_FOR = 10.0  # seconds: PostgreSQL 14's collector is a second or two late; later versions are not
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What the last whole look saw. `counting`: state_change and name, `excused`: since when (monotonic)."""
+    """What the last complete look saw. `counting`: the sessions that count; `excused`: since when (monotonic)."""
 
     at: float
     counters: Counters | None
-    counting: Mapping[Key, tuple[int | None, str]]
+    counting: Mapping[Key, Session]
     ignored: frozenset[Key]
     excused: Mapping[Key, float]
     in_recovery: bool = False
 
 
 def counts(session: Session, settings: Settings) -> bool:
-    """Whether a session is one of those whose coming, going and use are activity."""
+    """Whether this session's arrival, departure and use are activity."""
     if is_ignored(session, settings):
         return False
     return session.is_client or (session.is_walsender and settings.replication is Counts.KEEP)
 
 
 def is_ignored(session: Session, settings: Settings) -> bool:
-    """Whether the setting `ignore` names it by application_name, role or address."""
+    """Whether the setting `ignore` matches it by application_name, role or address."""
     return any(_matches(session, ignore.field, ignore.value) for ignore in settings.ignore)
 
 
 def may_wake(session: Session, settings: Settings) -> bool:
-    """Whether it may have woken Postgres: one that the setting `no-wake` names cannot have. Of Unix sockets nobody
-    knows which it came by: where one wakes nobody, it is that of those who are ignored."""
+    """Whether it may have woken Postgres: a session that the setting `no-wake` matches cannot have. Which Unix socket
+    a session came through is not known: where `no-wake` names a socket folder, ignored sessions are assumed to have
+    come through it."""
     folders = [one for one in settings.no_wake if is_folder(one)]
     if session.client_addr is None:
         return not (folders and is_ignored(session, settings))
@@ -85,17 +86,19 @@ def _in_network(address: str | None, network: str) -> bool:
 
 
 def changes(look: Snapshot, settings: Settings, before: Baseline | None) -> Iterator[Reason]:
-    """Sessions that are new or gone, and counters that no session explains: each is a use of Postgres."""
+    """Sessions that are new or gone, and counter changes that no session explains: each is a use of Postgres."""
     if before is None:
         return
     present = {session.key: session for session in look.sessions}
     known = before.counting.keys() | before.ignored
     for key, session in present.items():
         if key not in known and counts(session, settings):
-            yield Reason(ReasonKind.ACTIVITY, Signal.NEW_SESSION, f"{who(session)} has come")
-    for key, (_, name) in before.counting.items():
+            text = f"{who(session)} has connected"
+            yield Reason(ReasonKind.ACTIVITY, Signal.NEW_SESSION, text, client=client_text(session))
+    for key, session in before.counting.items():
         if key not in present:
-            yield Reason(ReasonKind.ACTIVITY, Signal.VANISHED_SESSION, f"{name} has gone")
+            text = f"{who(session)} has disconnected"
+            yield Reason(ReasonKind.ACTIVITY, Signal.VANISHED_SESSION, text, client=client_text(session))
     if before.in_recovery and not look.in_recovery:
         yield Reason(ReasonKind.ACTIVITY, Signal.PROMOTION, "the standby was promoted")
     if text := _counters_moved(look, settings, before):
@@ -103,19 +106,18 @@ def changes(look: Snapshot, settings: Settings, before: Baseline | None) -> Iter
 
 
 def used(look: Snapshot, settings: Settings, before: Baseline | None) -> Iterator[tuple[float, str]]:
-    """When (monotonic) each counting session was last used, as far as this look brings news of it.
+    """When (monotonic) each counting session was last used, and by which client, as far as this look has news of it.
 
-    A step of the server's wall clock cannot make a use older than the look before, nor repeat one already
-    known.
+    A step of the server's wall clock cannot date a use before the previous look, nor repeat one already known.
     """
     for session in look.sessions:
         if session.state_age is None or not (session.is_client and counts(session, settings)):
             continue
         moment = look.at - max(session.state_age, 0.0)
         known = before.counting.get(session.key) if before else None
-        if before and known and known[0] == session.state_change:
+        if before and known and known.state_change == session.state_change:
             continue
-        yield (max(moment, before.at) if before else moment), who(session)
+        yield (max(moment, before.at) if before else moment), client_text(session)
 
 
 def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Baseline:
@@ -124,7 +126,7 @@ def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Bas
     return Baseline(
         at=look.at,
         counters=look.counters,
-        counting={s.key: (s.state_change, who(s)) for s in look.sessions if counts(s, settings)},
+        counting={session.key: session for session in look.sessions if counts(session, settings)},
         ignored=ignored,
         excused=_still_excused(look, settings, before),
         in_recovery=look.in_recovery,
@@ -132,7 +134,7 @@ def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Bas
 
 
 def _excused(look: Snapshot, settings: Settings, before: Baseline) -> dict[Key, float]:
-    """Ignored sessions that may have moved the counter since, the longest excused first."""
+    """Ignored sessions that may have moved the counter since, the one excused longest first."""
     known = before.counting.keys() | before.ignored
     return dict(before.excused) | {
         session.key: look.at
@@ -142,7 +144,7 @@ def _excused(look: Snapshot, settings: Settings, before: Baseline) -> dict[Key, 
 
 
 def _steps(look: Snapshot, before: Baseline) -> int | None:
-    """How far the sessions counter moved; None where it cannot be compared."""
+    """By how much the sessions counter moved; None where it cannot be compared."""
     if not (look.counters and before.counters):
         return None
     return look.counters.sessions - before.counters.sessions
@@ -159,15 +161,15 @@ def _counters_moved(look: Snapshot, settings: Settings, before: Baseline) -> str
     if steps < 0 or now.reset != then.reset:
         return "the statistics were reset"
     if unexplained > 0:
-        return f"{steps} session{'s' * (steps > 1)} started since the last look"
+        return f"{steps} session{'s' * (steps > 1)} started between two looks"
     somebody = before.counting or before.ignored or look.clients
     if now.active_time != then.active_time and now.left_out == then.left_out and not somebody:
-        return "a query ran since the last look"
+        return "a query ran between two looks"
     return ""
 
 
 def _still_excused(look: Snapshot, settings: Settings, before: Baseline | None) -> dict[Key, float]:
-    """Each step uses up an excuse; one also ends with its time, or a look after its session."""
+    """Each step uses up an excuse; an excuse also expires with time, or one look after its session ended."""
     if before is None:
         return {}
     steps = _steps(look, before) or 0

@@ -1,4 +1,4 @@
-"""What must end before Postgres may sleep, although nobody uses it at this moment. Pure."""
+"""What must end before Postgres may sleep, although nobody is using it at the moment. Pure."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 
 NO_SESSION = (0, 0)
 BYTES_TO_START = 32 * 2**20
-"""With less than two WAL segments Postgres may shut down, and then be unable to start."""
+"""With less room than two WAL segments, Postgres may shut down and then be unable to start."""
 
 FILES_TO_START = 16
-"""It makes its pid file, its socket's lock, temporary files of statistics and of WAL."""
+"""Postgres creates its pid file, its socket's lock file, and temporary files for statistics and WAL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """Something that must end first. `state` is what follows its name, as in "holds an advisory lock".
-
-    Without a `session` it is about Postgres as a whole.
+    """Something that must end first. `state` completes a sentence that begins with its name, as in "holds an advisory
+    lock". Without a `session` it concerns Postgres as a whole.
     """
 
     signal: Signal
@@ -47,14 +46,15 @@ class Blocker:
 
 
 def blockers(look: Snapshot, settings: Settings, start: StartResult | None = None) -> Iterator[Blocker]:
-    """Replication, subscriptions, base backups, maintenance, idle sessions that the settings keep; not ignored ones.
+    """Replication, subscriptions, base backups, maintenance, and idle sessions that the settings let block sleep.
+    Ignored sessions never block.
 
-    A standby whose primary is away is kept awake like one that streams: it may be promoted at any moment.
+    A standby whose primary is unreachable is kept awake like one that streams: it may be promoted at any moment.
     """
     yield from _of_all(look, settings)
     if start is not None and start.startable is Startable.NO:
         state = f"could not start again ({one_line(start.reason)})"
-        yield Blocker(Signal.CONFIGURATION, None, state, "when that is mended")
+        yield Blocker(Signal.CONFIGURATION, None, state, "when that is fixed")
     for session in look.sessions:
         if is_ignored(session, settings):
             continue
@@ -62,34 +62,34 @@ def blockers(look: Snapshot, settings: Settings, start: StartResult | None = Non
             if session.state == "idle":
                 yield from _idle_client(session, settings)
         elif _replicates(session):
-            # Cut, a backup or a copy of tables has failed; what streams goes on where it was.
+            # A base backup or a table copy fails when cut; a stream resumes where it was.
             if settings.replication is Counts.KEEP or (session.is_walsender and not session.streams):
                 yield _replication(session)
         elif session.is_autovacuum_worker or session.is_working:
-            yield Blocker(Signal.MAINTENANCE, session, "works", "when it is done")
+            yield Blocker(Signal.MAINTENANCE, session, "is running", "when it finishes")
 
 
 def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
-    """What is about Postgres as a whole."""
+    """Blockers that concern Postgres as a whole."""
     if look.in_recovery and settings.replication is Counts.KEEP and not any(map(_receives, look.sessions)):
         ends = "when it is promoted, or with --replication ignore"
         yield Blocker(Signal.REPLICATION, None, "is a standby without a walreceiver", ends)
     if look.exclusive_backup:
         yield Blocker(Signal.BASE_BACKUP, None, "is in the middle of a base backup", "with pg_stop_backup()")
     if (shortage := _shortage(look.room)) is not None:
-        what, ends = shortage
-        yield Blocker(Signal.DISK, None, f"might not be able to start again ({what})", ends)
+        text, ends = shortage
+        yield Blocker(Signal.DISK, None, f"might not be able to start again ({text})", ends)
 
 
 def _shortage(room: Room) -> tuple[str, str] | None:
-    """What a start would lack, and when it no longer does."""
+    """What a start would lack, and when it would no longer lack it."""
     if room.is_read_only:
         return "its data directory or its WAL is on a read-only file system", "when that is mounted writable"
     if room.free_bytes is not None and room.free_bytes < BYTES_TO_START:
-        left = f"{room.free_bytes / 2**20:.0f} MB are left in its data directory"
+        left = f"{room.free_bytes / 2**20:.0f} MB left in its data directory"
         return left, f"when {BYTES_TO_START // 2**20} MB are free"
     if room.free_files is not None and room.free_files < FILES_TO_START:
-        return f"{room.free_files} inodes are left in its data directory", f"when {FILES_TO_START} are free"
+        return f"{room.free_files} inodes left in its data directory", f"when {FILES_TO_START} are free"
     return None
 
 
@@ -102,7 +102,7 @@ def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:
         yield Blocker(Signal.ADVISORY_LOCK, session, "is idle and holds an advisory lock", ends)
     if session.listening and settings.listeners is Counts.KEEP:
         ends = "with UNLISTEN *, or when it disconnects"
-        yield Blocker(Signal.LISTENER, session, "waits for notifications", ends)
+        yield Blocker(Signal.LISTENER, session, "is idle and listening for notifications", ends)
     if settings.idle_sessions is Counts.KEEP:
         yield Blocker(Signal.IDLE_SESSION, session, "is connected", "when it disconnects")
 
@@ -117,20 +117,20 @@ def _receives(session: Session) -> bool:
 
 def _replication(session: Session) -> Blocker:
     if session.base_backup:
-        return Blocker(Signal.BASE_BACKUP, session, "takes a base backup", "when the backup is done")
+        return Blocker(Signal.BASE_BACKUP, session, "is taking a base backup", "when the backup finishes")
     if session.is_walsender and not session.streams:
         ends = "when it streams or disconnects"
-        return Blocker(Signal.REPLICATION, session, "prepares to replicate", ends)
+        return Blocker(Signal.REPLICATION, session, "is preparing to replicate", ends)
     if session.is_walsender:
         return Blocker(
             Signal.REPLICATION,
             session,
-            "replicates",
+            "is replicating",
             "when its receiver disconnects, or with --replication ignore",
         )
     if _receives(session):
         ends = "when this standby is promoted, or with --replication ignore"
-        return Blocker(Signal.REPLICATION, session, "replicates", ends)
+        return Blocker(Signal.REPLICATION, session, "is replicating", ends)
     of = f" to {session.subscription}" if session.subscription else ""
     return Blocker(
         Signal.SUBSCRIPTION, session, f"is subscribed{of}", "when the subscription is disabled or dropped"

@@ -1,4 +1,4 @@
-"""Sleep is pointless while a client reconnects as soon as it is cut: notice, back off, name it. Pure."""
+"""Sleep is pointless while a client reconnects as soon as it is cut: notice it, back off, name the client. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Idle time on top of the setting (seconds), and who made it necessary."""
+    """Idle time on top of the setting (seconds), and the client that made it necessary."""
 
     extra: float = 0.0
     culprit: str = ""
@@ -28,10 +28,10 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """One past sleep, its times on any one clock (seconds).
+    """One past sleep, in seconds on any one clock.
 
-    `cut`: the applications that were connected when it began (`applications` of the last look). `woken_by`:
-    the one that came first afterwards (`waker` of the first look that saw one), None if none was seen.
+    `cut`: the applications that were connected when it began (`applications` of the last look). `woken_by`: the
+    application that came first afterwards (`waker` of the first look that saw one); None if none was seen.
     """
 
     asleep_at: float
@@ -42,8 +42,8 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class LastSleep:
-    """The sleep that began last: why Postgres was put to sleep, when (Unix time, seconds), and how many seconds the
-    shutdown took, where that is known."""
+    """The most recent sleep: why Postgres was put to sleep, when (Unix time, seconds), and how many seconds the
+    shutdown took, if known."""
 
     why: str
     at: float
@@ -51,25 +51,25 @@ class LastSleep:
 
 
 def application(session: Session) -> str:
-    """What a client is recognised by after it reconnects: its pid and port are new then."""
+    """What identifies a client after it has reconnected with a new pid and port."""
     name = f'app "{session.application_name}"' if session.application_name else ""
     facts = (name, f"user {session.usename}" if session.usename else "", session.client_addr or "")
     return one_line(", ".join(fact for fact in facts if fact) or "somebody")
 
 
 def applications(look: Snapshot, settings: Settings) -> frozenset[str]:
-    """Who is connected: what a shutdown would cut, `Sleep.cut`."""
+    """The applications that are connected, which a shutdown would cut: `Sleep.cut`."""
     return frozenset(application(s) for s in look.sessions if _may_wake(s, settings))
 
 
 def waker(look: Snapshot, settings: Settings) -> str | None:
-    """Who came first, of those still there: `Sleep.woken_by`."""
+    """The application that came first, of those still there: `Sleep.woken_by`."""
     clients = [session for session in look.sessions if _may_wake(session, settings)]
     return application(min(clients, key=lambda session: session.backend_start)) if clients else None
 
 
 def ignored_waker(look: Snapshot, settings: Settings) -> str | None:
-    """Who came first, if `ignore` says that they never count: the gate cannot know that of who waits."""
+    """The application that came first, if `ignore` matches it: the gate cannot tell that of a client that waits."""
     clients = [session for session in look.sessions if session.is_client and may_wake(session, settings)]
     first = min(clients, key=lambda session: session.backend_start, default=None)
     return application(first) if first is not None and is_ignored(first, settings) else None
@@ -85,9 +85,9 @@ def flapping(
 ) -> Backoff:
     """How much longer to wait, given the past sleeps, oldest first.
 
-    A sleep that ended within `soon` seconds by somebody that it had cut, or who had ended the one before,
-    doubles the idle time, to `longest` at most. One that lasted, or that somebody else ended, forgets all
-    before it; so does one whose waker was gone before it could be seen, as no pool or LISTENer ever is.
+    A sleep that was ended within `soon` seconds by an application that it had cut, or that had ended the sleep before,
+    doubles the idle time, up to `longest`. A sleep that lasted, or that another application ended, makes all earlier
+    ones irrelevant; so does one whose waker was gone before a look could see it, which no pool or LISTENer ever is.
     """
     if idle_timeout is None:
         return Backoff()

@@ -1,14 +1,15 @@
-"""What sessions hold on to that a later statement hides from every look: LISTEN, and base backups of their own. Pure.
+"""What sessions hold that a later statement hides from every look: LISTEN, and base backups of their own. Pure.
 
-pg_stat_activity shows a session's last statement alone. So what was once seen is remembered until it is seen to end:
+pg_stat_activity shows only a session's last statement. So what was seen once is remembered until it is seen to end:
 by UNLISTEN *, DISCARD ALL, pg_backup_stop(), or with the session.
 
-A backup can also be known without its words. pg_backup_start() begins a new WAL segment and asks for a checkpoint
-(do_pg_backup_start in xlog.c), whose redo pointer is then at the segment's very start. Where a checkpoint that somebody
-asked for lies there, each session that may start a backup, was connected by then and has done something since is taken
-to be in one, unless somebody is seen to have begun one. A standby switches no segment, so there only the words tell.
+A backup can also be inferred without seeing its statement. pg_backup_start() begins a new WAL segment and requests a
+checkpoint (do_pg_backup_start in xlog.c), whose redo pointer is then at the very start of the segment. If a requested
+checkpoint lies there, every session that may start a backup, was connected by then and has done something since is
+assumed to be in one, unless a session was seen to begin one. A standby switches no segment, so there only the
+statement tells.
 
-What nobody can see: LISTEN that another statement hid before the next look; LISTEN inside a function.
+Never seen: a LISTEN that another statement hid before the next look, and a LISTEN inside a function.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ FIRST_RECORD = 40
 """Bytes of a segment before its first record: SizeOfXLogLongPHD in xlog_internal.h."""
 
 PAGE = 8192
-"""Bytes. So much others may write between the new segment and the checkpoint."""
+"""Bytes that other sessions may write between the segment switch and the checkpoint."""
 
 SECOND = 1_000_000
-"""Microseconds. pg_control knows a checkpoint's time to the second."""
+"""Microseconds. pg_control records a checkpoint's time to the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Who holds what, as of the last whole look. `redo` and `requested` are of the last checkpoint that was judged."""
+    """What sessions held at the last complete look. `redo` and `requested` are those of the last checkpoint judged."""
 
     listening: frozenset[Key] = frozenset()
     backup: frozenset[Key] = frozenset()
@@ -42,7 +43,7 @@ class Held:
 
 
 def note_held(look: Snapshot, held: Held) -> tuple[Snapshot, Held]:
-    """The look with what its sessions hold, and the memory for the next one."""
+    """The look, completed with what its sessions hold, and the memory for the next look."""
     in_backup = _in_backup(look, held)
     sessions = tuple(_with_memory(session, held, in_backup) for session in look.sessions)
     checkpoint = look.checkpoint
@@ -59,7 +60,7 @@ def _with_memory(session: Session, held: Held, in_backup: frozenset[Key]) -> Ses
         return session
     words = said(session.query)
     backup = session.base_backup or words.backup is Word.HOLDS or session.key in in_backup | held.backup
-    # Before it has returned, a backup that is to be stopped still needs its session.
+    # Until pg_backup_stop() has returned, the backup still needs its session.
     if words.backup is Word.LETS_GO and session.state == "idle":
         backup = False
     listening = session.listening or words.listening is Word.HOLDS or session.key in held.listening
@@ -69,12 +70,12 @@ def _with_memory(session: Session, held: Held, in_backup: frozenset[Key]) -> Ses
 
 
 def _in_backup(look: Snapshot, held: Held) -> frozenset[Key]:
-    """Whose backup the last checkpoint may have begun, if it began any."""
+    """Sessions for whose backup the last checkpoint may have been made."""
     checkpoint = look.checkpoint
     if checkpoint is None or not _is_news(checkpoint, held):
         return frozenset()
     was_asked_for = (
-        checkpoint.time >= look.started - SECOND  # Else it was there before Postgres was started.
+        checkpoint.time >= look.started - SECOND  # Otherwise it predates this postmaster.
         if held.requested is None
         else checkpoint.requested > held.requested
     )
@@ -90,21 +91,21 @@ def _in_backup(look: Snapshot, held: Held) -> frozenset[Key]:
 
 
 def _begins(session: Session, held: Held) -> bool:
-    """Whether a backup is seen, or its end, that was not there at the look before: the checkpoint is its."""
+    """Whether this look shows a backup, or its end, that the previous look did not: then the checkpoint was for it."""
     is_seen = session.base_backup or (session.is_client and said(session.query).backup is not Word.NOTHING)
     return is_seen and session.key not in held.backup
 
 
 def _is_undecided(checkpoint: Checkpoint, held: Held) -> bool:
-    """Whether it may yet turn out to have been asked for: that is counted a moment after it is done."""
+    """Whether it may yet turn out to have been requested: the count is updated a moment after the checkpoint."""
     return (
         _is_news(checkpoint, held) and held.requested is not None and checkpoint.requested <= held.requested
     )
 
 
 def _is_news(checkpoint: Checkpoint, held: Held) -> bool:
-    """Whether it begins a segment, and has not been judged. A shutdown's begins one too where WAL is archived, and then
-    the next checkpoint is not far behind it."""
+    """Whether it begins a segment and has not been judged yet. A shutdown checkpoint begins one too where WAL is
+    archived, and then the next checkpoint follows close behind."""
     segment, offset = divmod(checkpoint.redo, checkpoint.segment_bytes)
     if checkpoint.is_shutdown:
         return False

@@ -1,12 +1,12 @@
-"""Who has kept Postgres awake for an idle timeout on end, so that the log can name them. Pure.
+"""What has kept Postgres awake for a whole idle timeout, so that the log can name it. Pure.
 
     keepers = begin(now)                                            # when Postgres became ready
-    keepers, line = note(keepers, look, reasons, settings, now)     # after every look that saw everything
+    keepers, line = note(keepers, look, reasons, settings, now)     # after every complete look
 
-Two kinds do. **What lasts** (an open transaction, a blocker) is found by every look. **A client that comes again and
-again** may be idle in every look: it never leaves Postgres alone for as long as the idle timeout, by one session or by
-a new one each time, so it is known by its application, user and address. Where in twice the time nobody has done so
-alone, all together are named. A line comes once for as long as it stays true of somebody.
+There are two kinds. **Lasting reasons** (an open transaction, a blocker) are found by every look. **A client that keeps
+using Postgres** may be idle in every look: it never leaves Postgres alone for as long as the idle timeout, through one
+session or through a new one each time, so it is identified by its application, user and address. If after twice the
+idle timeout no single one of them is responsible, all are named together. Each is logged once for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pgidle.idle.between_looks import counts
-from pgidle.idle.reasons import Reason, Signal, duration_text, one_line, who
+from pgidle.idle.reasons import Reason, Signal, client_text, duration_text, who
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from pgidle.settings.settings import Settings
 
 NAMED = 3
-"""So many of those that keep Postgres awake are named in the log; `pgidle status` names more."""
+"""How many of those that keep Postgres awake a log line names; `pgidle status` names more."""
 
 LATE = 10.0
-"""Seconds, at most, that a use may come after the timeout and still keep Postgres awake: while it falls asleep."""
+"""Most seconds after the timeout at which a use may still keep Postgres awake, as it is only just falling asleep."""
 
 UNSEEN = "sessions too short to be seen"
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What goes on since a moment, as far as was seen last (monotonic)."""
+    """Something that has gone on since a moment, and was last seen at another (monotonic)."""
 
     since: float
     last: float
@@ -49,8 +49,8 @@ class Chain:
 class Keepers:
     """What carries over from one look, at `at` (monotonic), to the next.
 
-    `sessions`: when each changed its state, and whose it is. `together`: all that keeps it awake, while nobody alone
-    has done so for long enough.
+    `sessions`: each one's state_change and its client. `together`: everything that keeps Postgres awake, as long as
+    nothing has done so alone for long enough.
     """
 
     at: float
@@ -66,7 +66,7 @@ def begin(now: float) -> Keepers:
 
 
 def use(keepers: Keepers, name: str, moment: float, settings: Settings) -> Keepers:
-    """With a use that no look shows."""
+    """Including a use that no look shows."""
     if settings.idle_timeout is None:
         return keepers
     pause = _pause(settings.idle_timeout)
@@ -77,10 +77,10 @@ def use(keepers: Keepers, name: str, moment: float, settings: Settings) -> Keepe
 def note(
     keepers: Keepers, look: Snapshot, reasons: Iterable[Reason], settings: Settings, now: float
 ) -> tuple[Keepers, str]:
-    """What is known with this look, and what there is to say, if anything. `reasons` are those of its verdict."""
+    """The memory including this look, and the line to log, if any. `reasons` are those of the look's verdict."""
     timeout = settings.idle_timeout
     sessions = {
-        s.key: (s.state_change, _client(s)) for s in look.sessions if s.is_client and counts(s, settings)
+        s.key: (s.state_change, client_text(s)) for s in look.sessions if s.is_client and counts(s, settings)
     }
     if timeout is None:
         return Keepers(look.at, sessions), ""
@@ -107,10 +107,10 @@ def note(
     line = ""
     if told or told_clients:
         spent = max(now - chain.since for chain in _of(lasting, told, clients, told_clients))
-        line = _line(spent, [*(str(kept[what]) for what in told), *map(_again, told_clients)])
+        line = _line(spent, [*(str(kept[what]) for what in told), *map(_repeated, told_clients)])
     elif not (long or often) and together is not None and together.length >= 2 * timeout:
         latest = sorted(clients, key=lambda name: -clients[name].last)
-        line = _line(together.length, [*map(str, kept.values()), *latest], "one after the other: ")
+        line = _line(together.length, [*map(str, kept.values()), *latest], " by several in turn")
     if long or often or line:
         together = Chain(now, now)
     return (
@@ -126,12 +126,12 @@ def note(
 
 
 def _pause(timeout: float) -> float:
-    """Seconds after which Postgres would have slept for certain."""
+    """Seconds of no use after which Postgres would certainly have slept."""
     return timeout + min(timeout, LATE)
 
 
 def _extended(chain: Chain | None, moment: float, pause: float) -> Chain:
-    """With one more moment; after a longer pause it begins anew."""
+    """Extended by one more moment; after a longer pause a new chain begins."""
     if chain is None or moment - chain.last > pause:
         return Chain(moment, moment)
     return replace(chain, last=max(chain.last, moment))
@@ -143,7 +143,7 @@ def _uses(
     sessions: Mapping[Key, tuple[float | None, str]],
     reasons: Iterable[Reason],
 ) -> Iterator[tuple[str, float]]:
-    """Whose use this look brings news of, and when that was, as well as it can be told."""
+    """Each client whose use this look has news of, and when that use was, as well as can be told."""
     for session in look.sessions:
         if session.key in sessions and keepers.sessions.get(session.key) != sessions[session.key]:
             age = max(session.state_age or 0.0, 0.0)
@@ -156,15 +156,15 @@ def _uses(
 
 
 def _begun(reason: Reason, look: Snapshot, before: float) -> Chain:
-    """What was not there at the look before."""
+    """The chain of something that the look before did not show."""
     age = _state_age(reason, look)
     return Chain(look.at if age is None else max(look.at - age, before), look.at)
 
 
 def _is_passing(reason: Reason, look: Snapshot, often: Iterable[str], timeout: float) -> bool:
-    """Whether a session of such a client happens to be at work: it is the client that lasts."""
+    """Whether this is one session of a client that keeps using Postgres: the client lasts, not the session."""
     age, session = _state_age(reason, look), _session(reason, look)
-    return age is not None and age < timeout and session is not None and _client(session) in often
+    return age is not None and age < timeout and session is not None and client_text(session) in often
 
 
 def _state_age(reason: Reason, look: Snapshot) -> float | None:
@@ -174,27 +174,19 @@ def _state_age(reason: Reason, look: Snapshot) -> float | None:
 
 
 def _session(reason: Reason, look: Snapshot) -> Session | None:
-    """Whose state is the reason."""
+    """The session whose state is the reason."""
     if reason.signal is not Signal.SESSION_STATE:
         return None
     return next((one for one in look.clients if reason.text.startswith(f"{who(one)} ")), None)
 
 
 def _what(reason: Reason) -> str:
-    """A reason without how long it has been one, which is what comes last in its text."""
+    """A reason's text without its duration, which comes last."""
     return f"{reason.signal.value}: {reason.text.rpartition(' for ')[0] or reason.text}"
 
 
-def _client(session: Session) -> str:
-    """As a person would recognise it after it has come again: `app "web" (user app, 10.0.0.3)`."""
-    name = f'app "{session.application_name}"' if session.application_name else "a client without a name"
-    where = session.client_addr or ("Unix socket" if session.client_port == -1 else "")
-    facts = [fact for fact in (session.usename and f"user {session.usename}", where) if fact]
-    return one_line(f"{name} ({', '.join(facts)})" if facts else name)
-
-
-def _again(name: str) -> str:
-    return f"{name}, again and again" if name == UNSEEN else f"{name}, used again and again"
+def _repeated(name: str) -> str:
+    return f"repeated use by {name}"
 
 
 def _of(
@@ -209,4 +201,4 @@ def _of(
 
 def _line(spent: float, names: list[str], how: str = "") -> str:
     more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"kept for {duration_text(spent)} by {how}{'; '.join(names[:NAMED])}{more}"
+    return f"kept awake for {duration_text(spent)}{how}: {'; '.join(names[:NAMED])}{more}"

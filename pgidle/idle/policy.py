@@ -3,9 +3,8 @@
     memory = begin(now)                                       # when Postgres became ready
     verdict, memory = evaluate(look, settings, memory, now)   # after every look
 
-**Activity** restarts the idle clock. **A blocker** only delays sleep. **Unknown** counts as activity: it
-restarts the clock too, and what the counters were is forgotten. What happened between two looks is `changes`'
-business.
+**Activity** restarts the idle clock. **A blocker** only delays sleep. **Unknown** counts as activity: it restarts the
+clock too, and the counters are forgotten. `between_looks` finds what happened between two looks.
 """
 
 from __future__ import annotations
@@ -16,9 +15,19 @@ from typing import TYPE_CHECKING
 
 from pgidle.idle.between_looks import Baseline, baseline, changes, is_ignored, is_ignored_address, used
 from pgidle.idle.blockers import Blocker, blockers
-from pgidle.idle.flapping import Backoff, Sleep, applications, flapping, waker
+from pgidle.idle.flapping import SOON, Backoff, Sleep, applications, flapping, waker
 from pgidle.idle.held_by_sessions import Held, note_held
-from pgidle.idle.reasons import Reason, ReasonKind, Signal, Verdict, duration_text, one_line, slot_text, who
+from pgidle.idle.reasons import (
+    Reason,
+    ReasonKind,
+    Signal,
+    Verdict,
+    client_text,
+    duration_text,
+    one_line,
+    slot_text,
+    who,
+)
 from pgidle.idle.snapshot import LookFailed, Snapshot
 from pgidle.idle.start_result import Startable, StartResult
 
@@ -48,21 +57,25 @@ __all__ = [
 Look = Snapshot | LookFailed
 NO_BACKOFF = Backoff()
 LOOK_EVERY = 30.0
-"""Seconds between two looks at most: long, for whoever came and went meanwhile is counted, and when a session was used
-is known to the microsecond. Only what a session holds on to can be missed (`held`)."""
+"""Most seconds between two looks. That may be long: sessions that come and go in between are counted, and the time of a
+session's last use is known to the microsecond. Only what a session holds can be missed (`held_by_sessions`)."""
 LOOK_UNCOUNTED = 5.0
-"""The same where nobody is counted (up to PostgreSQL 13), or somebody is ignored, whom no counter can tell from others,
-and after a look that failed."""
+"""The same where sessions are not counted (up to PostgreSQL 13), where some are ignored, as the counters cannot tell
+them from others, and after a failed look."""
 LOOK_SOON = 1.0
-"""Seconds after a wake before a second look, and then at doubling times: who woke it is still there."""
+"""Seconds from a wake to the second look, with later looks at doubling intervals, so that the client that woke Postgres
+is seen while it is still there."""
 NEAR = 3.0
-"""Seconds before a sleep in which the connection that looks is kept: there are several looks in them, and in the last
-moment nobody could connect any more. Shorter than the 5 s for which CREATE and DROP DATABASE wait for it."""
+"""Seconds before a sleep for which the watching connection is kept open: several looks fall into them, and at the
+end, with the gate shut, no new connection could be made. Less than the 5 s for which CREATE and DROP DATABASE wait for
+it."""
 LOOK_NEAR = 0.2
 LOOK_FINEST = 0.05
 LOOK_AGAIN = 0.5
 NAMED_PER_SIGNAL = 10
-SLOT_ENDS = "when its receiver is back, or by pg_drop_replication_slot(); max_slot_wal_keep_size sets a limit"
+SLOT_ENDS = (
+    "when its receiver is back, or with pg_drop_replication_slot(); max_slot_wal_keep_size sets a limit"
+)
 NO_STATE = "starting, without a state yet"
 ENDS = {
     "active": "when its query ends",
@@ -71,13 +84,13 @@ ENDS = {
     "fastpath function call": "when its call ends",
     "starting": "when it is authenticated or gives up",
     NO_STATE: "when it has started or disconnects",
-    "disabled": "when it disconnects (track_activities is off: nothing else shows)",
+    "disabled": "when it disconnects (track_activities is off, so its state is not known)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A promise to stay awake `until` (monotonic; infinity: no time ends it), perhaps made to a `program`."""
+    """A promise to stay awake `until` (monotonic; infinity: no time limit), perhaps for as long as a `program` runs."""
 
     until: float
     why: str = ""
@@ -85,15 +98,15 @@ class Lease:
     program: str = ""
 
     def ends(self, now: float) -> str:
-        """What would end it, completing "ends ..."."""
+        """When it ends, completing "ends ..."."""
         by_time = f"in {duration_text(self.until - now)}, " if self.until < math.inf else ""
         by_program = f"when {self.program} ends, " if self.program else ""
-        return f"{by_time}{by_program}or by pgidle release {self.name}".rstrip()
+        return f"{by_time}{by_program}or with pgidle release {self.name}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
 class AskedToSleep:
-    """Somebody asked for a sleep now: no clock counts, but that nobody has used Postgres for `unused` seconds."""
+    """A sleep was asked for: no clock applies, except that Postgres must have been unused for `unused` seconds."""
 
     unused: float = 0.0
 
@@ -102,8 +115,7 @@ class AskedToSleep:
 class Memory:
     """What carries over from one verdict to the next; times are monotonic.
 
-    `delayed_since`: since when maintenance alone keeps an otherwise idle Postgres awake. `held`: what sessions hold on
-    to.
+    `delayed_since`: since when maintenance alone has kept an otherwise idle Postgres awake. `held`: what sessions hold.
     """
 
     awake_since: float
@@ -116,12 +128,12 @@ class Memory:
 
 
 def begin(now: float) -> Memory:
-    """The memory of a Postgres that became ready `now` (monotonic)."""
-    return Memory(awake_since=now, last_activity=now, last_use="Postgres woke")
+    """The memory for a Postgres that became ready `now` (monotonic)."""
+    return Memory(awake_since=now, last_activity=now, last_use="none since waking")
 
 
 def note_use(memory: Memory, now: float, what: str) -> Memory:
-    """The memory after a use that no look shows."""
+    """The memory after a use that no look shows, such as an order."""
     return replace(memory, last_activity=now, last_use=what)
 
 
@@ -136,15 +148,22 @@ def evaluate(
     start: StartResult | None = None,
     asked: AskedToSleep | None = None,
 ) -> tuple[Verdict, Memory]:
-    """Judge. `backoff`: what `flapping` says. `now` is monotonic.
-    `start`: whether Postgres would start again, where that has been tried since it woke or a file has changed.
+    """The verdict, and the memory for the next one. `now` is monotonic; `backoff` comes from `flapping`.
+
+    `start`: whether Postgres would start again, if that has been tried since it woke and since a file changed.
     """
     leases = tuple(lease for lease in leases if lease.until > now)
     held = tuple(_lease(lease, now) for lease in leases)
     if isinstance(look, LookFailed):
-        unknown = Reason(ReasonKind.UNKNOWN, Signal.LOOK, one_line(look.reason), "with the next whole look")
+        unknown = Reason(
+            ReasonKind.UNKNOWN, Signal.LOOK, one_line(look.reason), "with the next complete look"
+        )
         memory = Memory(
-            memory.awake_since, now, "a look failed", blocked_since=memory.blocked_since, held=memory.held
+            memory.awake_since,
+            now,
+            "unknown (a look failed)",
+            blocked_since=memory.blocked_since,
+            held=memory.held,
         )
         again = _next_look(_far(settings, LOOK_UNCOUNTED, LOOK_AGAIN), None, now, LOOK_AGAIN)
         return Verdict(False, (unknown, *held), None, again), memory
@@ -182,7 +201,7 @@ def evaluate(
     every = LOOK_UNCOUNTED if look.counters is None or settings.ignore else LOOK_EVERY
     far = min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
     if asked is not None:
-        far = LOOK_FINEST  # Then the clocks are asked again.
+        far = LOOK_FINEST  # Then judge by the clocks again.
     return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
 
 
@@ -194,13 +213,13 @@ def _remember(
     activity: tuple[Reason, ...],
     blocking: tuple[Blocker, ...],
 ) -> Memory:
-    """The memory with this look's uses and blockers in it. Activity now is as recent as the look's end."""
+    """The memory updated with this look's uses and blockers. Current activity is as recent as the look's end."""
     last, what = memory.last_activity, memory.last_use
     for moment, name in used(look, settings, memory.baseline):
         if moment > last:
             last, what = moment, name
     if activity:
-        last, what = max(last, look.at), activity[0].text
+        last, what = max(last, look.at), activity[0].client or activity[0].text
     return Memory(
         awake_since=memory.awake_since,
         last_activity=min(last, now) if last > memory.last_activity else memory.last_activity,
@@ -218,21 +237,25 @@ def _default(moment: float | None, otherwise: float) -> float:
 def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:
     for session in look.clients:
         if session.state == "idle" and session.unread and not is_ignored(session, settings):
-            text = f"{who(session)} has sent what its backend has not read yet"
-            yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, "when it is read")
+            text = f"{who(session)} has sent data that its backend has not read yet"
+            yield Reason(
+                ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, "when it is read", client_text(session)
+            )
         if session.state != "idle" and not is_ignored(session, settings):
             state = session.state or NO_STATE
             since = f" for {duration_text(session.state_age)}" if session.state_age is not None else ""
+            text = f"{who(session)} has been {state}{since}" if since else f"{who(session)} is {state}"
             ends = ENDS.get(state, "when it disconnects")
-            yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, f"{who(session)} is {state}{since}", ends)
+            yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, ends, client_text(session))
     for peer in look.connecting.peers:
         if not is_ignored_address(peer.address, settings):
-            text = f"a client at {peer.address} port {peer.port} is connecting"
+            text = f"a client is connecting from {peer.address} port {peer.port}"
             yield Reason(ReasonKind.ACTIVITY, Signal.CONNECTING, text, "when it is authenticated or gives up")
     ignored_peers = sum(is_ignored_address(peer.address, settings) for peer in look.connecting.peers)
     if look.connecting.children > ignored_peers and len(look.connecting.peers) == ignored_peers:
-        text = f"{look.connecting.children} server process(es) of clients that are connecting"
-        yield Reason(ReasonKind.ACTIVITY, Signal.CONNECTING, text, "when they are authenticated or give up")
+        count = look.connecting.children
+        text = "a client is connecting" if count == 1 else f"{count} clients are connecting"
+        yield Reason(ReasonKind.ACTIVITY, Signal.CONNECTING, text, "when authenticated, or given up")
 
 
 def _blocks(blocker: Blocker, memory: Memory, now: float, settings: Settings, spent: bool) -> Reason:
@@ -242,9 +265,11 @@ def _blocks(blocker: Blocker, memory: Memory, now: float, settings: Settings, sp
         return Reason(ReasonKind.BLOCKER, blocker.signal, text, blocker.ends)
     limit = duration_text(settings.autovacuum_limit)
     if spent or not settings.autovacuum_limit:
-        return Reason(ReasonKind.NOTE, blocker.signal, f"{text}; not waited for longer than {limit}")
+        return Reason(
+            ReasonKind.NOTE, blocker.signal, f"{text}; no longer waited for (autovacuum-limit {limit})"
+        )
     return Reason(
-        ReasonKind.BLOCKER, blocker.signal, text, f"{blocker.ends}, or has delayed sleep for {limit}"
+        ReasonKind.BLOCKER, blocker.signal, text, f"{blocker.ends}, or after delaying sleep for {limit}"
     )
 
 
@@ -256,7 +281,7 @@ def _lease(lease: Lease, now: float) -> Reason:
 def _ready_at(
     settings: Settings, memory: Memory, backoff: Backoff, asked: AskedToSleep | None
 ) -> float | None:
-    """When the clocks alone, or whoever asked for it, would let it sleep (monotonic)."""
+    """When the clocks alone, or the order to sleep, would let it sleep (monotonic)."""
     if asked is not None:
         return memory.last_activity + asked.unused
     if settings.idle_timeout is None:
@@ -267,16 +292,16 @@ def _ready_at(
 
 
 def _asked(asked: AskedToSleep, memory: Memory, now: float) -> Iterator[Reason]:
-    last = f"last use {duration_text(now - memory.last_activity)} ago: {memory.last_use}"
+    unused = duration_text(now - memory.last_activity)
     left = memory.last_activity + asked.unused - now
+    text = f"asked to sleep; idle {unused}; last use: {memory.last_use}"
     ends = f"after {duration_text(asked.unused)} without use" if left > 0 else ""
-    yield Reason(ReasonKind.CLOCK, Signal.IDLE_TIMEOUT, f"asked to sleep; {last}", ends)
+    yield Reason(ReasonKind.CLOCK, Signal.IDLE_TIMEOUT, text, ends)
 
 
 def _clocks(settings: Settings, memory: Memory, now: float, backoff: Backoff) -> Iterator[Reason]:
     """Never empty."""
     kind = ReasonKind.CLOCK
-    last = f"last use {duration_text(now - memory.last_activity)} ago: {memory.last_use}"
     if settings.idle_timeout is None:
         yield Reason(
             kind, Signal.IDLE_TIMEOUT, "never sleeps: idle-timeout is off", "when idle-timeout is set"
@@ -285,39 +310,41 @@ def _clocks(settings: Settings, memory: Memory, now: float, backoff: Backoff) ->
     wait = settings.idle_timeout + backoff.extra
     waits_until = memory.last_activity + wait
     stays_until = memory.awake_since + settings.min_awake
+    unused = duration_text(now - memory.last_activity)
+    timeout = duration_text(settings.idle_timeout)
+    extended = f", extended by {duration_text(backoff.extra)}" if backoff.extra else ""
+    last = f"last use: {memory.last_use}"
     if now >= waits_until:
-        yield Reason(kind, Signal.IDLE_TIMEOUT, f"{last}; that is the idle timeout of {duration_text(wait)}")
+        yield Reason(kind, Signal.IDLE_TIMEOUT, f"idle {unused} (idle-timeout {timeout}{extended}); {last}")
     else:
-        ends = f"after {duration_text(wait)} without use, in {duration_text(waits_until - now)}"
-        yield Reason(kind, Signal.IDLE_TIMEOUT, last, ends)
+        text = f"idle {unused} of {duration_text(wait)} (idle-timeout{extended}); {last}"
+        yield Reason(kind, Signal.IDLE_TIMEOUT, text, f"in {duration_text(waits_until - now)}")
     if now < waits_until and backoff.extra:
-        longer = (
-            f"waits {duration_text(backoff.extra)} longer: {backoff.culprit} comes back as soon as it is cut"
-        )
-        yield Reason(kind, Signal.FLAPPING, longer, "when a sleep lasts")
+        longer = f"idle-timeout extended by {duration_text(backoff.extra)}"
+        text = f"{longer}: {backoff.culprit} reconnects as soon as it is cut"
+        yield Reason(kind, Signal.FLAPPING, text, f"when a sleep lasts {duration_text(SOON)}")
     if now < stays_until:
-        text = (
-            f"awake for only {duration_text(now - memory.awake_since)} of {duration_text(settings.min_awake)}"
-        )
+        spent, least = duration_text(now - memory.awake_since), duration_text(settings.min_awake)
+        text = f"awake {spent} of {least} (min-awake)"
         yield Reason(kind, Signal.MIN_AWAKE, text, f"in {duration_text(stays_until - now)}")
 
 
 def _notes(look: Snapshot, start: StartResult | None) -> Iterator[Reason]:
     if look.refusal is not None:
-        text = f"looks as {look.watched_as}, for the role that was made for it is not let in: {look.refusal}"
+        text = f"watching as {look.watched_as}: the role made for watching cannot connect: {look.refusal}"
         yield Reason(ReasonKind.NOTE, Signal.LOOK, one_line(text))
     if start is not None and start.startable is Startable.UNKNOWN:
-        text = f"whether Postgres could start again is not known: {start.reason}"
+        text = f"cannot tell whether Postgres would start again: {start.reason}"
         yield Reason(ReasonKind.NOTE, Signal.CONFIGURATION, one_line(text))
     if count := look.prepared_transactions:
-        text = f"{count} prepared transaction{'s' * (count > 1)}; survive{'s' * (count == 1)} sleep"
+        text = f"{count} prepared transaction{'s' * (count > 1)} (kept through sleep)"
         yield Reason(ReasonKind.NOTE, Signal.PREPARED_TRANSACTIONS, text)
     for slot in look.slots:
         yield Reason(ReasonKind.NOTE, Signal.REPLICATION_SLOT, slot_text(slot), SLOT_ENDS)
 
 
 def _grouped(reasons: Iterable[Reason]) -> Iterator[Reason]:
-    """Names the first few of a signal and counts the rest."""
+    """The first few reasons of each signal, and a count of the rest."""
     more: dict[Signal, list[Reason]] = {}
     for reason in reasons:
         of_signal = more.setdefault(reason.signal, [])
@@ -330,7 +357,7 @@ def _grouped(reasons: Iterable[Reason]) -> Iterator[Reason]:
 
 
 def is_near(verdict: Verdict, now: float) -> bool:
-    """Whether a sleep may come so soon that the connection that looks is kept for it."""
+    """Whether a sleep may come so soon that the watching connection is kept open for it."""
     return verdict.sleeps_at is not None and verdict.sleeps_at - now <= NEAR
 
 

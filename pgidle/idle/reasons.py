@@ -1,4 +1,4 @@
-"""What a verdict is made of, in words for a person."""
+"""The reasons behind a verdict, worded for people."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ class Signal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """`text` says who and since when; `ends`, which may be empty, completes "ends ..."."""
+    """`text` says what it is and since when; `ends`, which may be empty, completes "ends ...". `client` names the
+    client behind it, where that is shorter than `text`."""
 
     kind: ReasonKind
     signal: Signal
     text: str
     ends: str = ""
+    client: str = ""
 
     @property
     def keeps(self) -> bool:
@@ -69,8 +71,8 @@ class Reason:
 class Verdict:
     """Whether Postgres is idle, and why.
 
-    `sleeps_at` (monotonic) is when it would sleep if nothing happens; None: not foreseeable. `next_look` is
-    in seconds.
+    `sleeps_at` (monotonic) is when it would sleep if nothing happens; None: not foreseeable. `next_look`: seconds
+    until the next look.
     """
 
     idle: bool
@@ -80,7 +82,7 @@ class Verdict:
 
 
 def duration_text(seconds: float) -> str:
-    """A duration as a person reads it, to two units: 0.4s, 12s, 5min 2s, 3h 20min, 2d 4h."""
+    """A duration for people, in at most two units: 0.4s, 12s, 5min 2s, 3h 20min, 2d 4h."""
     if seconds < 10:
         return f"{round(max(seconds, 0.0), 1):g}s"
     whole = round(seconds)
@@ -95,25 +97,32 @@ def duration_text(seconds: float) -> str:
 def who(session: Session) -> str:
     """A session as a person would recognise it: `session 4711 (app "rails", user app, 10.0.0.3)`."""
     kind = "session" if session.is_client else session.backend_type
+    facts = _facts(session)
+    return one_line(f"{kind} {session.pid} ({facts})" if facts else f"{kind} {session.pid}")
+
+
+def client_text(session: Session) -> str:
+    """The client of a session, the same after it has reconnected: `app "rails", user app, 10.0.0.3`."""
+    return one_line(_facts(session) or "an unnamed client")
+
+
+def _facts(session: Session) -> str:
     name = session.application_name
-    facts = [
+    facts = (
         f'app "{name}"' if name else "",
         f"user {session.usename}" if session.usename else "",
         f"database {session.datname}" if session.datname and not session.is_client else "",
         session.client_addr or ("Unix socket" if session.client_port == -1 else ""),
-    ]
-    inside = ", ".join(fact for fact in facts if fact)
-    return one_line(f"{kind} {session.pid} ({inside})" if inside else f"{kind} {session.pid}")
+    )
+    return ", ".join(fact for fact in facts if fact)
 
 
 def slot_text(slot: Slot) -> str:
     """What an inactive replication slot costs."""
-    amount = f"{slot.held_back / 2**20:.1f} MB" if slot.held_back else "none"
-    return one_line(
-        f'{slot.slot_type} replication slot "{slot.name}" is not in use; WAL that it holds back: {amount}'
-    )
+    amount = f"{slot.held_back / 2**20:.1f} MB of" if slot.held_back else "no"
+    return one_line(f'{slot.slot_type} replication slot "{slot.name}" is inactive and retains {amount} WAL')
 
 
 def one_line(text: str) -> str:
-    """Role and database names may hold anything, line breaks too."""
+    """The text with unprintable characters replaced: role and database names may contain anything, even line breaks."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,7 +1,7 @@
-"""What one look at Postgres saw: values only, gathered by `activity`, judged by `policy`.
+"""What one look at Postgres saw: values only, gathered by `observer.watcher` and judged by `policy`.
 
 Times: `at` is on the monotonic clock. `backend_start`, `state_change` and the like are the server's wall clock, in
-whole microseconds since 1970, and only ever compared with each other. Ages are seconds.
+whole microseconds since 1970, and are only compared with each other. Ages are seconds.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One row of pg_stat_activity, the watcher's own excepted, with what other views say about its pid.
+    """One row of pg_stat_activity (never the watcher's own), with what other views say about its pid.
 
     `state_age` is the seconds since `state_change`; None where Postgres keeps none (most workers). `unread`: its
-    client has sent what the backend has not read yet, so that an idle state is out of date. `query` is its last one,
-    where that may say what it holds on to. `listening`, and a client's `base_backup`, are what `held` makes of that.
+    client has sent data that the backend has not read yet, so an idle state is out of date. `query` is its last one,
+    where that may tell what the session holds. `listening`, and a client's `base_backup`, are derived from it by
+    `held_by_sessions`.
     """
 
     pid: int
@@ -50,12 +51,12 @@ class Session:
 
     @property
     def key(self) -> Key:
-        """Names a session for ever: pids are used again."""
+        """Identifies a session for good: pids are reused."""
         return (self.pid, self.backend_start)
 
     @property
     def is_client(self) -> bool:
-        """A client backend; one whose type is hidden is taken for one."""
+        """A client backend, or one whose type is hidden."""
         return self.backend_type in (None, "client backend")
 
     @property
@@ -64,7 +65,7 @@ class Session:
 
     @property
     def streams(self) -> bool:
-        """A walsender whose receiver has begun to receive, and would go on where it was after a cut."""
+        """A walsender whose receiver has begun to receive, and would resume where it was after a disconnect."""
         return self.walsender_state in ("catchup", "streaming", "stopping")
 
     @property
@@ -81,19 +82,19 @@ class Session:
 
     @property
     def is_launcher(self) -> bool:
-        """Only starts others: autovacuum's, logical replication's, pg_cron's."""
+        """Only starts other workers: autovacuum's, logical replication's, pg_cron's."""
         return (self.backend_type or "").endswith("launcher")
 
     @property
     def is_working(self) -> bool:
-        """An extension's background worker that runs a query; a parallel worker's leader speaks for it."""
+        """An extension's background worker that runs a query. Parallel workers are left out: their leader counts."""
         busy = self.state is not None and self.state not in ("idle", "disabled")
         return busy and not (self.is_client or self.is_launcher or self.backend_type == "parallel worker")
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A replication slot that nobody uses. `held_back`: bytes of WAL that are kept for it alone."""
+    """An inactive replication slot. `held_back`: bytes of WAL retained for it alone."""
 
     name: str
     slot_type: str
@@ -102,11 +103,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Sums over pg_stat_database (PostgreSQL 14+): they tell of sessions that no look has seen.
+    """Sums over pg_stat_database (PostgreSQL 14+), which reveal sessions that no look has seen.
 
-    `sessions` are those of others than the watcher. `active_time` (microseconds) leaves out database `left_out`, where
-    the watcher itself is counted. By the rest two looks know whether they add up the same: how many databases there
-    are, the sum of their oids, and when one was last reset.
+    `sessions` does not count the watcher's. `active_time` (microseconds) leaves out database `left_out`, where the
+    watcher itself is counted. The rest tells whether two sums cover the same: the number of databases, the sum of their
+    oids, and when one of them was last reset.
     """
 
     sessions: int
@@ -119,9 +120,9 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The last one, from pg_control: its redo pointer in bytes of WAL, and its time. `requested` counts those that
-    others than the watcher have asked for. `is_shutdown`: nothing was written from its redo pointer to itself, as at a
-    shutdown, and with wal_level = minimal at others too."""
+    """The last checkpoint, from pg_control: its redo pointer in bytes of WAL, and its time. `requested` counts the
+    checkpoints requested by anybody but the watcher. `is_shutdown`: nothing was written between its redo pointer and
+    its record, as at a shutdown, and with wal_level = minimal at other times too."""
 
     redo: int
     segment_bytes: int
@@ -132,10 +133,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Connecting:
-    """Clients that Postgres (or its accept queue) has, but pg_stat_activity does not show yet.
+    """Clients that are connected (perhaps only in the accept queue) but not yet in pg_stat_activity.
 
-    `peers` are established TCP connections; `children` counts processes of the postmaster that no row
-    explains, which also shows clients of the Unix socket. A TCP client that has a process is in both.
+    `peers` are established TCP connections; `children` counts processes of the postmaster that match no row, which
+    includes those of clients on the Unix socket. A TCP client that has a process is in both.
     """
 
     peers: tuple[Peer, ...] = ()
@@ -144,7 +145,7 @@ class Connecting:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is left for Postgres's files, where it is least: bytes, and inodes. None: the file system does not tell."""
+    """Bytes and inodes left for Postgres's files, on the fullest file system. None: the file system does not tell."""
 
     free_bytes: int | None = None
     free_files: int | None = None
@@ -153,11 +154,11 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One whole look.
+    """One complete look.
 
-    `in_recovery`: it is a standby. `slots` are the inactive ones. `started`: when the postmaster was.
+    `in_recovery`: it is a standby. `slots` are the inactive ones. `started`: when the postmaster was started.
     `exclusive_backup` (up to PostgreSQL 14): a base backup that belongs to no session. `watched_as` is the role that
-    looked, `refusal` why it was not the one that was made for it.
+    looked; `refusal` tells why the role made for watching was refused.
     """
 
     at: float
@@ -177,7 +178,7 @@ class Snapshot:
 
     @property
     def has_arrivals(self) -> bool:
-        """Whether anybody is between connect() and the first prompt, where an end would be a failed connection."""
+        """Whether a client is between connect() and its first prompt, where a shutdown would be a failed connection."""
         arriving = any(session.state in (None, "starting") for session in self.clients)
         return arriving or self.connecting != Connecting()
 

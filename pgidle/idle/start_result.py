@@ -1,4 +1,4 @@
-"""Whether Postgres would start with what is on disk now: question and answer of `start_check`. Values only."""
+"""Whether Postgres would start with what is on disk now: the question and the answer of `start_check`. Values only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 @record
 class StartQuestion:
-    """A start as it would be. `version` is Postgres's major version; `folder` is one that it may write.
+    """The start to try. `version` is Postgres's major version; `folder` is a folder that the trial may write to.
 
-    `prepared`: transactions that are prepared, which it would have to restore.
+    `prepared`: how many prepared transactions it would have to restore.
     """
 
     command: tuple[str, ...]
@@ -25,7 +25,7 @@ class StartQuestion:
 
 
 class Startable(Enum):
-    """`UNKNOWN`: the trial itself did not work, which says nothing about Postgres."""
+    """`UNKNOWN`: the trial itself failed, which says nothing about Postgres."""
 
     YES = "yes"
     NO = "no"

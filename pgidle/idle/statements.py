@@ -1,7 +1,8 @@
-"""What a session's last query says of what the session holds on to: LISTEN, and a base backup of its own. Pure.
+"""What a session's last query tells about what the session holds: LISTEN, and a base backup of its own. Pure.
 
-Only words are known, as pg_stat_activity shows them: up to track_activity_query_size bytes (1 kB by default), and not
-whether they succeeded. So what takes hold is believed at once, and what lets go only where nothing can remain.
+Only the text is known, as pg_stat_activity shows it: up to track_activity_query_size bytes (1 kB by default), and not
+whether it succeeded. So a statement that takes hold of something is believed at once, and one that lets go only where
+nothing can remain held.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Word(Enum):
-    """What a query says of one thing."""
+    """What a query tells about one thing that a session may hold."""
 
     HOLDS = "holds"
     LETS_GO = "lets go"
@@ -25,14 +26,14 @@ class Word(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a query says of listening, and of a base backup."""
+    """What a query tells about LISTEN, and about a base backup."""
 
     listening: Word = Word.NOTHING
     backup: Word = Word.NOTHING
 
 
-# src/backend/parser/scan.l: comments nest, which no regular expression follows, so they are left out one by one;
-# quotes are doubled, and a dollar quote ends with its own tag. What is cut off in the middle goes on to the end.
+# After src/backend/parser/scan.l: comments nest, which no regular expression can follow, so each is skipped in code;
+# quotes are doubled, and a dollar quote ends with its own tag. A token that is cut off extends to the end.
 TOKEN = re.compile(
     r"""
       (?P<line_comment> --[^\n\r]* )
@@ -52,7 +53,7 @@ LISTEN = re.compile(r"\blisten\b", re.IGNORECASE)
 
 
 def said(query: str) -> Said:
-    """What all statements of a query say together; a later one has the last word."""
+    """What all statements of a query tell together; a later one overrides an earlier one."""
     listening = backup = Word.NOTHING
     for words in _statements(query):
         match words[:2]:
@@ -61,7 +62,7 @@ def said(query: str) -> Said:
             case ["unlisten", "*"] | ["discard", "all"]:
                 listening = Word.LETS_GO
             case ["unlisten", *_]:
-                # Who leaves one channel by its name has others, as like as not.
+                # A session that leaves one channel by name probably listens on others.
                 listening = Word.HOLDS
             case ["do", *_] if any(LISTEN.search(word) for word in words[1:]):
                 listening = Word.HOLDS
@@ -74,7 +75,7 @@ def said(query: str) -> Said:
 
 
 def _statements(query: str) -> Iterator[list[str]]:
-    """Each statement's words in lower case, and what is between them. A string is one word, a comment none."""
+    """The tokens of each statement, words in lower case. A string is one token, a comment none."""
     statement: list[str] = []
     for token in _tokens(query):
         if token == ";":
@@ -97,7 +98,7 @@ def _tokens(query: str) -> Iterator[str]:
             case "string":
                 yield found["string"]
             case "name":
-                # A name in quotes is no keyword, yet may be a function's.
+                # A quoted name is not a keyword, but may name a function.
                 yield name if (name := found["name"].strip('"')) in BEGINS | ENDS else '"name"'
             case "other" if not found["other"].isspace():
                 yield found["other"]
@@ -106,7 +107,7 @@ def _tokens(query: str) -> Iterator[str]:
 
 
 def _end_of_comment(query: str, at: int) -> int:
-    """Where the comment ends whose inside begins there."""
+    """Where the comment ends whose opening `/*` ends at `at`."""
     depth = 1
     while depth and (edge := COMMENT_EDGE.search(query, at)):
         depth += 1 if edge[0] == "/*" else -1
