@@ -1,4 +1,4 @@
-"""The sleeps of the past, which outlive the supervisor: why it slept, and who keeps waking it. Times are Unix time."""
+"""Past sleeps, which outlive the supervisor: why Postgres slept, and what keeps waking it. Times are Unix time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from pgidle.system.state_directory import StateDir
 
 KEPT = 12
-"""So many sleeps are remembered: more than the doublings from a second to an hour."""
+"""How many sleeps are remembered: more than it takes to double a second up to an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Oldest first. The last one's `woken_at` is 0 while it has not been woken from; `seconds` is how long its
-    shutdown took, None where that is not known."""
+    """Oldest first. The last sleep's `woken_at` is 0 while it lasts; `seconds` is how long its shutdown took, None if
+    not known."""
 
     why: str = ""
     sleeps: tuple[Sleep, ...] = ()
@@ -30,13 +30,13 @@ class History:
         return History(why, (*self.sleeps, Sleep(asleep_at=now, woken_at=0.0, cut=cut))[-KEPT:], seconds)
 
     def woke(self, now: float) -> History:
-        """The last sleep has ended now, unless its end is known."""
+        """Record that the last sleep has ended, unless its end is known already."""
         if not self.sleeps or self.sleeps[-1].woken_at:
             return self
         return replace(self, sleeps=(*self.sleeps[:-1], replace(self.sleeps[-1], woken_at=now)))
 
     def woken_by(self, who: str) -> History:
-        """Who came first after the last sleep, unless that is known."""
+        """Record which client came first after the last sleep, unless that is known already."""
         if not self.sleeps or self.sleeps[-1].woken_by is not None:
             return self
         return replace(self, sleeps=(*self.sleeps[:-1], replace(self.sleeps[-1], woken_by=who)))
@@ -48,7 +48,7 @@ class History:
 
 
 def load(state_dir: StateDir) -> History:
-    """What was kept; a file that cannot be read is no history."""
+    """The history on disk; empty if its file cannot be read."""
     try:
         kept: dict[str, Any] = json.loads(state_dir.find(LAST_SLEEP) or "{}")
         sleeps = tuple(
@@ -66,7 +66,7 @@ def load(state_dir: StateDir) -> History:
 
 
 def save(state_dir: StateDir, history: History) -> None:
-    """Keep it for the next supervisor, and for `pgidle status` while there is none. Raises OSError."""
+    """Write it for the next supervisor, and for `pgidle status` while none runs. Raises OSError."""
     sleeps = [
         {
             "asleep_at": one.asleep_at,
@@ -82,15 +82,15 @@ def save(state_dir: StateDir, history: History) -> None:
 
 
 def remember(state_dir: StateDir, why: str, now: float, seconds: float) -> None:
-    """Keep a sleep that began `now`, of which nobody knows whom it has cut."""
+    """Record a sleep that began `now`, without knowing which clients it cut."""
     try:
         save(state_dir, load(state_dir).slept(why, now, frozenset(), seconds))
     except OSError:
-        return  # The log has it.
+        return  # The log has the sleep.
 
 
 def last_sleep(state_dir: str) -> LastSleep | None:
-    """What was kept of the last sleep, for who is not the supervisor; None where there is nothing that can be read."""
+    """The last sleep on record, for other processes than the supervisor; None if there is none that can be read."""
     try:
         folder = open_of_another(state_dir)
         try:
@@ -103,12 +103,12 @@ def last_sleep(state_dir: str) -> LastSleep | None:
 
 
 def _seconds(kept: dict[str, Any]) -> float | None:
-    """None in what was kept before shutdowns were measured."""
+    """None in files written before shutdowns were measured."""
     return None if kept.get("seconds") is None else _time(kept["seconds"])
 
 
 def _time(value: Any) -> float:
-    """A moment or a duration that can be written down. Raises ValueError or TypeError."""
+    """A moment or a duration, checked to be in range. Raises ValueError or TypeError."""
     if not 0 <= (seconds := float(value)) <= LATEST:
-        raise ValueError(f"{seconds} is no time")
+        raise ValueError(f"{seconds} is not a time")
     return seconds
