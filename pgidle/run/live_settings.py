@@ -1,4 +1,4 @@
-"""The settings that hold: read again when their file changes, or on SIGHUP."""
+"""The settings in force: read again when their file changes, or on SIGHUP."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pgidle.system.file_signature import Signature
 
 POLL = 10.0
-"""Seconds between two looks at the settings file: while Postgres sleeps there is no observer to notice a change."""
+"""Seconds between two checks of the settings file: while Postgres sleeps, no observer is there to notice a change."""
 
 
 class LiveSettings:
-    """`changed` is called with new settings, from which only those that may change live differ."""
+    """`changed` is called with the new settings, in which only those that can change live differ."""
 
     def __init__(self, runtime: Runtime, changed: Callable[[Settings], None]) -> None:
         self.current = runtime.settings
@@ -26,19 +26,19 @@ class LiveSettings:
         self._log = runtime.log
         self._changed = changed
         self.signature = self._seen = self._sign()
-        """Of the file as it was read last."""
+        """The file's signature when it was last read."""
 
     def watch(self) -> None:
-        """Look at the file now and then, from now on."""
+        """Check the file every POLL seconds from now on."""
         if self._files.settings_file:
             self._loop.after(POLL, "settings", self._look)
 
     def read(self) -> None:
-        """Read everything again. Settings that are wrong change nothing, and the log says so."""
+        """Read everything again. Wrong settings change nothing, and are logged."""
         self.signature = self._sign()
         found = self._files.read()
         if found.settings is None:
-            self._log.once("settings", f"the settings stay as they were: {found.error}")
+            self._log.once("settings", f"settings unchanged: {found.error}")
             return
         from pgidle.postgres.conninfo import harmless
         from pgidle.settings.settings import describe, live_changes
@@ -47,13 +47,13 @@ class LiveSettings:
         before = dict(describe(self.current, harmless))
         self.current, waiting = live_changes(self.current, found.settings)
         now = describe(self.current, harmless)
-        changed = [f"{name} is {value} now" for name, value in now if before[name] != value]
-        changed += [f"{name} changes only with a restart" for name in waiting]
-        self._log.note("settings", f"read again: {'; '.join(changed) or 'nothing that counts has changed'}")
+        changed = [f"{name} is now {value}" for name, value in now if before[name] != value]
+        changed += [f"{name} needs a restart" for name in waiting]
+        self._log.note("settings", f"reloaded: {'; '.join(changed) or 'no changes'}")
         self._changed(self.current)
 
     def _look(self) -> None:
-        """Read what has changed, once it has stopped changing."""
+        """Read the file if it has changed, once it has stopped changing."""
         seen, self._seen = self._seen, self._sign()
         if self._seen not in (self.signature, None) and seen == self._seen:
             self.read()

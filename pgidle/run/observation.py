@@ -1,4 +1,4 @@
-"""What the supervisor asks of its observer, and what it makes of the answers: doubt means busy."""
+"""What the supervisor asks its observer to do, and what it makes of the answers: doubt means busy."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from pgidle.run.server import Server
 
 EXIT_PATIENCE = 0.5
-"""Seconds that the observer gets to end: clients who ask for the status at this moment are answered."""
+"""Seconds that the observer gets to exit, so that requests for the status under way are answered."""
 
 CONFIRM_LIMIT = 10.0
-"""Seconds for the last look, and for the clients whose login a forced sleep waits for meanwhile."""
+"""Seconds for the last look, including the time that a forced sleep waits for clients to finish logging in."""
 
 FRESH = 1.0
-"""Seconds: an older judgement does not count. The observer may have been stopped since, or the supervisor."""
+"""Seconds: an older judgement does not count, as either process may have been suspended since."""
 
 LINGER = 60.0
-"""Seconds for which the observer stays, while Postgres sleeps, after somebody has asked it."""
+"""Seconds for which the observer stays after a request while Postgres sleeps."""
 
 WAKING = (b"POST /wake", b"POST /hold")
-"""How the orders begin for which Postgres has to be awake."""
+"""How requests begin that need Postgres to be awake."""
 
 
 class Observation:
     """Belongs to the supervisor, which alone knows the state: `moment` and `situation` (given the number of the latest
-    question) tell it, and `happen` gets what the observer's judgements mean."""
+    question) return it, and `happen` is called with the events that follow from the observer's judgements."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Observation:
         happen: Callable[[Event, str], None],
     ) -> None:
         self.wakes = 0
-        """How many postmasters have been looked at."""
+        """How many postmasters have been watched."""
         self._runtime = runtime
         self._settings = settings
         self._server = server
@@ -73,16 +73,16 @@ class Observation:
 
     @property
     def pid(self) -> int | None:
-        """The observer's pid, where there is one."""
+        """The observer's pid, if there is one."""
         return self._observer.pid
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is an observer that hears what it is told."""
+        """Whether there is an observer that reads its messages."""
         return self._observer.is_ready
 
     def tell(self, message: say.ToObserver) -> bool:
-        """Tell the observer; False where there is none that hears."""
+        """Send the observer a message; False if there is none that reads it."""
         return self._observer.tell(message)
 
     def tell_situation(self) -> None:
@@ -90,7 +90,7 @@ class Observation:
             self._observer.tell(self._situation(self._heard))
 
     def attend(self) -> None:
-        """Have Postgres looked at, from now on or again."""
+        """Have Postgres watched, from now on or again."""
         if self._state is not State.AWAKE or self._server.pid is None:
             return
         self._loop.cancel("attend")
@@ -108,40 +108,40 @@ class Observation:
         self._period += 1
         self._loop.after(CONFIRM_LIMIT, "confirm", self._on_unconfirmed)
         if not self._observer.tell(say.Confirm(self._period)):
-            self._happen(Event.ACTIVITY_SEEN, "nobody looks at Postgres")
+            self._happen(Event.ACTIVITY_SEEN, "no observer to take the last look")
 
     def record_sleep(self, why: str, seconds: float) -> None:
-        """Have it remembered why Postgres sleeps, and how many seconds its shutdown took."""
+        """Have the sleep recorded: why Postgres sleeps, and how many seconds its shutdown took."""
         if not self._observer.tell(say.Slept(why, seconds)):
             from pgidle.history.sleeps import remember
 
             remember(self._runtime.state_dir, why, time.time(), seconds)
 
     def on_question(self, connected: socket.socket, data: bytes) -> None:
-        """Somebody asks over HTTP for more than a health check."""
+        """An HTTP request for more than a health check has arrived."""
         self._observer.hand_over(say.Connection(False, data), connected)
         self.part_later()
 
     def on_order(self, connected: socket.socket, data: bytes) -> None:
-        """Somebody asks at the control socket."""
+        """A request has arrived at the control socket."""
         if self._state is not State.AWAKE and data.startswith(WAKING):
-            # Counts like a client: once the observer has read it, there might be no supervisor left to tell.
+            # Counts like a client, at once: by the time the observer has read it, the supervisor might have exited.
             self._happen(Event.WAKE_REQUESTED, "asked to wake")
         self._observer.hand_over(say.Connection(True, data), connected)
         self.part_later()
 
     def part_later(self) -> None:
-        """Have no observer while Postgres sleeps, unless somebody asks it now and then."""
+        """Let the observer go while Postgres sleeps, unless it gets requests now and then."""
         if self._state is State.ASLEEP and self._settings.current.when_idle is not WhenIdle.EXIT:
             left = self._observer.asked_at + LINGER - time.monotonic()
             self._loop.after(max(left, 0.0), "part", self._part)
 
     def receive(self) -> None:
-        """Take in all that the observer has said by now."""
+        """Handle all messages that the observer has sent by now."""
         self._observer.receive()
 
     def leave(self, status: int) -> None:
-        """End it, as the supervisor ends with this exit status."""
+        """End the observer, as the supervisor exits with this status."""
         self._observer.leave(status, EXIT_PATIENCE)
 
     @property
@@ -149,7 +149,7 @@ class Observation:
         return self._moment().state
 
     def _serve(self, end: PairEnd, is_urgent: bool) -> None:
-        """What a fork of the supervisor does as the observer."""
+        """What the fork runs as the observer."""
         from pgidle.observer.process import Begun, serve
 
         begun = Begun(
@@ -181,7 +181,7 @@ class Observation:
             case say.FilesChanged(_, True):
                 self._settings.read()
             case say.FilesChanged(names, False):
-                self._log.note("reload", f"{', '.join(names)} has changed: Postgres is told to reload")
+                self._log.note("reload", f"{', '.join(names)} changed: reloading Postgres")
                 self._server.reload()
             case say.HoldsChanged(content):
                 self._holds = content
@@ -196,30 +196,30 @@ class Observation:
             case State.AWAKE, Judgement.IDLE if _is_fresh(judged):
                 self._happen(Event.IDLE_JUDGED, judged.why)
             case State.AWAKE, _:
-                self.attend()  # It goes on looking.
+                self.attend()  # So that it goes on looking.
             case State.DROWSY, Judgement.CONFIRMED:
                 self._on_confirmed(judged)
             case State.DROWSY, Judgement.USED:
                 self._happen(Event.ACTIVITY_SEEN, judged.why)
 
     def _on_confirmed(self, judged: say.Judged) -> None:
-        """Nobody uses Postgres; but has anybody come meanwhile?"""
+        """Nobody uses Postgres, but a client may have arrived meanwhile."""
         if parked := self._gate.parked():
             self._happen(Event.CLIENT_PARKED, parked_text(parked))
         elif _is_fresh(judged):
             self._happen(Event.IDLE_CONFIRMED, judged.why)
         else:
-            self._happen(Event.ACTIVITY_SEEN, "the last look is too long ago to count")
+            self._happen(Event.ACTIVITY_SEEN, "the last look is too old to count")
 
     def _on_unconfirmed(self) -> None:
         self._happen(Event.ACTIVITY_SEEN, f"no last look within {CONFIRM_LIMIT:g} s")
-        self._observer.give_up("it does not look")
+        self._observer.give_up("did not take the last look in time")
 
     def _on_lost(self, why: str) -> None:
-        """Nobody can be seen, so nobody may be cut."""
+        """Without an observer no session can be seen, so none may be cut."""
         self._heard = 0
         if self._state is State.DROWSY:
-            self._happen(Event.ACTIVITY_SEEN, f"nobody looks at Postgres: {why}")
+            self._happen(Event.ACTIVITY_SEEN, f"observer lost: {why}")
         elif self._state is State.AWAKE:
             self._observer.want()
 

@@ -1,7 +1,7 @@
-"""Postgres under our care, from an empty data directory to the last process: started, known to be ready, stopped.
+"""Postgres as pgidle runs it, from an empty data directory to its last process: started, found ready, stopped.
 
-Nothing here decides when. Each start walks through the same steps: end what an earlier postmaster left behind,
-initialise the data directory on the first start, spawn, and look until postmaster.pid says that it is ready.
+Nothing here decides when. Every start takes the same steps: end what an earlier postmaster left running, initialise the
+data directory on the first start, spawn, and poll until postmaster.pid says that Postgres is ready.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
     from pgidle.system.file_signature import Signature
 
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))
-"""While Postgres starts: up to so many seconds after the spawn, look so often whether it is ready (seconds)."""
+"""While Postgres starts, how often to look whether it is ready: (seconds since the spawn up to which, interval)."""
 
 WRITER_POLL = 0.2
-"""Seconds between two looks for the background writer, which old versions start after they are ready."""
+"""Seconds between two looks for the background writer, which old versions start only after they are ready."""
 
 WAITS_LIMIT = 1.0
-"""Seconds after Postgres is ready by which the library in it has said that it waits for clients as it is told to."""
+"""Seconds after Postgres is ready within which the preloaded library has to report that it controls the listeners."""
 
 REAP_POLL = 0.01
 """Seconds between two attempts to reap a postmaster that has exited."""
 
 ORPHANS_POLL = 0.02
-"""Seconds between two looks at processes that must end before a start."""
+"""Seconds between two looks at processes that must exit before a start."""
 
 WITHOUT_LIBRARY = (
-    "; it ran without the library that pgidle preloads, so it could not share its sockets: a program in place of "
-    "postgres must exec it, with the environment and the descriptors that it was given"
+    "; it ran without the library that pgidle preloads: a wrapper in place of postgres must exec it, "
+    "and pass on the environment and the file descriptors that it was given"
 )
 
-NOT_RECOVERED = "Postgres had not recovered yet: the next start does"
+NOT_RECOVERED = "Postgres had not finished recovery; the next start will"
 
 
 class Server:
-    """One Postgres, running or not. `happen` is told of POSTMASTER_READY, POSTMASTER_FAILING,
-    POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED (a start that failed, too) and, where no data directory could be made,
-    RESTARTS_EXHAUSTED."""
+    """One Postgres, running or not. `happen` is called with POSTMASTER_READY, POSTMASTER_FAILING,
+    POSTMASTER_EXITED_CLEANLY, POSTMASTER_CRASHED (also for a failed start) and, if the data directory could not be
+    created, RESTARTS_EXHAUSTED."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Server:
         gatekeeper: Gatekeeper,
         happen: Callable[[Event, str], None],
     ) -> None:
-        """`early` was spawned already."""
+        """`early`: a postmaster that was spawned already."""
         settings = runtime.settings
         self._runtime = runtime
         self._settings = settings
@@ -79,17 +79,17 @@ class Server:
         self._happen = happen
         self._postmaster: Postmaster | None = None
         self._errors: ErrorCopy | None = None
-        """Of a postmaster that was started after another start had failed."""
+        """The copy of its stderr, of a postmaster that was started after a failed start."""
         self._spawned_at = 0.0
-        """Unix time: log files that are older are about another start."""
+        """Unix time: older log files belong to an earlier start."""
         self._has_failed = False
         """Whether the last start failed."""
         self._known = {runtime.state_dir.earlier_postmaster}
-        """Pids of postmasters that are ours to end: an earlier supervisor's too, which may have got no further by now
-        than to the lock that the one we spawn then finds taken."""
+        """Pids of postmasters that are ours to end. An earlier supervisor's is one too: it may have only just taken the
+        lock file, which the postmaster that we spawn would then find taken."""
         self._ready_since: float | None = None
         self.files_read: dict[str, Signature] = {}
-        """What Postgres has read of its configuration, by name."""
+        """The configuration files as Postgres last read them, by name."""
         self._initialisation: Initialisation | None = None
         self._step_since = 0.0
         self._asked_to_stop = False
@@ -97,12 +97,12 @@ class Server:
         self._is_stopping_immediately = False
         self.is_ready = False
         self.is_clean = runtime.first is not None or is_shut_down(settings.data_dir)
-        """Whether the last postmaster is known to have shut down cleanly, or to never have run."""
+        """Whether the last postmaster is known to have shut down cleanly, or never to have run."""
         if early is not None:
             self._look_after(early)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by other settings from now on."""
+        """Use these settings from now on."""
         self._settings = settings
 
     @property
@@ -117,16 +117,16 @@ class Server:
 
     @property
     def is_initialising(self) -> bool:
-        """Whether the data directory is being made."""
+        """Whether the data directory is being created."""
         return self._initialisation is not None
 
     @property
     def connecting(self) -> int:
-        """How many clients have a process of Postgres's and no session yet."""
+        """How many clients have a server process but no session yet."""
         return self._postmaster.connecting() if self._postmaster is not None else 0
 
     def would_lose_unlogged(self) -> bool:
-        """Whether an immediate shutdown would empty unlogged tables: once its checkpoint is written it does not."""
+        """Whether an immediate shutdown would empty unlogged tables: not once the shutdown checkpoint is written."""
         data_dir = self._settings.data_dir
         return not is_checkpointed(data_dir) and has_unlogged(data_dir)
 
@@ -140,8 +140,10 @@ class Server:
             try:
                 self._initialise(self._first)
             except FAULTS as error:
-                # Not tried again: it forks, which takes a process without threads.
-                self._happen(Event.RESTARTS_EXHAUSTED, f"cannot make a data directory: {fault_text(error)}")
+                # Not retried: it forks, which needs a process without threads.
+                self._happen(
+                    Event.RESTARTS_EXHAUSTED, f"cannot create the data directory: {fault_text(error)}"
+                )
         elif delay or not self.is_clean:
             self._loop.after(delay, "start", self._await_orphans)
             self._step_since = time.monotonic() + delay
@@ -149,7 +151,7 @@ class Server:
             self._spawn()
 
     def stop_fast(self) -> None:
-        """Fast shutdown, or an end to whatever comes before Postgres runs."""
+        """Fast shutdown, or an end to whatever precedes Postgres."""
         self._asked_to_stop = True
         if self._postmaster is not None:
             self._postmaster.fast_shutdown()
@@ -159,16 +161,16 @@ class Server:
             self._loop.cancel("start")
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres was not running")
         else:
-            # What is left of an earlier postmaster ends before we do.
+            # What is left of an earlier postmaster exits before we do.
             self._await_orphans()
 
     def end(self) -> None:
-        """Stop Postgres, and wait for that: nobody looks after it any more."""
+        """Stop Postgres and wait until it has exited: from now on nothing supervises it."""
         if self._postmaster is not None:
             self._postmaster.end(self._settings.stop_timeout)
 
     def stop_immediate(self) -> None:
-        """Immediate shutdown: crash-safe, not clean. Asked again, SIGKILL for all that is left."""
+        """Immediate shutdown: crash-safe, but not clean. When asked again, SIGKILL to everything that is left."""
         if self._postmaster is not None:
             if self._is_stopping_immediately:
                 self._postmaster.kill()
@@ -178,16 +180,16 @@ class Server:
             self._initialisation.stop()
 
     def reload(self) -> None:
-        """Have Postgres read its configuration again."""
+        """Have Postgres reload its configuration."""
         self.files_read = signatures(self._settings.data_dir)
         if self._postmaster is not None and self.is_ready:
             self._postmaster.reload()
         else:
-            # Before it has a handler, SIGHUP would end it.
+            # Before Postgres has installed its handler, SIGHUP would kill it.
             self._is_reload_due = True
 
     def _know_background_writer(self) -> None:
-        """The gate tells its end from another worker's."""
+        """Tell the gate its pid, so that its exit is not taken for that of another worker."""
         if self._postmaster is None:
             return
         if (pid := self._postmaster.find_background_writer()) is not None:
@@ -201,7 +203,7 @@ class Server:
 
         version = self._binaries.version_major
         self._log.note(
-            "starting", f"making a new data directory {self._settings.data_dir}: PostgreSQL {version}"
+            "starting", f"creating data directory {self._settings.data_dir} (PostgreSQL {version})"
         )
         order = Order(self._binaries, first, self._environ, self._settings.postgres_args)
         self._initialisation = Initialisation(self._settings.data_dir, order)
@@ -216,7 +218,7 @@ class Server:
         self._initialisation = None
         if self._asked_to_stop:
             self._happen(
-                Event.POSTMASTER_EXITED_CLEANLY, "initialisation was stopped; the next start begins it again"
+                Event.POSTMASTER_EXITED_CLEANLY, "initialisation was interrupted; the next start begins again"
             )
         elif error is not None:
             self._happen(Event.RESTARTS_EXHAUSTED, error)
@@ -225,16 +227,16 @@ class Server:
             self._spawn()
 
     def _await_orphans(self) -> None:
-        """Spawn, or be done with stopping, when no process of an earlier postmaster is left."""
+        """Once no process of an earlier postmaster is left: spawn, or finish stopping."""
         from pgidle.postgres import orphans
 
         data_dir = self._settings.data_dir
         waited = time.monotonic() - self._step_since
         living = living_postmaster(data_dir)
         if living is not None and living not in self._known and not orphans.is_abandoned(living):
-            # Somebody started it while Postgres slept. It is theirs, whatever waits at the gate.
+            # It was started by others while Postgres slept. It is not ours to end, even with clients at the gate.
             self._loop.cancel("start")
-            reason = f"another server, with pid {living}, runs on {data_dir}: stop it"
+            reason = f"another server (pid {living}) is running on {data_dir}: stop it"
             self._tell_failure(reason)
             return
         if living is not None:
@@ -242,7 +244,7 @@ class Server:
             orphans.hasten_postmaster(living, waited, self._settings.stop_timeout, self._log)
         elif left := orphans.find_orphans(data_dir):
             pids = ", ".join(map(str, left))
-            self._log.once("start", f"waiting for processes {pids} of an earlier postmaster to end")
+            self._log.once("start", f"waiting for processes of an earlier postmaster to exit: {pids}")
             orphans.hasten(left, waited)
         elif self._asked_to_stop:
             self._loop.cancel("start")
@@ -261,7 +263,7 @@ class Server:
             self._errors.give_up()
         self._errors = None
         try:
-            # What the first of several starts says goes the short way: most of them succeed.
+            # Only a start that follows a failed one has its stderr copied: most first ones succeed.
             if self._has_failed:
                 from pgidle.postgres.error_copy import ErrorCopy
 
@@ -274,7 +276,7 @@ class Server:
                     self._errors.spawned()
         except OSError as error:
             self._tell_failure(
-                f"cannot start {program}: {error.strerror}: check --bin-dir and who may execute it"
+                f"cannot start {program}: {error.strerror}: check --bin-dir and its permissions"
             )
             return
         self._look_after(postmaster)
@@ -295,7 +297,7 @@ class Server:
         self._loop.after(READY_POLLS[0][1], "ready", self._on_ready_poll)
 
     def _forget(self) -> None:
-        """It has been reaped."""
+        """The postmaster has been reaped."""
         self._postmaster = None
         self._loop.cancel("ready")
         self._loop.cancel("writer")
@@ -318,8 +320,9 @@ class Server:
         self._loop.after(interval, "ready", self._on_ready_poll)
 
     def _is_told(self) -> bool:
-        """Whether what postmaster.pid says is this postmaster's word: an earlier one may have had the same pid, in
-        another container. When it waits for clients it has written its own. Without the library nobody knows."""
+        """Whether postmaster.pid was written by this postmaster: an earlier one may have had the same pid, in another
+        container. Once the library reports that Postgres waits for clients, it has written its own. Without the library
+        there is no telling."""
         if self._gate.is_shared or self._runtime.library is None:
             return True
         now = time.monotonic()
@@ -329,8 +332,8 @@ class Server:
             return False
         self._log.once(
             "gate",
-            "Postgres waits for clients in a way that the preloaded library does not know: nobody can be kept waiting, "
-            "so it is not put to sleep",
+            "the preloaded library does not support the way this Postgres waits for clients: it is not put to sleep, "
+            "as clients could not be kept waiting",
         )
         return True
 
@@ -342,12 +345,12 @@ class Server:
         self._gatekeeper.ending(self._settings.data_dir, self._settings.port)
         status = postmaster.reap()
         if status is None:
-            # Somebody traces it, whose it is to reap first (wait_consider_task in kernel/exit.c).
+            # It is being traced, and the tracer reaps it first (wait_consider_task in kernel/exit.c).
             self._loop.after(REAP_POLL, "reap", self._on_exit)
             return
         was_ready, is_loaded = self.is_ready, self._gate.is_loaded
         self._forget()
-        # SIGINT may come before the postmaster has a handler for it: then it had touched nothing.
+        # SIGINT may arrive before the postmaster has installed its handler: then it has touched nothing yet.
         never_began = self._asked_to_stop and status == -signal.SIGINT and not was_ready
         is_clean = (status == 0 or never_began) and is_shut_down(self._settings.data_dir)
         if never_began and not is_clean:
@@ -359,7 +362,7 @@ class Server:
             self._tell_end(how, is_clean)
 
     def _complaint(self) -> str:
-        """What the start that has failed has said last, in Postgres's words; empty where nobody heard it."""
+        """The last thing that a failed start complained about, in Postgres's words; empty if not known."""
         said = b""
         try:
             from pgidle.postgres.collected_log import end_of_log
@@ -378,7 +381,7 @@ class Server:
         self.is_clean = is_clean
         if is_clean:
             if left := unarchived(self._settings.data_dir):
-                text = f"WAL that is not archived yet: {left} segment{'s' * (left > 1)}; the next start goes on with it"
+                text = f"{left} WAL segment{'s' * (left > 1)} not archived yet; archiving resumes at the next start"
                 self._log.note("archive", text)
             self._happen(Event.POSTMASTER_EXITED_CLEANLY, "Postgres shut down cleanly")
         else:

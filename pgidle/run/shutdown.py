@@ -1,6 +1,6 @@
-"""How Postgres is stopped: clients who have come are let in, then fast shutdown, immediate shutdown, SIGKILL.
+"""How Postgres is stopped: clients that have arrived are let in, then fast shutdown, immediate shutdown, SIGKILL.
 
-The lifecycle's table says when a step is due; what each does, and how long it gets, is here.
+The table of `lifecycle.transitions` tells when a step is due; here is what each does, and how long it may take.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
     from pgidle.system.log import Log
 
 DRAIN, DRAIN_POLL = 0.5, 0.002
-"""The part of the stop timeout that Postgres gets at most to serve clients who have come before it is told to stop; and
-seconds between two looks at that."""
+"""At most this part of the stop timeout is spent on serving clients that have arrived before Postgres is told to stop;
+and seconds between two looks at them."""
 
 UNLOGGED_PATIENCE, UNLOGGED_POLL = 60.0, 0.1
-"""Seconds that clients wait at most, rather than have unlogged tables emptied; and between two looks at that."""
+"""Most seconds for which clients are kept waiting to spare unlogged tables from being emptied; and seconds between two
+looks whether they still would be."""
 
 IMMEDIATE_PATIENCE = 1.0
-"""Seconds that an immediate shutdown gets before what is left is killed."""
+"""Seconds that an immediate shutdown gets before remaining processes are killed."""
 
 
 class Shutdown:
-    """One method for each step. `moment` tells the state, and since when; `happen` gets STOP_TIMED_OUT."""
+    """One method for each step. `moment` returns the state, and since when; `happen` is called with STOP_TIMED_OUT."""
 
     def __init__(
         self,
@@ -57,50 +58,49 @@ class Shutdown:
         self._drain_since = 0.0
 
     def adopt(self, settings: Settings) -> None:
-        """Go by other settings from now on."""
+        """Use these settings from now on."""
         self._timeout = settings.stop_timeout
 
     def drain(self) -> None:
-        """Have Postgres accept everybody who has come, and then nobody any more; GATE_SHUT or GATE_SILENT follows."""
+        """Have Postgres accept every client that has arrived, and then no more; GATE_SHUT or GATE_SILENT follows."""
         self._drain_since = time.monotonic()
         if self._server.is_ready and not self._gate.is_ending:
             if not self._gate.is_open:
-                self._gatekeeper.open()  # Clients who came while it was shut are served.
+                self._gatekeeper.open()  # Clients that arrived while it was shut are served.
             self._drain()
         else:
             self._gatekeeper.drain()  # From now on new clients get no answer.
             self.fast()
 
     def settle(self) -> None:
-        """A fast shutdown, now that nobody is accepted any more. Clients who are just being authenticated get a session
-        first: cut in the middle of connecting, no client could tell Postgres from a server that is broken."""
+        """Fast shutdown, now that no client is accepted any more. Clients that are being authenticated get their
+        session first: to a client that is cut while connecting, the server looks broken."""
         if self._server.connecting and not self._is_drain_over:
             self._loop.after(DRAIN_POLL, "drain", self.settle)
         else:
             self.fast()
 
     def fast(self) -> None:
-        """A fast shutdown, at once: any moment after the last look is one in which an idle session may stop being
-        idle."""
+        """Fast shutdown, at once: at any moment after the last look an idle session may stop being idle."""
         self._server.stop_fast()
 
     def limit(self) -> None:
-        """Allow what is under way the stop timeout, from the first time that this is asked for."""
+        """Limit the shutdown under way to the stop timeout, counted from the first call."""
         if not self._loop.is_set("stop"):
             self._loop.after(self._timeout, "stop", self._on_timeout)
 
     def immediate(self) -> None:
-        """An immediate shutdown. What it means for the data is known, and logged, when Postgres has ended."""
+        """Immediate shutdown. What it means for the data is known, and logged, once Postgres has exited."""
         if self._loop.is_set("kill"):
-            return  # Another SIGQUIT: Postgres has its time all the same.
+            return  # Another SIGQUIT does not shorten the time that Postgres has.
         self._loop.cancel("drain")
         self._log.note("stop", "immediate shutdown")
         self._server.stop_immediate()
-        # A process that does not react even to that is killed.
+        # A process that ignores even that is killed.
         self._loop.after(IMMEDIATE_PATIENCE, "kill", self._on_killing_due)
 
     def over(self) -> None:
-        """Postgres has ended, or runs again: nothing is limited any more."""
+        """Postgres has exited, or runs again: no time limit applies any more."""
         self._loop.cancel("stop")
         self._loop.cancel("kill")
 
@@ -115,7 +115,7 @@ class Shutdown:
             self._loop.after(DRAIN_POLL, "drain", self._drain)
 
     def _on_timeout(self) -> None:
-        """Clients who wait for a sleep to end are served sooner, unless that would cost the rows of unlogged tables."""
+        """Cut the shutdown short for clients that wait, unless that would empty unlogged tables."""
         moment = self._moment()
         may_wait = moment.state is State.STOPPING and time.monotonic() - moment.since < UNLOGGED_PATIENCE
         if may_wait and self._server.would_lose_unlogged():

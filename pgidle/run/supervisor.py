@@ -1,9 +1,9 @@
 """The supervisor: the only place that knows the state, and the only one that changes it.
 
-Everything that happens arrives here, in one thread: signals, the end of a child, a client who parks, a health check,
-and what the observer says. What it means is `lifecycle.advance`'s to say; `_EFFECTS` names the methods that carry it
-out. Looking, orders, other HTTP and watching files are the observer's, a process of its own that is started once
-clients are being served, and ends while Postgres sleeps.
+Everything that happens arrives here, in one thread: signals, the exit of a child, a client that parks, a health check,
+and the observer's messages. `lifecycle.advance` decides what each event means; `_EFFECTS` names the methods that carry
+out its effects. Looks, orders, other HTTP requests and watching files are the observer's business, a process of its own
+that is started once clients are being served, and that ends while Postgres sleeps.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 SERVING = (State.AWAKE, State.DROWSY)
 
 ATTEND_AFTER = 0.15
-"""Seconds that a wake leaves to Postgres and its clients before an observer is started."""
+"""Seconds after a wake that are left to Postgres and its clients before an observer is started."""
 
 
 class Supervisor:
     """Owner of the state. `run` returns the exit status."""
 
     def __init__(self, runtime: Runtime, early: Postmaster | None) -> None:
-        """`early` was spawned already."""
+        """`early`: a postmaster that was spawned already."""
         self.runtime = runtime
-        self.moment = Moment(State.STARTING, time.monotonic(), "pgidle was started")
+        self.moment = Moment(State.STARTING, time.monotonic(), "pgidle started")
         self.started = self.moment.since
         self.restarts = Restarts()
         self.failed_start: FailedStart | None = None
@@ -82,7 +82,7 @@ class Supervisor:
         self._exit_status: int | None = None
         self._delay = 0.0
         self._is_wanted = False
-        """Somebody asked for a wake while Postgres was going to sleep."""
+        """Whether a wake was asked for while Postgres was going to sleep."""
         self._slept_because, self._sleep_since = "", 0.0
 
     @property
@@ -90,20 +90,20 @@ class Supervisor:
         return self.moment.state
 
     def run(self) -> int:
-        """Live until there is nothing left to do; the exit status."""
+        """Run until there is nothing left to do; the exit status."""
         try:
             status = self._live()
-        except Exception as error:  # noqa: BLE001 - a mistake of ours, say: Postgres ends in good order all the same
+        except Exception as error:  # noqa: BLE001 - such as a bug of ours: Postgres is stopped in good order all the same
             status = 1
-            self._enter(State.FAILED, f"cannot go on: {fault_text(error)} ({_place(error)})")
+            self._enter(State.FAILED, f"cannot continue: {fault_text(error)} ({_place(error)})")
             self.server.end()
         if status:
             self.runtime.state_dir.keep_failure(self.moment.why)
         try:
             self._leave(status)
         except FAULTS as error:
-            # What was to be kept is kept, and Postgres has ended.
-            self._log.note("exit", f"something is left behind: {fault_text(error)}")
+            # By now everything is written, and Postgres has exited.
+            self._log.note("exit", f"cleanup is incomplete: {fault_text(error)}")
         self._log.note("exit", f"status {status}: {self.moment.why}")
         return status
 
@@ -133,7 +133,7 @@ class Supervisor:
         self._notifier.leaving(self.state, self._slept_because)
         self._observation.tell_situation()
         for listener in (*self._http, *([self._control] if self._control is not None else [])):
-            listener.accept()  # Who has asked by now is answered.
+            listener.accept()  # Requests that have arrived by now are answered.
         self._observation.leave(status)
         self._gatekeeper.close()
 
@@ -141,7 +141,7 @@ class Supervisor:
         return self.moment
 
     def _adopt(self, settings: Settings) -> None:
-        """Go by other settings from now on."""
+        """Use these settings from now on."""
         self._gatekeeper.adopt(settings)
         self.server.adopt(settings)
         self._shutdown.adopt(settings)
@@ -151,7 +151,7 @@ class Supervisor:
             self._gatekeeper.look_at_queue(settings.when_idle)
 
     def _happen(self, event: Event, why: str) -> None:
-        """Note an event; it is dealt with when the callback that noticed it has returned."""
+        """Queue an event; it is handled once the callback that noticed it has returned."""
         self._events.append((event, why))
 
     def _carry_out(self) -> None:
@@ -171,8 +171,8 @@ class Supervisor:
                 self._observation.tell_situation()
 
     def _do(self, effect: Effect) -> None:
-        """Carry out an effect. One that fails (FAULTS) never ends us: where there is an event for it, that is what has
-        happened; one that can be left out is; any other is tried again after a pause, while it is asked for."""
+        """Carry out an effect. One that fails (FAULTS) never ends pgidle: if `_IF_IT_FAILS` has an event for it, that
+        event happens; if it has None, the effect is skipped; any other is retried after a pause, while it is due."""
         moment = self.moment
 
         def carry_out() -> None:
@@ -187,16 +187,16 @@ class Supervisor:
         except FAULTS as error:
             self._on_fault(error)
             if (event := _IF_IT_FAILS[effect]) is not None:
-                self._happen(event, f"not done: {fault_text(error)}")
+                self._happen(event, f"could not {_words(effect)}: {fault_text(error)}")
 
     def _on_fault(self, error: BaseException | None) -> None:
         if error is not None:
-            self._log.once("fault", f"{fault_text(error)}: it is tried again")
+            self._log.once("fault", f"{fault_text(error)}; retrying")
         else:
             self._log.forget("fault")
 
     def _enter(self, after: State, why: str) -> None:
-        """Change the state, and tell whoever goes by it."""
+        """Change the state, and tell everything that depends on it."""
         before = self.state
         self.moment = Moment(after, time.monotonic(), why)
         self._log.line(after, why, **{"from": before})
@@ -209,7 +209,7 @@ class Supervisor:
             self._observation.part_later()
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
-        """Nobody accepts any more. Whether it is started again depends on how often it has crashed."""
+        """Nobody accepts clients any more. Whether Postgres is started again depends on how often it has crashed."""
         self._gatekeeper.gone()
         self.runtime.state_dir.remember_postmaster(None)
         is_sleep = event is Event.POSTMASTER_EXITED_CLEANLY and self.state is State.STOPPING
@@ -220,23 +220,23 @@ class Supervisor:
         if self.restarts.exhausted and self._settings.current.when_idle is WhenIdle.EXIT:
             return (
                 Event.RESTARTS_EXHAUSTED,
-                f"{why} once too often: put it right (pgidle doctor may know), then start pgidle again",
+                f"{why}; failed too often: fix the cause (pgidle doctor may find it), then start pgidle again",
             )
         self._delay = self.restarts.delay
         if self.restarts.failed_starts:
             self._on_start_failed(why)
         if self.state is State.STARTING:
-            self.moment = Moment(State.STARTING, self.moment.since, f"{why}; it is tried again")
+            self.moment = Moment(State.STARTING, self.moment.since, f"{why}; retrying")
             self._observation.tell_situation()
             self._observation.tell(say.StartFailed(self.moment.why))
         return event, why
 
     def _on_start_failed(self, why: str) -> None:
-        """Who waits goes on waiting."""
+        """Clients that wait go on waiting."""
         now = time.monotonic()
         since = self.failed_start.since if self.failed_start is not None else now
         self.failed_start = FailedStart(why, self.restarts.failed_starts, since, now + self._delay)
-        self._log.once("start", f"Postgres does not start, and is tried again: {why}")
+        self._log.once("start", f"Postgres does not start (retrying): {why}")
 
     def _on_started(self) -> None:
         self.restarts = self.restarts.started()
@@ -252,7 +252,7 @@ class Supervisor:
             self._happen(Event.STOP_REQUESTED, "SIGQUIT received: immediate shutdown")
             self._happen(Event.STOP_TIMED_OUT, "SIGQUIT received")
         elif number == signal.SIGHUP:
-            self._log.note("reload", "SIGHUP received: Postgres is told to reload")
+            self._log.note("reload", "SIGHUP received: reloading Postgres")
             self._notifier.reloading()
             self.server.reload()
             self._observation.tell(say.TryStart())
@@ -262,7 +262,7 @@ class Supervisor:
             self._reap_strangers()
 
     def _reap_strangers(self) -> None:
-        """A container's first process is given everybody's orphans. Our own child is reaped when its pidfd says so."""
+        """PID 1 of a container adopts all orphans. Our own children are reaped when their pidfds become readable."""
         try:
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
                 if ended.si_pid in (*self.server.children, self._observation.pid):
@@ -293,7 +293,7 @@ class Supervisor:
         try:
             return self._gate.parked()
         except OSError:
-            return 0  # Not known in this moment.
+            return 0  # Not known at the moment.
 
     def _asked(self) -> tuple[State, str]:
         return self.state, self.failed_start.why if self.failed_start is not None else ""
@@ -307,7 +307,7 @@ class Supervisor:
 
     def _open_gate(self) -> None:
         self._gatekeeper.open()
-        # What a wake needs besides comes after the clients have been served: on one core they would wait for it.
+        # Everything else that a wake needs is done after clients have been served: on one core they would wait for it.
         delay = 0.0 if self._observation.is_ready else ATTEND_AFTER
         self._loop.after(delay, "attend", self._observation.attend)
 
@@ -321,12 +321,12 @@ class Supervisor:
     def _look_at_queue(self) -> None:
         self._shutdown.over()
         if self._is_wanted:
-            self._happen(Event.WAKE_REQUESTED, "asked to wake while it was going to sleep")
+            self._happen(Event.WAKE_REQUESTED, "asked to wake while going to sleep")
         else:
             self._gatekeeper.look_at_queue(self._settings.current.when_idle)
 
     def _exit_clean(self) -> None:
-        # An order that has come is as good as a client.
+        # An order that has arrived counts like a client.
         if self._control is not None:
             self._control.accept()
         self._observation.receive()
@@ -338,7 +338,7 @@ class Supervisor:
 
 
 def _resident() -> int:
-    """Bytes of our own memory (proc_pid_statm(5)); 0 where that is not known."""
+    """Bytes of our own resident memory (proc_pid_statm(5)); 0 if not known."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -346,8 +346,12 @@ def _resident() -> int:
         return 0
 
 
+def _words(effect: Effect) -> str:
+    return effect.name.lower().replace("_", " ")
+
+
 def _place(error: BaseException) -> str:
-    """Where it happened, for who mends it."""
+    """Where it happened, for whoever fixes it."""
     import traceback
 
     return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])
@@ -374,14 +378,14 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
 }
 
 _IF_IT_FAILS: dict[Effect, Event | None] = {
-    # Doubt means busy, and a start that cannot be begun is one that has failed.
+    # Doubt means busy, and a start that cannot even begin has failed.
     Effect.START_POSTMASTER: Event.POSTMASTER_CRASHED,
     Effect.SHUT_GATE: Event.GATE_SILENT,
     Effect.CONFIRM_IDLE: Event.GATE_SILENT,
     Effect.BEGIN_LEAVING: Event.LEAVING_PUT_OFF,
     Effect.RECORD_SLEEP: None,
 }
-"""What has happened if an effect fails."""
+"""The event that follows when an effect fails; None: nothing does."""
 
 _ALWAYS_DUE = frozenset({Effect.CALL_OFF_LEAVING})
-"""Clients are kept away until it is done, whatever comes."""
+"""Carried out even if the state has changed meanwhile: until then, clients are kept away."""
