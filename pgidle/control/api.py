@@ -1,4 +1,4 @@
-"""What is answered over HTTP: one application only tells, for TCP, and one, for the Unix socket, also takes orders.
+"""Answers to HTTP requests: read-only over TCP; over the control socket, orders are taken too.
 
 Every answer comes from memory, in any state, and never counts as use.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pgidle.control.orders import Order
     from pgidle.control.status import Report
 
-# Seconds that who asks for the status waits for a look that is younger than the question.
+# Seconds that a request for the status waits for a look taken after it arrived.
 FRESH_TIMEOUT = 2.0
 
 JSON = b"application/json"
@@ -50,7 +50,7 @@ def _error(status: int, message: str) -> Answer:
 
 
 class Application:
-    """What one HTTP server answers."""
+    """The answers of one HTTP server."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Application:
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
     ) -> None:
-        """`report` is what holds now, `state` what was told last. `take` gets orders; None makes it read-only.
-        `look` calls back when what is known is no older than the question, or cannot be had."""
+        """`report` returns the current report, `state` the state last heard of. `take` is called with orders; None
+        makes the server read-only. `look` calls back once there has been a look, or none can be had."""
         self._report = report
         self._state = state
         self._meter = meter
@@ -69,7 +69,7 @@ class Application:
         self._look = look
 
     async def answer(self, method: str, path: str, query: str) -> Answer:
-        """The answer to a request; whatever is wrong with it is an answer too."""
+        """The answer to a request, which may be an error."""
         look = {
             "/health": self._health,
             "/ready": self._ready,
@@ -78,7 +78,7 @@ class Application:
         }.get(path)
         if look:
             if method not in ("GET", "HEAD"):
-                return _error(405, f"{path} takes GET")
+                return _error(405, f"{path}: the method must be GET")
             if path == "/status" and self._take is not None:
                 await self._look_now()
             return look(await self._report())
@@ -86,7 +86,7 @@ class Application:
         if self._take is None or verb not in PARAMETERS or path == verb:
             return _error(404, f"no such path: {path}")
         if method != "POST":
-            return _error(405, f"{path} takes POST")
+            return _error(405, f"{path}: the method must be POST")
         try:
             order = _read_order(verb, query)
         except ValueError as error:
@@ -94,7 +94,7 @@ class Application:
         return await self._order(self._take, order)
 
     def _health(self, report: Report) -> Answer:
-        # Not a failure: who is restarted for it would lose whoever waits.
+        # A failed start is not reported as unhealthy: a platform would restart us, and clients that wait would be lost.
         problem = {"problem": report.failed_start.why} if report.failed_start is not None else {}
         return _json(503 if report.state is State.FAILED else 200, {"state": report.state.noun, **problem})
 
@@ -110,7 +110,7 @@ class Application:
         return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
 
     async def _look_now(self) -> None:
-        """Looks may be half a minute apart: have one, where that can be had soon."""
+        """Looks may be half a minute apart: have one taken now, if it does not take long."""
         looked = asyncio.Event()
         self._look(looked.set)
         with contextlib.suppress(TimeoutError):
@@ -118,7 +118,7 @@ class Application:
                 await looked.wait()
 
     async def _order(self, take: Callable[[Requested], None], order: Order) -> Answer:
-        """Have it taken, and wait for the answer for as long as the client does."""
+        """Pass the order on, and wait for its answer for as long as the client does."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[bool, str]] = loop.create_future()
 
@@ -127,7 +127,7 @@ class Application:
                 future.set_result((granted, text))
 
         def reply(granted: bool, text: str) -> None:
-            # Also from the thread that writes holds, and when the loop is closed already: nobody is left to hear it.
+            # May be called from the thread that writes holds, and after the loop was closed: then no client is left.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(resolve, granted, text)
 
@@ -138,7 +138,7 @@ class Application:
 
 
 def _read_order(verb: str, query: str) -> Order:
-    """What is asked for. Raises ValueError with a line for the asker."""
+    """The order in a request. Raises ValueError with a line for the client."""
     known = PARAMETERS[verb]
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -153,7 +153,7 @@ def _read_order(verb: str, query: str) -> Order:
         return Release(given.get("name"))
     why = given.get("why", "")
     if len(why) > LONGEST_WHY:
-        raise ValueError(f"why: {len(why)} characters are more than {LONGEST_WHY}")
+        raise ValueError(f"why: {len(why)} characters, at most {LONGEST_WHY} are allowed")
     program = _program(given)
     return Hold(_seconds(given) if "seconds" in given or program is None else None, why, program)
 
@@ -171,7 +171,7 @@ def _seconds(given: Mapping[str, str]) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= LONGEST:
-        raise ValueError(f"seconds: {text!r} is not a number of seconds above 0, up to {LONGEST}")
+        raise ValueError(f"seconds: {text!r} is not a number of seconds above 0 and up to {LONGEST}")
     return seconds
 
 
@@ -180,5 +180,5 @@ def _program(given: Mapping[str, str]) -> Program | None:
         return None
     numbers = [given.get(name, "") for name in ("pid", "started")]
     if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in numbers):
-        raise ValueError("pid, started: two numbers are expected, as in /proc/PID/stat")
+        raise ValueError("pid, started: expected two numbers, as in /proc/PID/stat")
     return Program(int(numbers[0]), int(numbers[1]), given.get("program", "")[:LONGEST_WHY])

@@ -1,4 +1,4 @@
-"""The commands' side of the control socket: one HTTP request to the supervisor of a state directory."""
+"""The commands' end of the control socket: one HTTP request to the supervisor of a state directory."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pgidle.system import control_socket
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-# Seconds: more than the supervisor takes for what it can answer at once.
+# Seconds: more than the supervisor takes for anything it can answer at once.
 TIMEOUT = 10.0
-# Bytes of an answer: a hundred times what there is to say.
+# Bytes of an answer: a hundred times the longest real one.
 LONGEST = 1 << 22
 
 
 class NotRunning(PgidleError):
-    """There is no control socket, or nobody listens at it."""
+    """There is no control socket, or nothing listens on it."""
 
 
 class NoAnswer(PgidleError):
-    """A supervisor is there, and did not answer in time."""
+    """A supervisor is running, but did not answer in time."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -36,7 +36,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__("localhost", timeout=timeout)
         self._state_dir = state_dir
         self.pidfd: int | None = None
-        """The supervisor, where its process can be seen from here."""
+        """The supervisor's, if its process is visible from here."""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -46,12 +46,12 @@ class _Connection(http.client.HTTPConnection):
             self.pidfd = os.pidfd_open(control_socket.peer_of(self.sock).pid)
 
     def await_end(self, timeout: float | None) -> None:
-        """Wait for the end of the supervisor's process, as far as it can be seen."""
+        """Wait until the supervisor's process has exited, if it is visible from here."""
         if self.pidfd is not None:
             select.select([self.pidfd], [], [], timeout)
 
     def forget(self) -> None:
-        """Close all. An answer that says so closes the connection alone."""
+        """Close everything. `Connection: close` in an answer closes only the connection."""
         self.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
@@ -84,27 +84,27 @@ def request(
     *,
     until_gone: Collection[str] = (),
 ) -> tuple[int, dict[str, Any]]:
-    """The HTTP status and the JSON body of the supervisor's answer, waited for for `timeout` seconds, or for ever.
+    """The HTTP status and the JSON body of the supervisor's answer, within `timeout` seconds (None: no limit).
 
-    An answer whose `state` is one of `until_gone` is its last: its process's end is waited for too. Raises NotRunning,
-    NoAnswer, or another PgidleError if a supervisor is there and the answer could not be had.
+    After an answer whose `state` is in `until_gone` the supervisor exits, and this waits for that too. Raises
+    NotRunning, NoAnswer, or another PgidleError if a supervisor is running but the request failed.
     """
     with contextlib.ExitStack() as ends:
         connection = _Connection(state_dir, timeout)
         ends.callback(connection.forget)
         try:
             connection.connect()
-            # The timeout is for each piece: who sends one now and then would be waited for without end.
+            # A socket timeout is for each recv(): a byte now and then would keep us waiting for ever.
             ends.enter_context(_cut_after(timeout, connection.sock))
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             above = os.path.dirname(state_dir)
-            gone = "" if os.path.exists(above) else f", as there is no {above}"
+            gone = "" if os.path.exists(above) else f" ({above} does not exist)"
             raise NotRunning(
-                f"no supervisor runs at {state_dir}{gone}", "see --data-dir and --state-dir"
+                f"no supervisor is running at {state_dir}{gone}", "see --data-dir and --state-dir"
             ) from None
         except OSError as error:
-            why = "it does not answer" if isinstance(error, TimeoutError) else error.strerror
-            hint = "run this as root or as the user of Postgres" if isinstance(error, PermissionError) else ""
+            why = "no answer" if isinstance(error, TimeoutError) else error.strerror
+            hint = "run this as root or as Postgres's user" if isinstance(error, PermissionError) else ""
             raise PgidleError(f"cannot connect to {control_socket.path(state_dir)}: {why}", hint) from None
         try:
             connection.request(method, path)
@@ -114,11 +114,11 @@ def request(
                 if body.get("state") in until_gone:
                     connection.await_end(timeout)
                 return response.status, body
-            why = f"answered {response.status} and no JSON object"
+            why = f"answered {response.status} without a JSON object"
         except TimeoutError:
             raise NoAnswer(f"the supervisor at {state_dir} did not answer within {timeout:g} s") from None
         except (OSError, http.client.HTTPException):
-            why = "ended before it answered"
+            why = "exited before it answered"
         except (ValueError, RecursionError):
-            why = f"answered {response.status} and no JSON"
+            why = f"answered {response.status} without JSON"
         raise PgidleError(f"the supervisor at {state_dir} {why}")

@@ -1,7 +1,7 @@
-"""`pgidle health` as a container asks it, twice a minute all its life: without click, and without http.client.
+"""`pgidle health` the fast way, without click and http.client, as containers run it twice a minute.
 
-Only what is certain is answered here. Anything else (another state directory, a settings file that may name one,
-no answer) is None, and the caller does it the long way, which prints what is wrong.
+Only the plain case is handled here. In any other (another state directory, a settings file that may name one, no
+answer) the result is None, and the caller takes the long way, which prints what is wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TIMEOUT = 4.0
-"""Seconds: less than a health check has."""
+"""Seconds: less than a container engine allows a health check."""
 LONGEST = 1 << 16
 """Bytes of an answer that is worth reading."""
 REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

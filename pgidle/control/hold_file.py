@@ -1,10 +1,10 @@
-"""Holds as they are kept over restarts: what the file says, and how much of a hold is left. Pure.
+"""Holds as kept across restarts: the file's format, and how much of a hold is left. Pure.
 
-Moments are Unix time, in seconds, for a hold outlives a reboot. A clock that was set back cannot make one longer than
-it was when it was taken, nor can the next restart do it again, for its beginning is moved to what the clock says now.
+Moments are Unix time in seconds, as a hold outlives a reboot. A clock that is set back cannot make a hold longer than
+it was when taken; nor can each restart extend it again, as its start is moved back to the current time.
 
-Whoever may write the file may keep Postgres awake, and no more. A file that is not wholly as we write it counts as no
-file: nobody would know when to let go, nor which hold to release.
+A user who can write the file can keep Postgres awake, and nothing more. A file that is not exactly in this format is
+ignored as a whole: it could not be told when its holds end, nor which of them to release.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST = 100
 """Holds at a time."""
 LARGEST = 2**20
-"""Bytes of a file: more than MOST of the longest."""
+"""Bytes of a file: more than MOST holds of the longest kind take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Hold:
     program: Program | None = None
 
     def left(self, wall: float) -> float | None:
-        """Seconds that are left of it; 0: it is over. None: it does not end by time."""
+        """Seconds left; 0: it is over. None: it has no time limit."""
         return (
             None if self.seconds is None else min(self.seconds, max(0.0, self.taken_at + self.seconds - wall))
         )
 
     def counted_from(self, wall: float) -> Hold:
-        """The same hold, taken in the future by nobody's clock."""
+        """The same hold, but not taken later than `wall`, the present."""
         return replace(self, taken_at=min(self.taken_at, wall))
 
 
 @dataclass(frozen=True, slots=True)
 class HoldFile:
-    """`last` is the highest number that was ever given; `boot` says which boot of the machine the programs are of."""
+    """`last` is the highest number ever given out; `boot` identifies the machine's boot that the programs belong to."""
 
     boot: str = ""
     last: int = 0
@@ -69,7 +69,7 @@ def to_text(content: HoldFile) -> str:
 
 
 def from_text(text: str) -> HoldFile:
-    """What `to_text` wrote. Raises ValueError, with what is wrong, for anything else."""
+    """The content that `to_text` wrote. Raises ValueError, saying what is wrong, for anything else."""
     try:
         said = json.loads(text, parse_constant=_refuse)
     except RecursionError:
@@ -77,11 +77,11 @@ def from_text(text: str) -> HoldFile:
     _expect_keys(said, ("boot", "last", "holds"))
     boot, last, kept = said["boot"], said["last"], said["holds"]
     if not isinstance(boot, str) or not _is_number(last, int) or not isinstance(kept, list):
-        raise ValueError("boot, last or holds is of another kind")
+        raise ValueError("boot, last or holds has the wrong type")
     holds = tuple(_hold(one) for one in kept)
     numbers = [hold.number for hold in holds]
     if len(holds) > MOST or len(set(numbers)) < len(numbers) or not all(0 < one <= last for one in numbers):
-        raise ValueError("there are too many holds, or their numbers are not theirs alone")
+        raise ValueError("too many holds, or hold numbers out of range or not unique")
     return HoldFile(boot, last, holds)
 
 
@@ -90,13 +90,13 @@ def _hold(said: Any) -> Hold:
     number, taken_at, seconds, why = (said[name] for name in ("number", "taken_at", "seconds", "why"))
     program = _program(said["program"])
     if not _is_number(number, int) or not _is_number(taken_at, int, float):
-        raise ValueError("a hold's number or taken_at is no number")
+        raise ValueError("a hold's number or taken_at is not a number")
     if not _is_text(why):
-        raise ValueError(f"a hold's why is no text of up to {LONGEST_WHY} characters")
+        raise ValueError(f"a hold's why is not text of up to {LONGEST_WHY} characters")
     if seconds is None and program is None:
         raise ValueError("a hold has no end")
     if seconds is not None and not (_is_number(seconds, int, float) and 0 < seconds <= LONGEST):
-        raise ValueError("a hold's seconds are no length of time")
+        raise ValueError("a hold's seconds are not a duration")
     return Hold(number, taken_at, seconds, why, program)
 
 
@@ -106,17 +106,17 @@ def _program(said: Any) -> Program | None:
     _expect_keys(said, ("pid", "started", "name"))
     pid, started, name = said["pid"], said["started"], said["name"]
     if not (_is_number(pid, int) and _is_number(started, int) and pid > 0 <= started and _is_text(name)):
-        raise ValueError("a hold's program is not described as one")
+        raise ValueError("a hold's program is malformed")
     return Program(pid, started, name)
 
 
 def _expect_keys(said: Any, names: Iterable[str]) -> None:
     if not isinstance(said, dict) or said.keys() != set(names):
-        raise ValueError(f"an object of {', '.join(names)} is expected")
+        raise ValueError(f"expected an object with {', '.join(names)}")
 
 
 def _is_number(value: object, *kinds: type) -> bool:
-    """JSON's true is an int to Python; what cannot be added to a clock is no number here."""
+    """Excludes JSON's true, which is an int to Python, and numbers too large to add to a clock."""
     return type(value) in kinds and abs(value) < 2**53  # type: ignore[arg-type]
 
 
@@ -125,4 +125,4 @@ def _is_text(value: object) -> bool:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")

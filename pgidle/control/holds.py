@@ -1,8 +1,8 @@
-"""The holds that are in force: taken, kept for the next supervisor, and ended, each by its number.
+"""The holds in force: taken, written for the next supervisor, and ended, each by its number.
 
-They are written by a thread of their own, for a disk may take its time and the supervisor has none. A program's hold
-ends with the program: its pidfd is watched, so nothing is asked again and again, and nothing that may happen to
-whoever took the hold makes it stay.
+A thread writes them, as a disk may be slow and the loop must not wait for it. A program's hold ends with the program:
+its pidfd is watched, so there is no polling, and the hold cannot outlive the program, whatever happens to the client
+that took it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from pgidle.system.state_directory import StateDir
 
     Kept = Callable[[int, str], None]
-    """Told, on another thread, when a change is kept: the hold's number or how many were ended, and why it could not be
-    kept, or nothing."""
+    """Called on another thread when a change has been written: with the hold's number, or how many were ended, and why
+    writing failed (empty if it did not)."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Holds:
-    """Belongs to the observer's loop, but for `leases`, which is replaced as a whole."""
+    """Belongs to the observer's loop, except for `leases`, which is replaced as a whole."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class Holds:
         changed: Callable[[str], None],
         ended: Callable[[], None],
     ) -> None:
-        """Go on with what an earlier observer told (`content`), or else with what an earlier supervisor kept.
+        """Continue with the holds of the observer before (`content`), or else with those in the file.
 
-        `changed` is told each change, as the file has it; `ended` is called when a program's end has ended a hold.
+        `changed` is called with the file's content at each change; `ended` when a hold has ended with its program.
         """
         self.leases: tuple[Lease, ...] = ()
         self._timers = timers
@@ -69,10 +69,10 @@ class Holds:
             )
         except (OSError, ValueError) as error:
             where = f"{state_dir.path}/{HOLDS}"
-            self._log.note("hold", f"{where} holds nothing, for it is not as pgidle writes it: {error}")
+            self._log.note("hold", f"ignoring {where}, which is not in pgidle's format: {error}")
 
     def take(self, seconds: float | None, why: str, program: Program | None, kept: Kept) -> int:
-        """A new hold's number. Raises PgidleError where it is not to be had."""
+        """Take a hold; its number. Raises PgidleError if that is not possible."""
         self._forget_old()
         if len(self._holds) >= MOST:
             raise PgidleError(f"there are {MOST} holds already", "release some")
@@ -88,7 +88,7 @@ class Holds:
         return hold.number
 
     def release(self, name: str | None, kept: Kept) -> None:
-        """End one, or all. Raises PgidleError where there is no such hold."""
+        """End one hold, or all. Raises PgidleError if there is no such hold."""
         self._forget_old()
         if name is not None and name not in map(str, self._holds):
             raise PgidleError(f"there is no hold {one_line(name)}", "pgidle status lists them")
@@ -107,14 +107,12 @@ class Holds:
             if hold.program is not None and not (
                 file.boot == self._boot and self._watch(hold.number, hold.program, is_new=False)
             ):
-                self._log.note(
-                    "hold", f"{_name(hold)} is over: its program has ended, or is not to be recognised"
-                )
+                self._log.note("hold", f"{_name(hold)} ended: its program is gone, or cannot be identified")
                 continue
             self._add(hold)
             if not self._is_told:
                 ends = self._holds[hold.number][1].ends(time.monotonic())
-                self._log.note("hold", f"{_name(hold)} counts again; it ends {ends}")
+                self._log.note("hold", f"{_name(hold)} is in force again; ends {ends}")
         if self._content() != file:
             self._save()
         elif not self._is_told:
@@ -153,10 +151,10 @@ class Holds:
         self._writer.write(content, lambda error: kept(number, error) if kept else None)
 
     def _watch(self, number: int, program: Program, *, is_new: bool) -> bool:
-        """Whether the program runs; then its end ends the hold.
+        """Whether the program is running; if so, its hold ends when it exits.
 
-        Another user's may be hidden from us (hidepid, ProtectProc=): then a new one is believed, for it waits for the
-        answer, and one that a file tells of is not.
+        Another user's process may be hidden from us (hidepid, ProtectProc=). Then a new hold is accepted, as its
+        program is waiting for the answer, and one from the file is not.
         """
         try:
             pidfd = os.pidfd_open(program.pid)
@@ -176,12 +174,12 @@ class Holds:
         self._save()
         if lease.until > time.monotonic():
             took = duration_text(max(0.0, time.time() - hold.taken_at))
-            self._log.note("hold", f"{_name(hold)} has ended after {took}, with {lease.program}")
+            self._log.note("hold", f"{_name(hold)} ended after {took}, with {lease.program}")
         self._ended()
 
 
 class _Writer:
-    """Writes one content after the other; of those that wait, only the last. Any thread may ask."""
+    """Writes one content at a time; of several that wait, only the last. May be called from any thread."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -190,9 +188,9 @@ class _Writer:
         self._is_busy = False
 
     def write(self, content: str, written: Callable[[str], None]) -> None:
-        """`written` is told, on the other thread, what went wrong, or nothing.
+        """`written` is called on the other thread with what went wrong (empty: nothing).
 
-        Where a limit leaves no thread (pids.max, RLIMIT_NPROC), the caller waits for the disk.
+        If no thread can be started (pids.max, RLIMIT_NPROC), the caller waits for the disk.
         """
         with self._lock:
             self._waiting.append((content, written))
@@ -221,8 +219,8 @@ class _Writer:
 
 
 def start_of(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where that cannot be read."""
-    # Behind the name, which may hold anything: field 22 (proc_pid_stat(5)).
+    """When a process started, in clock ticks since boot; None if that cannot be read."""
+    # Field 22 (proc_pid_stat(5)), counted from the end of the name, which may contain anything.
     fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return int(fields[19]) if len(fields) > 19 else None
 
@@ -239,16 +237,16 @@ def _read(path: Path) -> str:
 
 
 def _read_file(path: str) -> HoldFile:
-    """What was kept; nothing where there is no file. Raises OSError, or ValueError for what we did not write."""
+    """The file's content; no holds if there is no file. Raises OSError, or ValueError if it is not in our format."""
     try:
-        # Whatever Postgres's user has put there must not keep us waiting.
+        # Postgres's user may have put something else there, such as a FIFO: opening it must not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return HoldFile()
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no file")
+            raise ValueError("it is not a regular file")
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
-        raise ValueError(f"it has more than {LARGEST} bytes")
+        raise ValueError(f"it is larger than {LARGEST} bytes")
     return from_text(content.decode())

@@ -1,10 +1,10 @@
-"""Connections that speak HTTP: one request for each, and a limit to everything.
+"""Connections that speak HTTP: one request each, and a limit to everything.
 
-h11 parses; asyncio carries the bytes. A server of its own kind would wake many times a second to see whether
-it should end: more than all the rest of an idle supervisor.
+h11 parses; asyncio carries the bytes. A ready-made server would wake up many times a second to see whether it should
+exit, which is more than everything else an idle pgidle does.
 
-Whoever asks at once is answered, however many others are connected: where there are too many, not the newcomer goes but
-whoever has kept silent longest, of the address that has most.
+A client that sends its request at once is answered, however many others are connected: when there are too many, the one
+that is cut is not the newcomer but the one silent longest, of the address that has most connections.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Answering = Callable[[str, str, str], Awaitable["Answer"]]
 
-# Seconds for taking the answer. How long the answer itself may take is for `answering` to say.
+# Seconds for a client to read its answer. How long making the answer takes is up to `answering`.
 CONNECTION_TIME = 10.0
 # Seconds that answers under way get when the server closes.
 CLOSING_TIME = 0.2
@@ -48,10 +48,10 @@ class Answer(NamedTuple):
 
 
 class HttpServer:
-    """What answers those who are let in. Belongs to the loop's thread.
+    """Answers requests on the connections it is given. Belongs to the loop's thread.
 
-    `answering` is called with a request's method, path and query, and must not raise; it is cancelled where the client
-    goes away.
+    `answering` is called with a request's method, path and query, and must not raise; it is cancelled if the client
+    disconnects.
     """
 
     def __init__(self, answering: Answering) -> None:
@@ -63,18 +63,18 @@ class HttpServer:
         return next(self._numbers)
 
     async def let_in(self, connected: socket.socket, data: bytes) -> None:
-        """Answer somebody who has sent `data` so far."""
+        """Serve a connection on which `data` has been read so far."""
         loop = asyncio.get_running_loop()
         try:
             transport, connection = await loop.connect_accepted_socket(lambda: _Connection(self), connected)
         except OSError:
-            connected.close()  # It has gone meanwhile.
+            connected.close()  # The client has disconnected meanwhile.
             return
         if data and not transport.is_closing():
             connection.data_received(data)
 
     def make_room(self) -> None:
-        """Cut who has kept silent longest, where there are too many."""
+        """If there are too many connections, cut the one silent longest."""
         crowd = Counter(one.origin for one in self.connections if one.origin)
         most = max(crowd.values(), default=0)
         if most <= CONNECTIONS_OF_ONE and len(self.connections) <= CONNECTIONS:
@@ -84,18 +84,18 @@ class HttpServer:
         next((one for one in by_age if one.is_silent()), by_age[-1]).cut()
 
     async def close(self) -> None:
-        """Let answers under way end, and cut the rest."""
+        """Let answers under way finish, and cut the rest."""
         tasks = [one.task for one in self.connections if one.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSING_TIME)
         for connection in list(self.connections):
             connection.cut()
-        # The transports tell their protocols, and close their sockets, on the loop's next turn.
+        # The transports notify their protocols, and close their sockets, on the loop's next turn.
         await asyncio.sleep(0)
 
 
 class _Connection(asyncio.Protocol):
-    """From connect to the end of the one answer."""
+    """One connection, up to the end of its one answer."""
 
     def __init__(self, server: HttpServer) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -130,19 +130,21 @@ class _Connection(asyncio.Protocol):
             self._send(answer, has_body=True)
 
     def eof_received(self) -> bool:
-        # Who has asked and then shut its side down still reads; who has closed it does not, as a Unix socket tells.
+        # A client that has shut down only its sending side still reads the answer. One that has closed the socket does
+        # not, which a Unix socket reports.
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), 0)
         is_gone = any(event & select.POLLHUP for _, event in poll.poll(0))
         return self.task is not None and not is_gone
 
     def cut(self) -> None:
-        # At once no more one of those who are there: the transport tells only on the loop's next turn.
+        # Remove it now: the transport calls connection_lost only on the loop's next turn.
         self._server.connections.discard(self)
         self._transport.abort()
 
     def is_silent(self) -> bool:
-        """Whether no whole request has come, not even into the kernel: a flood is accepted before anybody is read."""
+        """Whether no complete request has arrived, not even in the kernel's buffer: in a flood, connections are
+        accepted before any of them is read."""
         if self.task is not None or self._transport.is_closing():
             return self.task is None
         looked_into = socket.socket(fileno=self._transport.get_extra_info("socket").fileno())
@@ -185,7 +187,7 @@ class _Connection(asyncio.Protocol):
             (b"content-type", answer.kind),
             (b"content-length", b"%d" % len(answer.body)),
             (b"cache-control", b"no-store"),
-            # One request each: no connection is worth keeping for the next check.
+            # One request each: keeping a connection until the next check is not worth it.
             (b"connection", b"close"),
         ]
         response = h11.Response(

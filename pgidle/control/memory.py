@@ -9,16 +9,16 @@ from pgidle.control.status import Memory
 
 
 class Meter:
-    """Reads /proc through psutil, at most once a second, however often the status is asked for.
+    """Reads /proc through psutil, at most once a second, however often the status is requested.
 
-    psutil itself would be 1.5 MB of what there is to tell, so it is imported when somebody asks.
+    psutil itself would be 1.5 MB of the memory reported, so it is imported on the first request.
     """
 
     def __init__(self) -> None:
         self._read: tuple[float, int | None, Memory] | None = None
 
     def read(self, supervisor: int, postmaster_pid: int | None) -> Memory:
-        """`supervisor`: the bytes that it says it has."""
+        """`supervisor`: the bytes that the supervisor reported of itself."""
         now = time.monotonic()
         if self._read is None or self._read[1] != postmaster_pid or now - self._read[0] >= 1:
             import psutil
@@ -30,10 +30,10 @@ class Meter:
 
 
 def _postgres(postmaster_pid: int | None) -> int | None:
-    """Bytes of Postgres's processes: what each has for itself, and once what they share.
+    """Bytes that Postgres's processes take: the private memory of each, and shared memory once.
 
-    PSS says it exactly, but the kernel walks every page of every process for it: seconds with many backends
-    and large shared_buffers. The largest share of one stands for what all of them share (proc_pid_statm(5)).
+    PSS would be exact, but for it the kernel walks every page of every process: seconds with many backends and large
+    shared_buffers. The largest shared size of one process stands for all of them (proc_pid_statm(5)).
     """
     if postmaster_pid is None:
         return None

@@ -1,4 +1,4 @@
-"""What may be asked of the supervisor at the control socket: one record for each command. Times are seconds."""
+"""The orders that the control socket takes: one record for each command. Times are seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST_WHY = 200
-"""Characters that may be said about a hold."""
+"""Most characters of a hold's reason."""
 
 
 @record
@@ -23,9 +23,9 @@ class Program:
 
 @record
 class Sleep:
-    """Sleep now, if nobody is active; `force`: in any case.
+    """Sleep now, if nobody is active; with `force` in any case.
 
-    Answered once it is decided, or with `wait` once it sleeps.
+    Answered once that is decided, or with `wait` once Postgres sleeps.
     """
 
     force: bool = False
@@ -41,9 +41,9 @@ class Wake:
 
 @record
 class Hold:
-    """Stay awake for `seconds`, or for as long as `program` runs, or until the first of both ends.
+    """Stay awake for `seconds`, or for as long as `program` runs, or until the first of the two ends.
 
-    Answered once it is kept, or, for a program, which is waiting to begin, once Postgres accepts connections.
+    Answered once it is written to disk; for a program, which waits to begin, once Postgres accepts connections.
     """
 
     seconds: float | None
@@ -63,10 +63,10 @@ Order = Sleep | Wake | Hold | Release
 
 @record
 class Requested:
-    """Somebody gave an order at the control socket.
+    """An order that was given at the control socket.
 
-    `reply` takes whether it was granted and a line about it, once. `is_awaited` says whether anybody still waits for
-    that.
+    `reply` is called once, with whether the order was granted and a line about it. `is_awaited` tells whether its
+    client still waits for that.
     """
 
     order: Order

@@ -1,8 +1,8 @@
 """A listening socket that speaks just enough HTTP to answer a health check, whatever else goes on.
 
-`GET /health` and `GET /ready` are answered here, from memory, in every state. Who asks for anything else is handed on,
-with what has been read so far, to whoever can parse it. Nobody is waited for: who has sent no whole request within
-REQUEST_TIME is cut, and where there are too many, whoever has kept silent longest, of the address that has most.
+`GET /health` and `GET /ready` are answered here, from memory, in every state. Any other request is handed on to the
+observer, with what has been read so far. The supervisor waits for no client: one that has not sent a complete request
+within REQUEST_TIME is cut, and when there are too many, so is the one silent longest, of the address that has most.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     Asked = Callable[[], tuple[State, str]]
 
 REQUEST_TIME = 3.0
-"""Seconds from connect to the end of the request's head."""
+"""Seconds from connect to the end of the request's header."""
 
 CONNECTIONS, CONNECTIONS_OF_ONE = 64, 16
-"""Connections at a time, and of one address (of IPv6: one network of 64 bits), so that a flood does not take every
-descriptor."""
+"""Most connections at a time, in all and from one address (IPv6: one /64 network), so that a flood cannot use up all
+descriptors."""
 
 LONGEST_HEAD = 8192
-"""Bytes of a request's head."""
+"""Bytes of a request's header."""
 
 END_OF_HEAD = b"\r\n\r\n"
 WITH_BODY = (b"\nexpect:", b"\ncontent-length:", b"\ntransfer-encoding:")
-"""Of requests that have more to say: closed before that is read, the answer could be lost with it (tcp(7))."""
+"""Headers of requests with a body: if the socket were closed before it is read, the answer could be lost (tcp(7))."""
 ACCEPTED_AT_ONCE = 64
-"""Connections that are accepted before anything else is looked at."""
+"""Connections that are accepted before other events are looked at."""
 
 
 class _Waiting:
-    """Somebody who has not sent a whole request yet."""
+    """A connection that has not sent a complete request yet."""
 
     def __init__(self, connected: socket.socket, origin: str) -> None:
         self.connected = connected
@@ -49,9 +49,9 @@ class _Waiting:
 
 
 class HttpListener:
-    """One listening socket, which stays the caller's. `asked` is the state, and what is wrong, if anything is;
-    `hand_on` takes a connection and what it has sent. `users` are the uids that may connect, for a Unix socket; None:
-    everybody may."""
+    """One listening socket, which the caller keeps owning. `asked` returns the state and what is wrong, if anything;
+    `hand_on` is given a connection and the data read from it. `users`: the uids that may connect to a Unix socket;
+    None: everybody may."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class HttpListener:
         self._hand_on = hand_on
         self._users = users
         self._waiting: dict[int, _Waiting] = {}
-        """By descriptor, the oldest first."""
+        """By descriptor, oldest first."""
         listener.setblocking(False)
         loop.watch(listener.fileno(), self.accept)
 
     def accept(self) -> None:
-        """Let in who has come. Raises OSError where that has to wait."""
+        """Accept the connections that have arrived. Raises OSError if that has to wait."""
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 connected, address = self._listener.accept()
@@ -118,7 +118,7 @@ class HttpListener:
         if of_one <= CONNECTIONS_OF_ONE and len(self._waiting) <= CONNECTIONS:
             return
         most = max(crowd.values())
-        # They may have spoken since: a flood is accepted before anybody is read.
+        # They may have sent something by now: in a flood, connections are accepted before any of them is read.
         for fd in [fd for fd, one in self._waiting.items() if crowd[one.origin] == most]:
             self._read(fd)
             if fd in self._waiting:
@@ -143,14 +143,14 @@ class HttpListener:
             try:
                 waiting.connected.send(answer, socket.MSG_NOSIGNAL)
             except OSError:
-                pass  # It has gone.
+                pass  # The client has disconnected.
             close(waiting.connected)
         elif end or not _could_be_http(waiting.data) or len(waiting.data) > LONGEST_HEAD:
             self._forget(fd)
             self._hand_on(waiting.connected, waiting.data)
 
     def _answer(self, head: bytes) -> bytes | None:
-        """None where it is no health check."""
+        """The answer to a health check; None if it is another request."""
         words = head.partition(b"\r\n")[0].split(b" ")
         if len(words) != 3 or words[0] != b"GET" or words[1] not in (b"/health", b"/ready"):
             return None
@@ -158,7 +158,7 @@ class HttpListener:
             return None
         state, problem = self._asked()
         if words[1] == b"/health":
-            # A problem is no failure: who is restarted for it would lose whoever waits.
+            # A problem is not a failure: a restart because of it would lose the clients that wait.
             return _response(200 if state is not State.FAILED else 503, state, problem)
         return _response(200 if state is State.AWAKE else 503, state, "")
 
@@ -173,7 +173,7 @@ class HttpListener:
 
 
 def _could_be_http(data: bytes) -> bool:
-    """Whether a method may have begun, of printable letters (RFC 9110, 9.1)."""
+    """Whether it may be the beginning of a method, which is of printable letters (RFC 9110, 9.1)."""
     return data[0] > 0x20
 
 
@@ -192,7 +192,7 @@ def _response(status: int, state: State, problem: str) -> bytes:
 
 
 def origin(peer: object) -> str:
-    """Whom a connection counts for, by its address as socket(7) calls give it."""
+    """The address or network that a connection counts for, from its address as socket(7) calls return it."""
     if not isinstance(peer, tuple):
         return ""
     address = str(peer[0]).partition("%")[0]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def make_report(situation: Situation, judge: Judge, runtime: Runtime, supervisor_pid: int) -> Report:
-    """What holds in a situation."""
-    # A verdict is about a Postgres that runs.
+    """The report for a situation."""
+    # A verdict only applies while Postgres runs.
     verdict = judge.verdict if situation.state in (State.AWAKE, State.DROWSY) else None
     return Report(
         state=situation.state,

@@ -1,4 +1,4 @@
-"""What there is to say about a supervisor, as data for programs, a table for people, and metrics."""
+"""A supervisor's status: as data for programs, a table for people, and metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the supervisor knows of itself at one moment. Times are monotonic, in seconds."""
+    """Everything known about a supervisor at one moment. Times are monotonic, in seconds."""
 
     state: State
     since: float
@@ -49,15 +49,14 @@ class Report:
     last_sleep: LastSleep | None
     failed_start: FailedStart | None = None
     resident: int = 0
-    """Bytes of memory that the supervisor has."""
+    """Bytes of the supervisor's resident memory."""
     settings: tuple[tuple[str, str], ...] = ()
-    """Those that hold, by name, as a person would write them."""
+    """The settings in force: names, and values as a person would write them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that the supervisor and its observer have resident, and that all of Postgres takes (None: it does not
-    run)."""
+    """Bytes resident in the supervisor and in its observer, and taken by all of Postgres (None: it is not running)."""
 
     supervisor: int
     observer: int
@@ -128,7 +127,7 @@ def _until(moment: float | None, now: float) -> float | None:
 
 
 def as_table(status: Mapping[str, Any], *, colour: bool = False) -> str:
-    """What `as_dict` made, for people: a word, and what there is to say about it."""
+    """The result of `as_dict` as a table for people: a word and its text on each line."""
     lines = []
     before = ""
     for word, text in _rows(status):
@@ -151,7 +150,7 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if status["sleeps_in"] is not None:
         yield "sleeps in", duration_text(status["sleeps_in"])
     elif status["state"] == State.AWAKE.noun:
-        yield "sleeps in", "no telling"
+        yield "sleeps in", "not foreseeable"
     for reason in status["reasons"]:
         ends = f"; ends {reason['ends']}" if reason["ends"] else ""
         yield "reasons", f"{reason['kind']}: {reason['text']}{ends}"
@@ -169,8 +168,8 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         taken = f", {_mebibytes(memory['postgres'])}" if memory["postgres"] is not None else ""
         yield "Postgres", f"postmaster {status['postmaster_pid']}{taken}"
     pid, up = status["supervisor_pid"], duration_text(status["uptime"])
-    sizes = f"{_mebibytes(memory['supervisor'])} and, for this answer, {_mebibytes(memory['observer'])}"
-    yield "pgidle", f"pid {pid}, {sizes}, up for {up}"
+    sizes = f"{_mebibytes(memory['supervisor'])}, observer {_mebibytes(memory['observer'])}"
+    yield "pgidle", f"pid {pid}, {sizes}, up {up}"
     yield "data", status["data_dir"]
     counts = ("wakes", "sleeps", "crashes", "looks", "looks_failed")
     yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
@@ -179,16 +178,14 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def failure_text(failed: Mapping[str, Any]) -> str:
-    """Starts that have failed, as `as_dict` has them."""
-    starts = f"{failed['count']} start{'s have' if failed['count'] > 1 else ' has'} failed"
-    again = (
-        f"; the next begins in {duration_text(failed['tried_again_in'])}" if failed["tried_again_in"] else ""
-    )
+    """Failed starts, from `as_dict`."""
+    starts = f"{failed['count']} failed start{'s' * (failed['count'] > 1)}"
+    again = f"; next in {duration_text(failed['tried_again_in'])}" if failed["tried_again_in"] else ""
     return f"{failed['why']} ({starts} since {moment_text(failed['since'])}{again})"
 
 
 def sleep_text(last: Mapping[str, Any]) -> str:
-    """The last sleep, as `as_dict` has it."""
+    """The last sleep, from `as_dict`."""
     took = f"; the shutdown took {last['seconds'] * 1000:.0f} ms" if last["seconds"] is not None else ""
     return f"{moment_text(last['at'])}: {last['why']}{took}"
 
@@ -211,7 +208,7 @@ def _or_unknown(value: object) -> str:
 
 
 def as_metrics(report: Report, now: float, memory: Memory) -> str:
-    """The report in Prometheus's text format. What is not known is left out."""
+    """The report in Prometheus's text format. Unknown values are left out."""
     lines: list[str] = []
 
     def family(name: str, kind: str, text: str, *samples: tuple[str, float | None]) -> None:
@@ -221,7 +218,7 @@ def as_metrics(report: Report, now: float, memory: Memory) -> str:
             lines.extend(f"pgidle_{name}{labels} {value:.15g}" for labels, value in known)
 
     states = [(_labels(state=state.noun), float(state is report.state)) for state in State]
-    family("state", "gauge", "1 for the state that holds.", *states)
+    family("state", "gauge", "1 for the current state.", *states)
     family("state_number", "gauge", "The state's stable number.", ("", report.state.value))
     family("seconds_in_state", "gauge", "Seconds since the state began.", ("", now - report.since))
     left = _until(report.sleeps_at, now)
@@ -247,7 +244,7 @@ def as_metrics(report: Report, now: float, memory: Memory) -> str:
         (_labels(of="observer"), memory.observer),
         (_labels(of="postgres"), memory.postgres),
     ]
-    family("memory_bytes", "gauge", "Memory taken.", *sizes)
+    family("memory_bytes", "gauge", "Resident memory.", *sizes)
     return "\n".join(lines) + "\n"
 
 
