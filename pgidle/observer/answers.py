@@ -1,4 +1,4 @@
-"""What becomes of what is ordered within the observer: of looks, checkpoints and trials of a start."""
+"""Results of the work that the judge orders: looks, checkpoints and start trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A look at Postgres has ended; `ticket` is the one it was asked with."""
+    """A look at Postgres has ended; `ticket` is that of its request."""
 
     ticket: int
     look: Look
@@ -20,9 +20,9 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """The pre-sleep checkpoint has ended: what went wrong, or nothing.
+    """The checkpoint before a sleep has ended; `error`: what went wrong, or None.
 
-    `is_impossible`: Postgres tried and could not, so that a shutdown could not either.
+    `is_impossible`: Postgres tried and failed, so a clean shutdown would fail too.
     """
 
     error: str | None
@@ -31,7 +31,7 @@ class Checkpointed:
 
 @dataclass(frozen=True, slots=True)
 class StartTried:
-    """Whether Postgres would start now has been tried; `ticket` is the one it was asked with."""
+    """A trial whether Postgres would start now has ended; `ticket` is that of its request."""
 
     ticket: int
     result: StartResult

@@ -1,4 +1,4 @@
-"""Changed configuration files: Postgres's are followed by a reload, pgidle's own by new settings."""
+"""Notices changed configuration files: Postgres's lead to a reload, pgidle's own to new settings."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
     from pgidle.system.file_signature import Signature
 
-# Seconds between two questions to inotify(7), which collects in between; shorter ones follow a change, until
-# nothing more changes, or for SETTLED seconds.
+# Seconds between two reads from inotify(7), which collects events in between. After a change they are SETTLING apart,
+# until nothing more changes, or for SETTLED seconds.
 INTERVAL = 2.0
 SETTLING = 0.2
 SETTLED = 2.0
 
 
 async def notice_changes(known: Mapping[str, Signature], changed: Callable[[tuple[str, ...]], None]) -> None:
-    """Tell of files, by their paths, that are no longer what is known of them, until cancelled.
+    """Call `changed` with the paths of files that no longer match their `known` signature, until cancelled.
 
-    watchfiles' own asynchronous interface takes 2 MB of anyio and a thread waking 20 times a second. Asking
-    it without waiting takes less, and leaves no thread behind when the process ends.
+    watchfiles' own asynchronous interface takes 2 MB of anyio and a thread that wakes 20 times a second. Polling it
+    without waiting takes less, and leaves no thread behind when the process exits.
     """
     known = dict(known)
-    # Others cannot be watched.
+    # Folders that we may not read cannot be watched.
     folders = {path.parent for path in map(Path, known) if os.access(path.parent, os.R_OK | os.X_OK)}
     watched = [path for path in known if Path(path).parent in folders]
 
@@ -39,7 +39,7 @@ async def notice_changes(known: Mapping[str, Signature], changed: Callable[[tupl
         return tuple(path for path in watched if known[path] != signature(path))
 
     loop = asyncio.get_running_loop()
-    # What has changed before it could be noticed counts too.
+    # Changes made before watching began count too.
     since = loop.time() if different() else None
     changes = _watch(folders, lambda: bool(different()))
     with contextlib.closing(changes):
@@ -54,14 +54,14 @@ async def notice_changes(known: Mapping[str, Signature], changed: Callable[[tupl
 
 
 def _watch(folders: Iterable[Path], is_different: Callable[[], bool]) -> Generator[object, None, None]:
-    """For ever, whether something has happened in folders since the last time: by inotify, or by `is_different`."""
+    """Yields, without end, whether anything happened in the folders since last time: by inotify, or `is_different`."""
     try:
         yield from watch(
             *folders, watch_filter=None, debounce=1, step=1, rust_timeout=1, yield_on_timeout=True,
             recursive=False, force_polling=False, debug=False, ignore_permission_denied=True,
         )  # fmt: skip
     except (OSError, RuntimeError, UnicodeEncodeError):
-        # All processes of a user share fs.inotify.max_user_instances (128), in whatever container, or descriptors are
-        # short: nothing else may end for that. And a name that is not UTF-8 does not get as far as inotify.
+        # fs.inotify.max_user_instances (128) is shared by all processes of a user, across containers, and descriptors
+        # may run out too: nothing else may fail because of that. And a name that is not UTF-8 never reaches inotify.
         while True:
             yield is_different()

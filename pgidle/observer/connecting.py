@@ -1,11 +1,11 @@
-"""Clients that Postgres has, but pg_stat_activity does not show: unaccepted, sending garbage, authenticating.
+"""Connected clients that pg_stat_activity does not show: not accepted yet, sending garbage, or authenticating.
 
-Two traces in /proc: an established connection on the port whose far end no session has, and a process of the
-postmaster that no session has. The second shows clients of the Unix socket too. Not every such process is a
-client's: the logger has no row, nor have extensions' workers without a database. A client's is told by its
-title: the postmaster's own until the first packet was read, then `postgres: app orders 10.0.0.3(40112)
-authentication`. Postgres itself ends a client that has not authenticated within authentication_timeout, so
-that anything older is something else: another server's connection on the same port of another address, say.
+They leave two traces: an established connection on the port whose far end belongs to no session, and a process of the
+postmaster that belongs to no session. The second reveals clients of the Unix socket too. Not every such process is a
+client's: the logger has no row, nor do extensions' workers without a database. A client's process is recognised by its
+title: the postmaster's own until the first packet has been read, then `postgres: app orders 10.0.0.3(40112)
+authentication`. Postgres disconnects a client that has not authenticated within authentication_timeout, so anything
+older is something else, such as another server's connection on the same port of another address.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 CLIENT_TITLE = re.compile(r"(?!postgres: )|postgres: .*(\[local\]|\(\d+\))( |$)")
 
-# Seconds on top of authentication_timeout.
+# Seconds added to authentication_timeout.
 MARGIN = 5.0
 
 
 class Arrivals:
     """Watches one postmaster's process and port. `patience` is its authentication_timeout in seconds.
 
-    `addresses` are those of the port that are Postgres's, if it has not all.
+    `addresses`: the local addresses on which this Postgres has the port; empty for all.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Arrivals:
         self._port = port
         self._since: dict[Peer | int, float] = {}
         self.there: dict[tuple[str, int], Connection] = {}
-        """Every connection, as of the last look, by its far end."""
+        """All connections at the last look, by their far end."""
 
     def connecting(self, sessions: Sequence[Session]) -> Connecting:
-        """Who is on the way, given sessions that were read before. Raises OSError if /proc cannot be read."""
+        """The clients that are connecting, given the sessions, read before. Raises OSError if /proc cannot be read."""
         now = time.monotonic()
         ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr}
         there = scan(self._port, self._addresses).connections
@@ -67,7 +67,7 @@ class Arrivals:
         )
 
     def is_ours(self, backend: int) -> bool:
-        """Whether a backend is the postmaster's, and not another server's."""
+        """Whether a backend belongs to this postmaster, and not to another server."""
         return backend in _children(self._pid)
 
     def _remember(self, seen: Iterable[Peer | int], now: float) -> None:
@@ -88,6 +88,6 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_client(pid: int) -> bool:
-    """Whether a process without a session looks like a client's. One that has ended has no title."""
+    """Whether a process without a session looks like a client's. One that has exited has no title."""
     title = title_of(pid).decode("utf-8", "replace")
     return bool(title) and bool(CLIENT_TITLE.match(title))

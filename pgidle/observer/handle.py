@@ -1,8 +1,8 @@
-"""The observer's process, as the supervisor has it: started when it is wanted, told, heard, and ended.
+"""The supervisor's handle on the observer process: starts it when wanted, exchanges messages with it, and ends it.
 
-It is a fork of the supervisor, which has one thread: nothing has to be found or read for it again, and no other user
-has to be able to read Python. Whatever it does wrong, it is killed for, and started again after a pause that grows:
-that it dies, hangs or says what is no record, is doubt, and doubt means busy.
+It is a fork of the supervisor, which has one thread: nothing has to be located or read again for it, and Python need
+not be readable by another user. If it misbehaves in any way, it is killed, and restarted after a pause that grows: an
+observer that dies, hangs or sends anything but a record is doubt, and doubt means busy.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
     from pgidle.system.log import Log
 
 START_PATIENCE = 120.0
-"""Seconds that it gets to import what it needs, at the lowest priority, on a machine with other things to do."""
+"""Seconds that it gets to import what it needs, at the lowest priority, on a machine that may be busy."""
 
 PING_EVERY, PONG_PATIENCE = 30.0, 10.0
-"""Seconds between two questions whether it is there, and that it has for the answer."""
+"""Seconds between two pings, and that it has to answer one."""
 
 END_PATIENCE = 15.0
-"""Seconds that it has to answer who has asked, once it is told to end."""
+"""Seconds that it has to finish its answers once it is told to end."""
 
 PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Seconds from its end to the next start, after so many that have failed in a row."""
+"""Seconds from its exit to the next start, by the number of failures in a row."""
 
 LIVED = 60.0
-"""Seconds after which one that fails is no longer in a row with those before it."""
+"""An observer that has lived this many seconds begins a new row of failures."""
 
 MOST_WAITING = 64
-"""Connections, of the control socket and of all others, that wait for it to be there: then the oldest is cut."""
+"""Most connections that wait for it to be ready, for the control socket and for HTTP each: then the oldest is cut."""
 
 LATE = 1.0
-"""Seconds: a timer that comes so late tells that we have been stopped ourselves, and it, perhaps, with us."""
+"""Seconds: a timer that is this late shows that we have been suspended ourselves, and perhaps the observer with us."""
 
 
 class Observer:
-    """At most one process. `serve` is what it does, with its end of the pair; `heard` gets what it says, and `lost` why
-    it is there no more, where nobody had told it to end."""
+    """At most one process. `serve` is what it runs, given its end of the pair; `heard` is called with each of its
+    messages, and `lost` with the reason when it has exited without being told to."""
 
     def __init__(
         self,
@@ -67,9 +67,9 @@ class Observer:
         self._lost = lost
         self.pid: int | None = None
         self.is_ready = False
-        """Whether it hears what it is told."""
+        """Whether it reads its messages."""
         self.asked_at = -float("inf")
-        """When somebody has asked last for what only it can answer (monotonic)."""
+        """When the last request arrived that only it can answer (monotonic)."""
         self._end: PairEnd | None = None
         self._pidfd = -1
         self._since = 0.0
@@ -79,10 +79,10 @@ class Observer:
         self._not_before = 0.0
         self._is_wanted = False
         self._waiting: list[tuple[Connection, socket.socket]] = []
-        """Who has asked while there was none."""
+        """Requests that arrived while there was none."""
 
     def want(self) -> None:
-        """Have one, as soon as may be."""
+        """Have one started, as soon as possible."""
         if self.pid is not None:
             self._is_wanted = self._is_ending
         elif not self._loop.is_set("observer"):
@@ -90,14 +90,14 @@ class Observer:
             self._loop.after(max(0.0, self._not_before - time.monotonic()), "observer", self._start)
 
     def tell(self, message: ToObserver) -> bool:
-        """Tell it; False where there is none that hears."""
+        """Send it a message; False if there is none that reads it."""
         if not self.is_ready or self._is_ending or not self._send(message):
             return False
-        self._ping()  # That it hangs is known soon after it was told anything.
+        self._ping()  # So that a hang is noticed soon after a message.
         return True
 
     def hand_over(self, message: Connection, connected: socket.socket) -> None:
-        """Give it somebody who has asked, now or when it is there."""
+        """Pass it a connection with a request, now or once it is ready."""
         self.asked_at = time.monotonic()
         alike = [one for one in self._waiting if one[0].is_control is message.is_control]
         if len(alike) >= MOST_WAITING:
@@ -111,22 +111,22 @@ class Observer:
             self.want()
 
     def give_up(self, why: str) -> None:
-        """It has not done what it was told."""
+        """Kill it: it has not done what it was told."""
         if self.pid is not None:
             self._kill(why)
 
     def end(self) -> None:
-        """Have it answer who has asked, and end."""
+        """Have it finish its answers, and exit."""
         if self.pid is not None and not self._is_ending:
             self._send(End(is_exit=False))
             self._is_ending = True
             self.is_ready = False
             for name in ("observer ping", "observer pong"):
                 self._loop.cancel(name)
-            self._loop.after(END_PATIENCE, "observer pong", lambda: self._kill("it does not end"))
+            self._loop.after(END_PATIENCE, "observer pong", lambda: self._kill("did not exit in time"))
 
     def leave(self, status: int, patience: float) -> None:
-        """The supervisor ends: wait so many seconds for it to answer who has asked, then end it."""
+        """The supervisor exits: give the observer `patience` seconds to finish its answers, then kill it."""
         for _, connected in self._waiting:
             close(connected)
         self._waiting.clear()
@@ -143,14 +143,14 @@ class Observer:
         self._reap()
 
     def receive(self) -> None:
-        """Hear all that it has said."""
+        """Handle all messages that it has sent."""
         while self._end is not None:
             try:
                 received = self._end.receive()
             except EOFError:
                 self._forget_end()
                 if not self._is_ending:
-                    self._signal_kill()  # Unless it has ended, and this says so.
+                    self._signal_kill()  # It may also have exited, which closes its end too.
                 return
             except WireError as error:
                 self._kill(str(error))
@@ -168,7 +168,7 @@ class Observer:
                     self._on_pong()
             self._heard(message)
             if self.is_ready:
-                # Those who have waited come after what it is told first.
+                # Connections that have waited follow after its first messages.
                 self._hand_over()
 
     def _start(self) -> None:
@@ -188,13 +188,13 @@ class Observer:
         self._is_ending = self.is_ready = False
         self._loop.watch(self._pidfd, self._on_exit)
         self._loop.watch(ours.fileno(), self.receive)
-        self._loop.after(START_PATIENCE, "observer pong", lambda: self._kill("it has not begun"))
+        self._loop.after(START_PATIENCE, "observer pong", lambda: self._kill("did not start in time"))
 
     def _hand_over(self) -> None:
         while self._waiting and self.is_ready:
             message, connected = self._waiting[0]
             if not self._send(message, connected.fileno()):
-                return  # The next one answers, or this one when it has read what it has.
+                return  # The next observer answers, or this one once it has read its backlog.
             del self._waiting[0]
             close(connected)
 
@@ -205,8 +205,10 @@ class Observer:
             self._end.send(message, descriptor)
         except OSError as error:
             if descriptor is not None and error.errno in (errno.EAGAIN, errno.ETOOMANYREFS):
-                return False  # It has many to take already: whether it does, a ping tells.
-            self._kill("it does not hear" if isinstance(error, BlockingIOError) else str(error.strerror))
+                return False  # Its backlog is full; a ping tells whether it works on it.
+            self._kill(
+                "did not read its messages" if isinstance(error, BlockingIOError) else str(error.strerror)
+            )
             return False
         return True
 
@@ -226,14 +228,14 @@ class Observer:
     def _on_silence(self, due: float) -> None:
         self.receive()
         if self._end is None or self._loop.is_set("observer ping"):
-            return  # It has answered, or has ended.
+            return  # It has answered, or has exited.
         if time.monotonic() - due > LATE:
             self._ping()
         else:
-            self._kill("it does not answer")
+            self._kill("did not answer")
 
     def _kill(self, why: str) -> None:
-        """It goes on when it has been reaped."""
+        """Kill it; `_on_exit` carries on once it can be reaped."""
         self._fault = self._fault or why
         self._forget_end()
         self._signal_kill()
@@ -242,7 +244,7 @@ class Observer:
         try:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except OSError:
-            return  # It has ended by itself.
+            return  # It has exited by itself.
 
     def _forget_end(self) -> None:
         self.is_ready = False
@@ -254,7 +256,7 @@ class Observer:
             self._loop.cancel(name)
 
     def _reap(self) -> int | None:
-        """Its wait status; None if it is gone already. Whoever is a container's first process reaps everybody."""
+        """Its wait status; None if it was reaped already, as PID 1 of a container reaps every process."""
         pid, self.pid = self.pid, None
         self._forget_end()
         self._loop.forget(self._pidfd)
@@ -283,15 +285,12 @@ class Observer:
         pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._not_before = now + pause
         why = self._fault or _how(status)
-        self._log.note(
-            "observer",
-            f"the process that looks at Postgres has ended, and is started again in {pause:g} s: {why}",
-        )
+        self._log.note("observer", f"lost ({why}); restarting in {pause:g} s")
         self._lost(why)
 
 
 def _opened(pid: int) -> int:
-    """A child's pidfd. Raises OSError, with the child ended."""
+    """A child's pidfd. Raises OSError, after killing the child."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -301,8 +300,8 @@ def _opened(pid: int) -> int:
 
 
 def _how(status: int | None) -> str:
-    """A wait status, as a person would say it."""
+    """A wait status in words."""
     if status is None:
-        return "it has ended"
+        return "exited"
     code = os.waitstatus_to_exitcode(status)
-    return f"ended by signal {-code}" if code < 0 else f"ended with status {code}"
+    return f"killed by signal {-code}" if code < 0 else f"exited with status {code}"

@@ -1,7 +1,7 @@
-"""When to look at Postgres, and what the looks add up to: idle, not idle, and still idle with nobody let in.
+"""When to look at Postgres, and what the looks add up to: idle, in use, or still idle with the gate shut.
 
-The judge orders looks, has `policy` weigh them, and tells the supervisor what they add up to. It lives in the observer,
-whose end is the end of what it remembers: then the idle clock begins anew.
+The judge orders looks, has `policy` evaluate them, and reports its judgements to the supervisor. It lives in the
+observer, and its memory ends with it: after that the idle clock starts anew.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ LOOK_DEADLINE = 5.0
 """Seconds after which a look has failed."""
 
 CHECKPOINT_TIMEOUT = 60.0
-"""Seconds after which Postgres is put to sleep without a checkpoint of its own before."""
+"""Seconds after which Postgres is put to sleep without waiting for the checkpoint any longer."""
 
 SLOT_WORTH_A_LINE = 16 * 2**20
-"""Bytes of WAL (a segment) that an unused replication slot may hold back before the log says so."""
+"""Bytes of WAL (one segment) that an inactive replication slot may retain before it is logged."""
 
 DRAIN_POLL = 0.005
-"""Seconds between two last looks, where a sleep that is forced waits for those who have yet to get a session."""
+"""Seconds between two last looks while a forced sleep waits for clients that are still logging in."""
 
 DRAIN_LIMIT = 2.0
-"""Seconds for which it waits for them."""
+"""Most seconds for which it waits for them."""
 
 
 class Judge:
-    """The verdicts on one Postgres; `begin` for every wake."""
+    """Judges one Postgres; call `begin` at every wake."""
 
     def __init__(
         self,
@@ -64,8 +64,9 @@ class Judge:
         next_start: StartQuestion,
         counts: tuple[int, int] = (0, 0),
     ) -> None:
-        """`orders` carries out looks, checkpoints and trials; each is answered by a call of `looked`, `checkpointed` or
-        `start_tried`. `tell` is told each judgement, and why. `counts`: of looks so far, and of those that failed."""
+        """`orders` carries out looks, checkpoints and start trials; each is answered by a call of `looked`,
+        `checkpointed` or `start_tried`. `tell` is called with each judgement and its reason. `counts`: the numbers of
+        looks so far, and of those that failed."""
         self.settings = settings
         self.holds = holds
         self.verdict: Verdict | None = None
@@ -83,15 +84,15 @@ class Judge:
         self._is_confirming = False
         self._is_checkpointing = False
         self._requests: list[Requested] = []
-        """Who has asked for a sleep, and waits to be told whether it comes."""
+        """Requests for a sleep that wait for an answer whether it comes."""
         self._keepers = keeps_awake.begin(time.monotonic())
         self._judged_at = 0.0
-        """When the last look was taken that the next sleep may be judged by (monotonic)."""
+        """When the last look was taken before the gate was shut (monotonic)."""
         self._drain_since = 0.0
         self._askers: list[Callable[[], None]] = []
 
     def begin(self) -> None:
-        """Postgres has become ready: the clock starts, and the first look is a baseline."""
+        """Postgres has become ready: start the clock, with the first look as a baseline."""
         self._memory = policy.begin(time.monotonic())
         self._keepers = keeps_awake.begin(time.monotonic())
         self.verdict = None
@@ -101,14 +102,14 @@ class Judge:
 
     def resume(self) -> None:
         """Postgres is awake (again): go on looking."""
-        self.answer(False, "not put to sleep: somebody came meanwhile")
+        self.answer(False, "not put to sleep: a client arrived meanwhile")
         self._is_confirming = False
         self._is_checkpointing = False
         self._next_start.resume()
         self.look_now()
 
     def pause(self, why: str, *, granted: bool) -> None:
-        """Postgres is not to be looked at any more; who asked for a sleep is told whether it comes."""
+        """Stop looking at Postgres, and answer requests for a sleep: whether it comes."""
         self._ticket += 1
         self._timers.cancel("look")
         self._timers.cancel("drain")
@@ -117,24 +118,24 @@ class Judge:
         self._tell_askers()
 
     def adopt(self, settings: Settings) -> None:
-        """Go by other settings from now on."""
+        """Use these settings from now on."""
         self.settings = settings
         self.past_sleeps.adopt(settings)
 
     def look_now(self) -> None:
-        """Ask for a look; one that is under way no longer counts."""
+        """Order a look; one that is under way no longer counts."""
         self._timers.cancel("look")
         self._ticket += 1
         self._orders.look(self._ticket, LOOK_DEADLINE)
 
     def look_for(self, asker: Callable[[], None]) -> None:
-        """Call back when there has been a look that is no older than this question."""
+        """Call back once there has been a look taken after this call."""
         self._askers.append(asker)
         if self._timers.is_set("look"):
             self.look_now()
 
     def confirm(self) -> None:
-        """Postgres accepts nobody any more: look for the last time."""
+        """The gate is shut: look for the last time."""
         self._is_confirming = True
         self._drain_since = time.monotonic()
         self._ticket += 1
@@ -142,10 +143,10 @@ class Judge:
         self._look_for_the_last_time()
 
     def asked_to_sleep(self, request: Requested) -> None:
-        """Sleep now if nobody is active, or at once if forced; the request is answered when that is known."""
+        """Sleep now if nobody is active, or in any case if forced; the request is answered once that is decided."""
         self._requests.append(request)
         if self._is_confirming:
-            return  # The last look is under way, and decides it.
+            return  # The last look is under way, and decides this too.
         if self._is_forced:
             self._checkpoint()
         else:
@@ -157,28 +158,28 @@ class Judge:
         return any(isinstance(one.order, Sleep) and one.order.force for one in self._requests)
 
     def answer(self, granted: bool, text: str) -> None:
-        """Answer who waits for a sleep, if anybody does."""
+        """Answer the requests for a sleep."""
         requests, self._requests = self._requests, []
         for request in requests:
             request.reply(granted, text)
 
     def wanted(self) -> None:
-        """Somebody asked for a wake: a use like any other, and a later word than any order to sleep."""
-        self.answer(False, "somebody asked for a wake meanwhile")
+        """A wake was asked for: a use like any other, which overrides earlier orders to sleep."""
+        self.answer(False, "not put to sleep: asked to wake meanwhile")
         now = time.monotonic()
-        self._memory = policy.note_use(self._memory, now, "somebody asked for a wake")
+        self._memory = policy.note_use(self._memory, now, "pgidle wake")
         self._keepers = keeps_awake.use(self._keepers, "pgidle wake", now, self.settings)
         if not self._is_confirming:
             self.look_now()
 
     def hold(self, order: Hold, kept: Kept) -> int:
-        """Take a hold, which any look respects from now on; its number. Raises PgidleError."""
+        """Take a hold, which every look from now on respects; its number. Raises PgidleError."""
         number = self.holds.take(order.seconds, order.why, order.program, kept)
         self.on_hold_changed()
         return number
 
     def release(self, name: str | None, kept: Kept) -> None:
-        """End one hold, or every one. Raises PgidleError."""
+        """End one hold, or all. Raises PgidleError."""
         self.holds.release(name, kept)
         self.on_hold_changed()
 
@@ -194,7 +195,9 @@ class Judge:
         self.looks += 1
         if isinstance(look, LookFailed):
             self.looks_failed += 1
-            self._log.once("watch", f"cannot see whether Postgres is used, so it stays awake: {look.reason}")
+            self._log.once(
+                "watch", f"cannot see whether Postgres is in use, so it stays awake: {look.reason}"
+            )
         else:
             self._log.forget("watch")
             if not self._is_confirming:
@@ -205,7 +208,7 @@ class Judge:
         now = time.monotonic()
         asked = None
         if self._requests:
-            # How long it has been idle does not matter; that nobody has come since it was judged does.
+            # How long Postgres has been idle does not matter, only that it was not used since the look before.
             asked = AskedToSleep(now - self._judged_at if self._is_confirming else 0.0)
         verdict, self._memory = policy.evaluate(
             look,
@@ -228,42 +231,43 @@ class Judge:
             self._act_on(verdict, now)
 
     def _act_on(self, verdict: Verdict, now: float) -> None:
-        """Checkpoint, if it is idle and would start again; else look again. While that is tried nothing is decided."""
+        """Checkpoint if Postgres is idle and would start again; else look again. Nothing is decided during a trial."""
         is_tried = self._next_start.is_known(now)
         if verdict.idle and is_tried:
             self._checkpoint()
             return
-        # In time for the sleep, which does not wait for it then.
+        # Try in time, so that the sleep need not wait for the result.
         is_due = verdict.idle or is_near(verdict, now) or self._next_start.is_impossible
         if is_due and not is_tried and not self._next_start.is_being_tried:
             self.try_start()
         if verdict.idle:
-            self._disconnect()  # In nobody's way while that is tried.
+            self._disconnect()  # So as not to be in anybody's way during the trial.
         else:
             if self._requests and not self._is_forced and not self._next_start.is_being_tried:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind not in idle)
-                self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force does it all the same)")
+                self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force overrides this)")
             self._timers.after(verdict.next_look, "look", self.look_now)
             if not is_near(verdict, now):
                 self._disconnect()
 
     def try_start(self) -> None:
-        """A file has changed: find out whether Postgres would start with it."""
+        """A file has changed: try whether Postgres would start with it."""
         self._next_start.try_it()
 
     def start_tried(self, message: StartTried) -> None:
-        """It is known, or known not to be known, whether Postgres would start."""
+        """A start trial has ended."""
         if self._next_start.tried(message) and not (self._is_checkpointing or self._is_confirming):
             self.look_now()
 
     def checkpointed(self, message: Checkpointed) -> None:
-        """The checkpoint before a sleep has ended. Without it a shutdown only takes longer, unless it cannot be had."""
+        """The checkpoint before a sleep has ended. Without one a shutdown only takes longer, unless Postgres cannot
+        checkpoint at all."""
         is_impossible = message.is_impossible and not self._is_forced
         if message.error is None:
             self._log.forget("checkpoint")
         elif is_impossible:
-            text = f"Postgres could not be shut down cleanly, so it stays awake: {message.error} (its own log says why)"
+            text = f"Postgres cannot checkpoint, so it stays awake: {message.error} (see its own log)"
             self._log.once("checkpoint", text)
         else:
             self._log.once("checkpoint", f"no checkpoint before sleep: {message.error}")
@@ -271,7 +275,7 @@ class Judge:
             return
         self._is_checkpointing = False
         if is_impossible:
-            self._next_start.refuse(f"a checkpoint fails: {message.error}")
+            self._next_start.refuse(f"cannot checkpoint: {message.error}")
             self.look_now()
         else:
             self._tell(Judgement.IDLE, self._summary())
@@ -282,13 +286,13 @@ class Judge:
             asker()
 
     def _tell_keeper(self, look: Snapshot, verdict: Verdict, now: float) -> None:
-        """Once it has kept Postgres awake for an idle timeout on end: that is why it did not sleep."""
+        """Log what has kept Postgres awake for a whole idle timeout, once."""
         self._keepers, line = keeps_awake.note(self._keepers, look, verdict.reasons, self.settings, now)
         if line:
             self._log.note("awake", line)
 
     def _warn_of_slots(self, look: Snapshot) -> None:
-        """A slot that nobody uses fills the disk: say so, and again whenever it has doubled."""
+        """An inactive slot fills the disk: log it, and again whenever the WAL it retains has doubled."""
         self._slots = {slot.name: self._slots.get(slot.name, SLOT_WORTH_A_LINE / 2) for slot in look.slots}
         for slot in look.slots:
             if slot.held_back >= 2 * self._slots[slot.name]:
@@ -307,13 +311,13 @@ class Judge:
             else:
                 self._tell(Judgement.USED, "; ".join(map(str, verdict.reasons)))
         elif isinstance(look, Snapshot) and look.has_arrivals and self._may_drain():
-            # Force cuts sessions, but nobody who has yet to get one: it takes milliseconds.
+            # Force cuts sessions, but not clients that are still logging in: that takes only milliseconds.
             self._timers.after(DRAIN_POLL, "drain", self._look_for_the_last_time)
         else:
             self._confirm()
 
     def _disconnect(self) -> None:
-        # The last look, after a checkpoint, cannot connect again.
+        # The last look, which follows the checkpoint, cannot connect again.
         if not self._is_checkpointing:
             self._orders.disconnect()
 
@@ -321,9 +325,9 @@ class Judge:
         self._orders.look(self._ticket, LOOK_DEADLINE, may_connect=False)
 
     def _confirm(self) -> None:
-        """Nobody uses Postgres; and it would start with what is there now?"""
+        """Nobody uses Postgres: confirm it, unless a changed file is still on trial."""
         if self._next_start.is_being_tried and not self._is_forced:
-            self._tell(Judgement.USED, "a file has changed that Postgres is started with")
+            self._tell(Judgement.USED, "a file that Postgres starts with has changed")
         else:
             self._tell(Judgement.CONFIRMED, self._summary())
 
@@ -331,7 +335,7 @@ class Judge:
         return time.monotonic() - self._drain_since < DRAIN_LIMIT
 
     def _summary(self) -> str:
-        """Why it sleeps, in a line."""
+        """Why Postgres sleeps, in one line."""
         if self._requests:
             return "asked to sleep" + (" (forced)" if self._is_forced else "")
         clocks = [
@@ -339,4 +343,4 @@ class Judge:
             for reason in (self.verdict.reasons if self.verdict else ())
             if reason.kind is ReasonKind.CLOCK
         ]
-        return "; ".join(map(str, clocks)) or "nobody uses it"
+        return "; ".join(map(str, clocks)) or "idle"

@@ -1,4 +1,4 @@
-"""Little memory: no garbage, and asyncio, psycopg and watchfiles without what they import for uses nobody here has."""
+"""Saves memory: imports asyncio, psycopg and watchfiles without the parts that are not used here; collects garbage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class _Unversioned(ModuleType):
-    """Stands for importlib.metadata: nothing is installed, as far as it knows."""
+    """Stands in for importlib.metadata, and knows of no installed package."""
 
     PackageNotFoundError = LookupError
 
@@ -20,25 +20,26 @@ class _Unversioned(ModuleType):
 
 
 class _Runless(ModuleType):
-    """Stands for watchfiles.run: nothing here runs a process again when a file has changed."""
+    """Stands in for watchfiles.run, which restarts a process when a file has changed."""
 
     run_process = arun_process = None
 
 
 class _Later(ModuleType):
-    """Stands for a module until something of it is wanted. (importlib.util.LazyLoader's ends with the next import.)"""
+    """Stands in for a module until one of its attributes is needed. (importlib.util.LazyLoader loads it at the next
+    import.)"""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self.__name__), name)
 
 
 def import_lean() -> None:
-    """Import them for whoever imports them later.
+    """Import them ahead of the modules that need them.
 
-    Without ssl, as Python that was built without it: nothing here speaks TLS but libpq, which brings its own; Python's
-    would be a tenth of this process's memory. Without importlib.metadata, by which psycopg finds out what version it
-    is: 1.6 MB of archives and mail headers. Without watchfiles.run (multiprocessing, pickle), and with ctypes.util
-    (temporary files, compression) only where psycopg has to look for libpq: another 0.9 MB.
+    Without ssl, like a Python built without it: only libpq speaks TLS here, and brings its own; Python's would be a
+    tenth of this process's memory. Without importlib.metadata, from which psycopg reads its own version: 1.6 MB of
+    archives and mail headers. Without watchfiles.run (multiprocessing, pickle), and with ctypes.util (temporary files,
+    compression) only where psycopg has to look for libpq: another 0.9 MB.
     """
     import ctypes
 
@@ -53,7 +54,7 @@ def import_lean() -> None:
     if "ctypes.util" in ours:
         setattr(ctypes, "util", ours["ctypes.util"])  # noqa: B010 - mypy knows the other one
     try:
-        # Without its binary psycopg needs them: then it is imported whole, by whoever wants it.
+        # Without its compiled part psycopg needs what is left out: then it is imported normally later.
         with contextlib.suppress(ImportError):
             import asyncio  # noqa: F401
 
@@ -65,10 +66,10 @@ def import_lean() -> None:
 
 
 def collect_garbage() -> None:
-    """What a watched Postgres leaves is tied up in cycles (tasks, exceptions, connections).
+    """Free what watching a Postgres leaves behind in reference cycles (tasks, exceptions, connections).
 
-    Python itself would look for them after some hundred sleeps, and by then their holes are all over the heap. What is
-    there the first time is modules for the most part, and never looked at again: so the next times take a ms.
+    Python by itself would collect it only after some hundred sleeps, when it has fragmented the whole heap. What
+    survives the first collection is mostly modules, so it is frozen: later collections take a millisecond.
     """
     gc.collect()
     if not gc.get_freeze_count():

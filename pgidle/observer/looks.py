@@ -1,4 +1,4 @@
-"""Looks at Postgres, one at a time, and checkpoints: each order is answered, whatever came of it."""
+"""Looks at Postgres, checkpoints and start trials, one at a time: each is answered, however it ends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from pgidle.idle.start_result import StartQuestion
     from pgidle.observer.answers import Ended
 
-# Seconds that the watcher gets on top of its own limit, to say itself what took so long.
+# Seconds that the watcher gets on top of its own limit, so that it can report itself what took so long.
 GRACE = 1.0
-GIVEN_UP = "it was given up, because Postgres is stopping"
+GIVEN_UP = "cancelled, as Postgres is stopping"
 
 T = TypeVar("T")
 
 
 class Watching(Protocol):
-    """What a watcher of one running Postgres can do. Times in seconds."""
+    """What a watcher of one running Postgres offers. Times are seconds."""
 
     async def look(self, deadline: float, /, *, may_connect: bool = True) -> Snapshot | LookFailed: ...
 
@@ -40,26 +40,26 @@ class Watching(Protocol):
 
 
 class Looks:
-    """Belongs to the loop's thread. A watcher's own fault (an exception) ends the task group."""
+    """Belongs to the loop's thread. A bug in a watcher (an exception) ends the task group."""
 
     def __init__(self, ended: Callable[[Ended], None], group: asyncio.TaskGroup) -> None:
-        """`ended` is called with what came of each order, on the loop."""
+        """`ended` is called with each result, on the loop."""
         self._ended = ended
         self._group = group
         self._turn = asyncio.Lock()
         self._trial = asyncio.Lock()
         self._latest_trial = 0
-        """Ticket: what was asked before has no use by now."""
+        """Ticket: earlier trials that still wait are skipped."""
         self._under_way: set[asyncio.Task[Any]] = set()
         self._watching: Watching | None = None
 
     def watch(self, connect: Callable[[], Watching]) -> None:
-        """Look through what `connect` makes, instead of what there was."""
+        """Look through the watcher that `connect` makes, in place of the one before."""
         self.unwatch()
         self._start(self._open(connect), lambda _: None)
 
     def unwatch(self) -> None:
-        """Give up what is under way, and close the connection."""
+        """Cancel what is under way, and close the connection."""
         for task in self._under_way:
             task.cancel()
         self._group.create_task(self._close())
@@ -88,7 +88,7 @@ class Looks:
         self._start(self._try_start(ticket, question), answer)
 
     def _start(self, order: Coroutine[None, None, T], answer: Callable[[T | None], None]) -> None:
-        """Carry out an order, then answer with its result; None: cancelled, perhaps before it began."""
+        """Run a coroutine, then call `answer` with its result; None: it was cancelled, perhaps before it began."""
 
         def done(task: asyncio.Task[T]) -> None:
             self._under_way.discard(task)
@@ -110,7 +110,7 @@ class Looks:
             watching, self._watching = self._watching, None
             if watching:
                 await watching.end()
-                # When all of this has been let go of; and nobody waits while Postgres stops.
+                # After all of this has been released; and while Postgres stops, nobody waits for us.
                 asyncio.get_running_loop().call_soon(collect_garbage)
 
     async def _disconnect(self) -> None:
@@ -122,22 +122,22 @@ class Looks:
         try:
             async with asyncio.timeout(deadline + GRACE), self._turn:
                 if self._watching is None:
-                    return LookFailed("nothing watches Postgres")
+                    return LookFailed("no watcher is running")
                 return await self._watching.look(deadline, may_connect=may_connect)
         except TimeoutError:
-            return LookFailed(f"it took longer than {deadline:g} s")
+            return LookFailed(f"timed out after {deadline:g} s")
 
     async def _try_start(self, ticket: int, question: StartQuestion) -> StartResult:
         async with self._trial:
             if ticket != self._latest_trial:
-                return StartResult(Startable.UNKNOWN, "asked again before it was tried")
+                return StartResult(Startable.UNKNOWN, "superseded by a newer trial")
             return await try_start(question)
 
     async def _checkpoint(self, deadline: float) -> Checkpointed:
         try:
             async with asyncio.timeout(deadline + GRACE), self._turn:
                 if self._watching is None:
-                    return Checkpointed("nothing watches Postgres")
+                    return Checkpointed("no watcher is running")
                 return await self._watching.checkpoint(deadline)
         except TimeoutError:
-            return Checkpointed(f"it took longer than {deadline:g} s")
+            return Checkpointed(f"timed out after {deadline:g} s")

@@ -1,7 +1,7 @@
-"""What the supervisor and its observer say to each other: one record for each thing said.
+"""The messages between the supervisor and its observer: one record for each kind.
 
-Times are monotonic seconds, which all processes of a machine share. `period` numbers the spans in which Postgres is
-looked at; a judgement of an earlier span than the present one counts for nothing. `number` numbers what is asked.
+Times are monotonic seconds, which all processes of a machine share. `period` numbers the spans of time in which
+Postgres is watched; a judgement from an earlier period does not count. `number` numbers the observer's questions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TYPE_CHECKING = False
 
 @record
 class Situation:
-    """All that the supervisor knows of itself. Sent whenever the state has changed, and when it is asked for.
+    """Everything that the supervisor knows of itself. Sent whenever the state changes, and on request.
 
-    `resident`: its memory in bytes, which nobody else may be allowed to read. `number`: what the observer has asked
-    last, and has been dealt with by now.
+    `resident`: its memory in bytes, which no other process may be allowed to read. `number`: the observer's latest
+    question that has been handled.
     """
 
     state: State
@@ -40,7 +40,7 @@ class Situation:
 
 @record
 class Attend:
-    """Postgres serves, from now on or again: look at it. `postmaster_pid` tells one that is new."""
+    """Postgres serves clients, from now on or again: watch it. A new `postmaster_pid` means a new start."""
 
     period: int
     postmaster_pid: int
@@ -48,26 +48,26 @@ class Attend:
 
 @record
 class Confirm:
-    """Postgres accepts nobody any more: look for the last time."""
+    """The gate is shut: look for the last time."""
 
     period: int
 
 
 @record
 class Adopt:
-    """Other settings hold."""
+    """Use these settings from now on."""
 
     settings: Settings
 
 
 @record
 class TryStart:
-    """Something has changed that Postgres would be started with."""
+    """Something that Postgres starts with has changed: try a start."""
 
 
 @record
 class Slept:
-    """Postgres was put to sleep, for this reason; the shutdown took so many seconds. For the memory of sleeps."""
+    """Postgres was put to sleep, why, and how many seconds the shutdown took: to be recorded."""
 
     why: str
     seconds: float
@@ -75,14 +75,14 @@ class Slept:
 
 @record
 class StartFailed:
-    """A start has failed, and is tried again: who has asked for a wake is told."""
+    """A start has failed, and is retried: answer the requests for a wake."""
 
     why: str
 
 
 @record
 class Connection:
-    """Somebody has connected, and has sent `data` so far. A descriptor comes with it."""
+    """A connection, on which `data` has been read so far. Its descriptor comes with the message."""
 
     is_control: bool
     data: bytes
@@ -90,12 +90,12 @@ class Connection:
 
 @record
 class Ping:
-    """Is anybody there? Answered by a `Pong`."""
+    """Answered by a `Pong`."""
 
 
 @record
 class End:
-    """Answer who has asked, and end. `is_exit`: the supervisor ends too, with this status."""
+    """Finish your answers, and exit. `is_exit`: the supervisor exits too, with this status."""
 
     is_exit: bool
     status: int = 0
@@ -103,17 +103,17 @@ class End:
 
 @record
 class Ready:
-    """The observer hears what it is told."""
+    """The observer reads its messages from now on."""
 
 
 @record
 class Pong:
-    """It still does."""
+    """The answer to a `Ping`."""
 
 
 class Judgement(Enum):
-    """`IDLE`: nobody uses Postgres, and the checkpoint before a sleep has been made. `CONFIRMED`: it still is so, with
-    nobody let in any more. `USED`: it is not."""
+    """`IDLE`: nobody uses Postgres, and the checkpoint before the sleep is done. `CONFIRMED`: still so, with the gate
+    shut. `USED`: no longer so, with the gate shut."""
 
     IDLE = "idle"
     CONFIRMED = "confirmed"
@@ -122,7 +122,7 @@ class Judgement(Enum):
 
 @record
 class Judged:
-    """What the looks of a period add up to. `at`: when that was judged."""
+    """A judgement from the looks of a period, made at `at`."""
 
     period: int
     judgement: Judgement
@@ -132,7 +132,7 @@ class Judged:
 
 @record
 class WakeWanted:
-    """Somebody has asked for a wake. Answered by a `Situation` of this number or a later one."""
+    """A wake was asked for. Answered by a `Situation` with this number or a later one."""
 
     number: int
     why: str
@@ -140,14 +140,14 @@ class WakeWanted:
 
 @record
 class SituationWanted:
-    """Answered by a `Situation` of this number or a later one."""
+    """Answered by a `Situation` with this number or a later one."""
 
     number: int
 
 
 @record
 class FilesChanged:
-    """Files that Postgres reads have changed, or the settings file has (`is_settings`)."""
+    """Files that Postgres reads have changed, or the settings file (`is_settings`)."""
 
     names: tuple[str, ...]
     is_settings: bool
@@ -155,14 +155,14 @@ class FilesChanged:
 
 @record
 class HoldsChanged:
-    """The holds, as their file has them, or would where the disk is full: for the next observer."""
+    """The content of the holds' file, even if the disk is full: for the next observer."""
 
     content: str
 
 
 @record
 class Looks:
-    """How many looks there have been, and how many of them failed: for the next observer to count on."""
+    """How many looks have been taken, and how many of them failed: for the next observer to continue from."""
 
     taken: int
     failed: int
@@ -186,7 +186,7 @@ TO_OBSERVER = {
         *_PARTS,
     )
 }
-"""What an observer may be told, and what that is made of."""
+"""The messages that an observer accepts, and the types of their fields."""
 TO_SUPERVISOR = {
     one.__name__: one
     for one in (
@@ -194,4 +194,4 @@ TO_SUPERVISOR = {
         *_PARTS,
     )
 }
-"""What an observer may say."""
+"""The messages that the supervisor accepts, and the types of their fields."""

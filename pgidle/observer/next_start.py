@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgidle.system.log import Log
 
 TRIED_FOR = 30.0
-"""Seconds for which a result counts, unless a file is seen to change."""
+"""Seconds for which a result counts, unless a file changes."""
 
 
 class NextStart:
@@ -40,7 +40,7 @@ class NextStart:
         self.is_being_tried = False
 
     def void(self) -> None:
-        """Something has changed: what was found before no longer counts."""
+        """Something has changed: the last result no longer counts."""
         self._tried_at = 0.0
 
     def is_known(self, now: float) -> bool:
@@ -52,24 +52,24 @@ class NextStart:
         return self.result is not None and self.result.startable is Startable.NO
 
     def note_prepared(self, transactions: int) -> None:
-        """So many transactions are prepared, each of which the next start has to have room for."""
+        """The number of prepared transactions, each of which the next start must have room for."""
         if transactions != self._prepared:
             self._prepared = transactions
             self.void()
 
     def refuse(self, why: str) -> None:
-        """Found without a trial: Postgres would not start again."""
+        """Set the result without a trial: Postgres would not start again."""
         self.result, self._tried_at = StartResult(Startable.NO, why), time.monotonic()
 
     def try_it(self) -> None:
-        """Begin a trial; `tried` gets its result."""
+        """Begin a trial; its result is passed to `tried`."""
         self.void()
         self.is_being_tried = True
         self._ticket += 1
         self._orders.try_start(self._ticket, replace(self._question, prepared=self._prepared))
 
     def tried(self, message: StartTried) -> bool:
-        """A trial has ended; whether it is the latest."""
+        """A trial has ended. Whether it was the latest one."""
         if message.ticket != self._ticket:
             return False
         self.is_being_tried = False
@@ -79,7 +79,7 @@ class NextStart:
                 text = f"Postgres could not start again, so it stays awake: {message.result.reason}"
                 self._log.once("configuration", text)
             case Startable.UNKNOWN:
-                text = f"whether Postgres could start again is not known: {message.result.reason}"
+                text = f"cannot tell whether Postgres would start again: {message.result.reason}"
                 self._log.once("configuration", text)
             case Startable.YES:
                 self._log.forget("configuration")

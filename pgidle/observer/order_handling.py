@@ -1,4 +1,4 @@
-"""Orders from the control socket: carried out, and answered when it is known what came of them. In the observer."""
+"""Orders from the control socket: carried out, and answered once their outcome is known. In the observer."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ SERVING = (State.AWAKE, State.DROWSY)
 
 
 class Ordering:
-    """Carries out orders, and knows who waits for the end of one."""
+    """Carries out orders, and keeps those that wait for an outcome."""
 
     def __init__(self, want_wake: Callable[[str], int]) -> None:
-        """`want_wake` tells the supervisor of a wake, and gives the number by which its answer is known."""
+        """`want_wake` asks the supervisor for a wake; it returns the number that identifies the answer."""
         self._want_wake = want_wake
         self._for_wake: list[tuple[int, Requested]] = []
         self._for_sleep: list[Requested] = []
 
     def take(self, request: Requested, state: State, why: str, judge: Judge) -> None:
-        """Carry out one; `why` is why the state holds."""
-        # Who has gone away meanwhile is not kept.
+        """Carry out an order; `why` is the reason for the current state."""
+        # Forget requests whose client has disconnected.
         self._for_wake = [(number, one) for number, one in self._for_wake if one.is_awaited()]
         self._for_sleep = [one for one in self._for_sleep if one.is_awaited()]
         if state in (State.TERMINATING, State.FAILED):
-            request.reply(False, f"not while {state.noun}: {why}")
+            request.reply(False, f"not possible while {state.noun}: {why}")
             return
         match request.order:
             case Wake(wait):
@@ -57,16 +57,16 @@ class Ordering:
         until = f" until {_moment(order.seconds)}" if order.seconds is not None else ""
 
         def kept(number: int, error: str) -> None:
-            lost = f"; it is lost when pgidle ends: {error}" if error else ""
-            request.reply(True, f"hold {number}: held awake{until}{lost}")
+            unsaved = f"; not saved, so it ends with pgidle: {error}" if error else ""
+            request.reply(True, f"hold {number}: held awake{until}{unsaved}")
 
-        # A program begins when Postgres is there, whether or not another supervisor could know of it.
+        # A program begins once Postgres is ready, whether or not its hold could be saved.
         try:
             number = judge.hold(order, kept if order.program is None else _nothing)
         except PgidleError as error:
             request.reply(False, str(error))
             return
-        wake = self._want_wake(f"hold {number} was taken")
+        wake = self._want_wake(f"hold {number} taken")
         if order.program is not None:
             said = f"hold {number}: held awake for {order.program.name}{until}"
             waiting = replace(
@@ -76,8 +76,8 @@ class Ordering:
 
     def _release(self, request: Requested, name: str | None, judge: Judge) -> None:
         def kept(ended: int, error: str) -> None:
-            back = f"; it comes back when pgidle is started again: {error}" if error else ""
-            request.reply(True, f"{ended} hold{'s' * (ended != 1)} ended{back}")
+            unsaved = f"; not saved, so back when pgidle restarts: {error}" if error else ""
+            request.reply(True, f"{ended} hold{'s' * (ended != 1)} ended{unsaved}")
 
         try:
             judge.release(name, kept)
@@ -89,14 +89,14 @@ class Ordering:
         if state in SERVING:
             judge.asked_to_sleep(deciding)
         elif state is State.STARTING:
-            request.reply(False, f"not put to sleep, for it is starting: {why}")
+            request.reply(False, f"not put to sleep: starting: {why}")
         elif state is State.ASLEEP:
-            request.reply(True, "asleep already")
+            request.reply(True, "already asleep")
         else:
-            deciding.reply(True, f"{state.noun} already")
+            deciding.reply(True, f"already {state.noun}")
 
     def _then_wait(self, request: Requested) -> Requested:
-        """Its asker waits on where a sleep is granted."""
+        """A request whose client goes on waiting if the sleep is granted."""
 
         def reply(granted: bool, text: str) -> None:
             if granted:
@@ -107,8 +107,8 @@ class Ordering:
         return replace(request, reply=reply)
 
     def entered(self, before: State, after: State, why: str, when_idle: WhenIdle, number: int) -> None:
-        """Something has happened, and been dealt with: answer whoever has waited for it. `number` is that of the last
-        wake that had been asked for by then."""
+        """The supervisor has handled something: answer the requests that waited for it. `number` is that of the last
+        wake asked for by then."""
         if after is State.AWAKE:
             self._answer_wakes(number, True, "awake: Postgres accepts connections")
         if after is before:
@@ -117,21 +117,21 @@ class Ordering:
             self._answer_sleeps(True, f"asleep: {why}")
         elif after is State.STARTING:
             slept = before in (State.ASLEEP, State.LEAVING)
-            said = "it slept, and woke again at once" if slept else "not put to sleep"
+            said = "slept, and woke again at once" if slept else "not put to sleep"
             self._answer_sleeps(False, f"{said}: {why}")
 
     def start_failed(self, why: str) -> None:
-        """It goes on being tried. Who has asked for a wake is told, and may ask again."""
+        """The start is retried, but requests for a wake are answered now, and may be made again."""
         self._answer_wakes(None, False, f"not awake: {why}")
 
     def leaving(self, state: State, status: int, why: str) -> None:
-        """The supervisor ends, in this state: nobody who still waits will hear of anything else."""
-        self._answer_wakes(None, False, f"pgidle ends: {why}")
+        """The supervisor exits, in this state: this is the last answer that waiting requests can get."""
+        self._answer_wakes(None, False, f"pgidle is exiting: {why}")
         slept = "asleep, and pgidle has exited" if state is State.LEAVING else f"stopped: {why}"
-        self._answer_sleeps(status == 0, slept if status == 0 else f"pgidle ends: {why}")
+        self._answer_sleeps(status == 0, slept if status == 0 else f"pgidle is exiting: {why}")
 
     def _answer_wakes(self, number: int | None, granted: bool, text: str) -> None:
-        """Those asked for up to a number, or all."""
+        """Answer the requests for a wake up to a number, or all."""
         waiting, self._for_wake = self._for_wake, []
         for asked, one in waiting:
             if number is not None and asked > number:
@@ -150,4 +150,4 @@ def _moment(seconds: float) -> str:
 
 
 def _nothing(_number: int, _error: str) -> None:
-    """Nobody waits for it."""
+    """No answer waits for it."""

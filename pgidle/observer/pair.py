@@ -1,4 +1,4 @@
-"""One end of the SOCK_SEQPACKET pair between the supervisor and its observer: whole records, never part of one."""
+"""One end of the SOCK_SEQPACKET pair between the supervisor and its observer, which carries only whole records."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from pgidle.observer.wire import Kinds
 
 LONGEST = 1 << 17
-"""Bytes of a record: less than what a socket takes at once (net.core.wmem_default)."""
+"""Bytes of a record: less than a socket buffer takes at once (net.core.wmem_default)."""
 _DESCRIPTOR = struct.Struct("=i")
 _ONCE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 
 class PairEnd:
-    """Never waits. What the other end says is of `kinds`."""
+    """Never blocks. `kinds` are the records that the other end may send."""
 
     def __init__(self, end: socket.socket, kinds: Kinds) -> None:
         self._end = end
@@ -30,8 +30,8 @@ class PairEnd:
         return self._end.fileno()
 
     def send(self, message: object, descriptor: int | None = None) -> None:
-        """Send a record, and with it a copy of a descriptor. Raises BlockingIOError where the other end does not read,
-        and OSError."""
+        """Send a record, and with it a copy of a descriptor. Raises BlockingIOError if the other end does not read, and
+        OSError."""
         data = encode(message)
         rights = (
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(descriptor))]
@@ -41,8 +41,8 @@ class PairEnd:
         self._end.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[Any, int | None] | None:
-        """The next record and the descriptor that came with it, which is the receiver's to close; None if there is none
-        now. Raises WireError, EOFError once nobody can send any, and OSError where it may be had another time."""
+        """The next record and the descriptor that came with it, which the caller has to close; None if there is none
+        now. Raises WireError, EOFError once the other end is closed, and OSError if it may work another time."""
         try:
             data, rights, flags, _ = self._end.recvmsg(LONGEST, socket.CMSG_SPACE(_DESCRIPTOR.size), _ONCE)
         except BlockingIOError:
@@ -69,6 +69,6 @@ class PairEnd:
 
 
 def pair(kinds: Kinds, others: Kinds) -> tuple[PairEnd, PairEnd]:
-    """Two ends; the first hears `kinds`, the second `others`. Raises OSError."""
+    """Two ends; the first receives `kinds`, the second `others`. Raises OSError."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     return PairEnd(here, kinds), PairEnd(there, others)

@@ -1,4 +1,4 @@
-"""What past sleeps tell of the next one: who comes back as soon as it is cut, and how much longer to wait for that."""
+"""What past sleeps mean for the next: which client reconnects as soon as it is cut, and how much longer to wait."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PastSleeps:
         return self._history.last
 
     def adopt(self, settings: Settings) -> None:
-        """Go by other settings from now on."""
+        """Use these settings from now on."""
         self._settings = settings
         self._weigh()
 
@@ -47,31 +47,31 @@ class PastSleeps:
         self._connected = applications(look, self._settings)
         if awake_for >= SOON:
             return
-        # Whoever is seen first, and soon enough, has woken Postgres.
+        # The first client seen, if soon enough, is the one that woke Postgres.
         if (who := waker(look, self._settings)) is not None:
             before, self._history = self._history, self._history.woken_by(who)
             if self._history is not before:
                 self._weigh()
-        # A client that is ignored and yet wakes Postgres makes sleeping pointless, without being in its way.
+        # An ignored client does not delay sleep, but if it wakes Postgres it makes sleeping pointless.
         if (ignored := ignored_waker(look, self._settings)) is not None:
             self._log.once(
                 "ignore",
-                f"{ignored} is ignored, yet was the first to come: whoever is at the gate wakes Postgres, less no-wake",
+                f"{ignored} is ignored, but woke Postgres: every client at the gate does, unless no-wake matches it",
             )
 
     def record(self, why: str, seconds: float) -> None:
-        """Postgres sleeps: remember why, which sessions that cut, and how many seconds the shutdown took."""
+        """Record a sleep: why Postgres sleeps, which clients that cut, and how many seconds the shutdown took."""
         self._history = self._history.slept(why, time.time(), self._connected, seconds)
         try:
             save(self._state_dir, self._history)
         except OSError as error:
-            self._log.once("history", f"this sleep is not remembered: {error}")
+            self._log.once("history", f"cannot record this sleep: {error}")
 
     def _weigh(self) -> None:
         backoff = flapping(self._history.sleeps, self._settings.idle_timeout)
         if backoff.extra and backoff != self.backoff:
             self._log.note(
                 "flapping",
-                f"{backoff.culprit} comes back as soon as it is cut: waiting {backoff.extra:g} s longer",
+                f"{backoff.culprit} reconnects as soon as it is cut: idle-timeout extended by {backoff.extra:g} s",
             )
         self.backoff = backoff

@@ -1,4 +1,4 @@
-"""One TCP port, as a look at Postgres sees it: connections, handshakes under way, and accept queues."""
+"""One TCP port's connections, handshakes under way, and accept queues, as a look at Postgres needs them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MAPPED = "::ffff:"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An established connection, seen from the port's side. `inode` is 0 until somebody accepts it; `unread` are
-    bytes that have come and that nobody has read; `heard` is how many seconds ago the last bytes came, if known."""
+    """An established connection, seen from the port's side. `inode` is 0 until it is accepted; `unread`: bytes that
+    have arrived but have not been read; `heard`: seconds since the last bytes arrived, if known."""
 
     peer: Peer
     inode: int
@@ -31,7 +31,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A listening socket: how many connections wait to be accepted from it."""
+    """A listening socket, and how many connections wait to be accepted from it."""
 
     inode: int
     length: int
@@ -39,7 +39,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One reading of the port. `handshakes` counts connections whose last packet has yet to come."""
+    """The port at one moment. `handshakes` counts connections whose handshake is not complete."""
 
     connections: tuple[Connection, ...]
     listeners: tuple[Queue, ...]
@@ -47,13 +47,13 @@ class Table:
 
 
 def scan(port: int, addresses: Collection[str] = ()) -> Table:
-    """The port's sockets at these local addresses, else at all. Raises OSError if the kernel tells nothing.
+    """The port's sockets at these local addresses (empty: at all). Raises OSError if the kernel does not tell.
 
-    Another server may have the same port of another address. `0.0.0.0` and `::` are all of their family.
+    Another server may have the same port of another address. `0.0.0.0` and `::` stand for all of their family.
     """
     rows = [*_read(AF_INET, port), *_read(AF_INET6, port)]
     if addresses:
-        # The kernel tells a link-local address and its zone apart; who has the same one in another zone is counted too.
+        # The kernel reports a link-local address and its zone separately: the same one in another zone is counted too.
         ours = {address.partition("%")[0] for address in addresses}
         rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & ours]
     return Table(
@@ -68,7 +68,7 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
 
 
 def plain(address: str) -> str:
-    """An address without the dress of an IPv6 socket that serves an IPv4 client."""
+    """An address without the `::ffff:` that an IPv6 socket puts before an IPv4 client's."""
     return address.removeprefix(MAPPED) if "." in address else address
 
 

@@ -1,7 +1,7 @@
-"""The observer: all that looks at Postgres and talks with people, in a process that comes and goes.
+"""The observer: everything that watches Postgres and answers people, in a process that comes and goes.
 
-It judges whether Postgres is used, answers HTTP beyond health checks, takes orders, and notices changed files. It holds
-no socket of Postgres's clients and no lock, and what it remembers ends with it, but for what it has told or written.
+It judges whether Postgres is in use, answers HTTP beyond health checks, takes orders, and notices changed files. It
+holds no socket of Postgres's clients and no lock, and its memory ends with it, except for what it has sent or written.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ COMM = b"pgidle-observer"
 """Its name in `ps -o comm`, of at most 15 bytes."""
 
 LOWEST = 19
-"""A thread's nice value (setpriority(2)), which no other can have for it: so that it ends with the thread."""
+"""The nice value (setpriority(2)) of a thread, not of the process, so that it ends with the thread."""
 
 PR_SET_NAME = 15
 DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""What a service manager or a terminal sends to all of its processes: this one ends with the supervisor."""
+"""Signals that a service manager or a terminal sends to every process: this one exits when the supervisor does."""
 
 
 @record
 class Begun:
-    """What an observer begins with. `holds` are those that the one before told of; `signatures` are those of the files
-    that Postgres has read, by name, and of the settings file that was read, by path."""
+    """What an observer begins with. `holds`: the content of the holds' file as the observer before sent it;
+    `postgres_files`: signatures of the files that Postgres has read, by name; `settings_file`: that of the settings
+    file as it was read."""
 
     runtime: Runtime
     settings: Settings
@@ -52,7 +53,7 @@ class Begun:
 
 
 def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
-    """Be an observer, in a fork of the supervisor, to the end of the process. `is_urgent`: somebody waits for it."""
+    """Be the observer, in a fork of the supervisor, until the process exits. `is_urgent`: a request waits for it."""
     try:
         _become(begun, end)
         if is_urgent:
@@ -64,7 +65,7 @@ def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
         run(begun, end)
     except SupervisorGone:
         os._exit(0)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, one line says it, and the supervisor hears of the end
+    except BaseException as error:  # noqa: BLE001 - any error is logged in one line, and the supervisor notices the exit
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         begun.runtime.log.note("observer", f"failed: {fault_text(error)} ({_place(error)})")
@@ -79,7 +80,7 @@ def _become(begun: Begun, end: PairEnd) -> None:
     settle(kept, begun.supervisor_pid, signal.SIGKILL)
     ctypes.CDLL(None).prctl(PR_SET_NAME, COMM)
     for number in DEAF_TO:
-        # No SIG_IGN, which its children would inherit.
+        # Not SIG_IGN, which its children would inherit.
         signal.signal(number, lambda _number, _frame: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.stderr is not None:
@@ -87,21 +88,21 @@ def _become(begun: Begun, end: PairEnd) -> None:
 
 
 def _import_all() -> None:
-    """Import what looking takes."""
+    """Import what looking needs."""
     from pgidle.observer.lean_imports import import_lean
 
     import_lean()
 
 
 def _at_leisure(work: Callable[[], None]) -> None:
-    """Be in nobody's way meanwhile: clients are served, and the first look has time."""
+    """Run `work` at the lowest priority: clients are being served, and the first look is not urgent."""
     import threading
 
     def lowest() -> None:
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         except OSError:
-            pass  # Then it is in the way.
+            pass  # Then at normal priority.
         work()
 
     thread = threading.Thread(target=lowest, name="imports")
@@ -110,7 +111,7 @@ def _at_leisure(work: Callable[[], None]) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """Where it happened, for who mends it."""
+    """Where it happened, for whoever fixes it."""
     import traceback
 
     return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])

@@ -1,10 +1,10 @@
-"""What the watching session asks, and how it makes sure that its words mean what they say.
+"""The watching session's queries, and how it makes sure that they mean what they say.
 
-It looks as a superuser where nobody has made a role for it, in a database that may belong to somebody else. So it obeys
-nobody's settings and nobody's objects (CVE-2018-1058): what changes the meaning, the output or the limits of a
-statement is pinned in the startup packet, which outranks what a role or a database has set (PGC_S_CLIENT in
-src/include/utils/guc.h); relations, functions, operators and types are named with their schema, into which only a
-superuser can put anything. All times travel as whole microseconds, which no setting can round.
+It looks as a superuser if no role was made for it, in a database that may belong to another user. So it relies on no
+other user's settings or objects (CVE-2018-1058): every setting that changes the meaning, the output or the limits of a
+statement is pinned in the startup packet, which overrides settings of a role or a database (PGC_S_CLIENT in
+src/include/utils/guc.h); relations, functions, operators and types are qualified with pg_catalog, in which only a
+superuser can create anything. All times are sent as whole microseconds, which no setting can round.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PINS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
-    # Cost: no compiler, and no workers, which would be sessions too.
+    # Cost: no JIT compiler, and no parallel workers, which would be sessions too.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
 }
-"""What any session may set, in every version."""
+"""Settings that any session may set, in every version."""
 
 PINS_SINCE = {
     14: {"idle_session_timeout": "0"},
@@ -47,16 +47,16 @@ SUPERUSER_PINS = {
     "log_duration": "off",
     "log_min_duration_statement": "-1",
 }
-"""Looks would fill the log of a server that logs every statement. Only a superuser may set these."""
+"""So that looks do not fill the log of a server that logs every statement. Only a superuser may set these."""
 
 SUPERUSER_PINS_SINCE = {17: {"event_triggers": "off"}}
-"""A login trigger that refuses, or writes, at every look."""
+"""Login triggers could refuse the connection, or write at every look."""
 
 FLUSH = b"SELECT pg_catalog.pg_stat_force_next_flush()"
-"""Has this session itself counted, and not only soon, by the time that the next statement begins (15+)."""
+"""Makes the server count this session now, before the next statement begins, and not a moment later (15+)."""
 
-# A subquery runs when its value is first wanted: the filter on `counters` makes that come first. `query` is there
-# where it may say what a session holds on to (see `statements`).
+# A subquery runs when its value is first needed: the filter on `counters` makes that one run first. `query` is included
+# where it may tell what a session holds (see `statements`).
 LOOK = """
 WITH counters AS MATERIALIZED (
     {counters}
@@ -125,7 +125,7 @@ COUNTERS = """SELECT {sessions}::pg_catalog.int8 AS sessions,
         pg_catalog.max({reset}) AS reset
     FROM pg_catalog.pg_stat_database d"""
 
-# Up to 14 the collector counts nobody for whom track_counts is off, which a role or a database can have set.
+# 14's collector does not count sessions with track_counts off, which may be set for a role or a database.
 COUNTED_14 = """CASE WHEN pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS c (line)
         WHERE c.line OPERATOR(pg_catalog.~~*) 'track_counts=%'
@@ -134,11 +134,11 @@ COUNTED_14 = """CASE WHEN pg_catalog.current_setting('track_counts') OPERATOR(pg
 NO_COUNTERS = "SELECT NULL::pg_catalog.int8 AS sessions"
 
 WATCH_ROLE = "pgidle"
-"""A role of this name that may log in and read all statistics is preferred to a superuser."""
+"""A role of this name, if it may log in and read all statistics, is preferred to a superuser."""
 
 
 def startup_options(major: int, *, statement_timeout: float, superuser: bool) -> str:
-    """The `options` of a startup packet: all that is pinned. `statement_timeout` is in seconds."""
+    """The `options` of the startup packet: everything that is pinned. `statement_timeout` is in seconds."""
     pins = PINS | {"statement_timeout": f"{statement_timeout * 1000:.0f}"} | _since(PINS_SINCE, major)
     if superuser:
         pins |= superuser_pins(major)
@@ -146,12 +146,12 @@ def startup_options(major: int, *, statement_timeout: float, superuser: bool) ->
 
 
 def superuser_pins(major: int) -> dict[str, str]:
-    """What only a superuser may pin."""
+    """Pins that only a superuser may set."""
     return SUPERUSER_PINS | _since(SUPERUSER_PINS_SINCE, major)
 
 
 def set_superuser_pins(major: int) -> bytes:
-    """The same as a statement, for a session of which it shows only afterwards that it is a superuser's."""
+    """The same as a statement, for a session that turns out to be a superuser's only once connected."""
     words = (
         f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in superuser_pins(major).items()
     )
@@ -163,7 +163,7 @@ def set_statement_timeout(seconds: float) -> bytes:
 
 
 def look(major: int, *, counts_itself: bool) -> bytes:
-    """The look for a server's major version. `counts_itself`: the session that asks is counted in its own database."""
+    """The look for a server's major version. `counts_itself`: the watching session is counted in its own database."""
     others = ""
     if counts_itself:
         other = "d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database()"
@@ -187,7 +187,7 @@ def look(major: int, *, counts_itself: bool) -> bytes:
             if major >= 15
             else "pg_catalog.pg_start_backup(pg_catalog.text, pg_catalog.bool, pg_catalog.bool)"
         ),
-        # 17 has slots that a standby copies from its primary, which nobody ever uses there.
+        # From 17 on a standby may have slots synced from its primary, which are never active there.
         not_synced=" AND NOT s.synced" if major >= 17 else "",
         requested=requested,
         checkpoint_time=_micros("c.checkpoint_time"),
@@ -202,7 +202,7 @@ def look(major: int, *, counts_itself: bool) -> bytes:
 
 
 def _micros(value: str) -> str:
-    """Whole microseconds: of a moment since 1970, of an interval."""
+    """Whole microseconds: since 1970 for a moment, or of an interval."""
     return f"(EXTRACT(epoch FROM {value}) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
 
 

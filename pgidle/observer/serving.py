@@ -1,4 +1,4 @@
-"""The observer's loop: what it is told is done, and what comes of that is told."""
+"""The observer's loop: carries out the supervisor's messages, and reports back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def run(begun: Begun, end: PairEnd) -> None:
-    """Serve until told to end, or until the supervisor has. Raises what goes wrong."""
+    """Serve until told to end, or until the supervisor exits. Raises whatever goes wrong."""
     gc.enable()
     asyncio.run(_run(begun, end))
 
@@ -50,7 +50,7 @@ async def _run(begun: Begun, end: PairEnd) -> None:
 
 
 class Serving:
-    """Owns all that the observer does. Belongs to the running loop."""
+    """Owns everything in the observer. Belongs to the running loop."""
 
     def __init__(self, begun: Begun, end: PairEnd, group: asyncio.TaskGroup) -> None:
         runtime = begun.runtime
@@ -68,7 +68,7 @@ class Serving:
         self._asking: dict[int, asyncio.Future[None]] = {}
         self._noticing: asyncio.Task[None] | None = None
         self._coming: set[asyncio.Task[None]] = set()
-        """Who is just being let in."""
+        """Connections that are just being taken over."""
         timers = Timers()
         self._looks = Looks(self._on_ended, group)
         holds = Holds(
@@ -97,13 +97,13 @@ class Serving:
         return self._situation.state in SERVING and self._watched is not None
 
     def tell(self, message: ToSupervisor) -> None:
-        """Tell the supervisor, as soon as it reads."""
+        """Send the supervisor a message, as soon as it reads."""
         self._unsent.append(message)
         if len(self._unsent) == 1:
             self._send()
 
     def receive(self) -> None:
-        """Do all that the supervisor has said."""
+        """Handle all messages of the supervisor."""
         while True:
             try:
                 received = self._end.receive()
@@ -115,12 +115,12 @@ class Serving:
             self._do(*received)
 
     def fail(self, context: dict[str, Any]) -> None:
-        """Something of ours went wrong, in no task."""
+        """An error outside of any task."""
         if not self.ended.done():
             self.ended.set_exception(context.get("exception") or RuntimeError(context["message"]))
 
     async def close(self) -> None:
-        """Answer who has asked, and let go of everything."""
+        """Finish answers, and release everything."""
         if self._noticing is not None:
             self._noticing.cancel()
         self._looks.unwatch()
@@ -150,7 +150,7 @@ class Serving:
                 self._judge_of(message)
 
     def _judge_of(self, message: say.ToObserver) -> None:
-        """Do what the judge is told."""
+        """Handle messages that concern the judge."""
         match message:
             case say.Attend(period, postmaster_pid):
                 self._attend(period, postmaster_pid)
@@ -167,7 +167,7 @@ class Serving:
                 self._judge.past_sleeps.record(why, seconds)
 
     def _answer_up_to(self, number: int) -> None:
-        """Who has asked how things are, with up to this number, knows it now."""
+        """Release the requests for the situation, up to this number: it is known now."""
         for one in [one for one in self._asking if one <= number]:
             asking = self._asking.pop(one)
             if not asking.done():
@@ -217,14 +217,14 @@ class Serving:
             names = tuple(sorted(path.rpartition("/")[2] for path in paths if path != files.settings_file))
             if names:
                 if self._is_watching:
-                    # At once: a last look that ends meanwhile must not count.
+                    # At once: a last look that ends in the meantime must not count.
                     self._judge.try_start()
                 self.tell(say.FilesChanged(names, is_settings=False))
 
         await notice_changes(known, changed)
 
     def _on_ended(self, ended: Ended) -> None:
-        """A look, a checkpoint or a trial has ended."""
+        """A look, a checkpoint or a start trial has ended."""
         match ended:
             case Looked() if self._situation.state in SERVING:
                 self._judge.looked(ended)
@@ -262,7 +262,7 @@ class Serving:
             reply()
 
     async def _report(self) -> Report:
-        """What holds now: the supervisor says so."""
+        """The current report, after asking the supervisor for its situation."""
         if not self._is_ending:
             self._number += 1
             number = self._number
@@ -284,6 +284,6 @@ class Serving:
                 loop.add_writer(self._end.fileno(), self._send)
                 return
             except OSError:
-                self._finish()  # The supervisor has ended.
+                self._finish()  # The supervisor has exited.
                 return
             self._unsent.popleft()

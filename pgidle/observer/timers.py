@@ -1,4 +1,4 @@
-"""Timers by name, and descriptors, on an asyncio loop: as `loop.Loop` has them."""
+"""Named timers and watched descriptors on an asyncio loop, with the interface of `event_loop.Loop`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Timers:
-    """Belongs to the running loop. A callback that raises ends the process (`process.Serving`)."""
+    """Belongs to the running loop. A callback that raises ends the process (`serving.Serving`)."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
 
     def after(self, seconds: float, name: Hashable, callback: Callable[[], None]) -> None:
-        """Call back once after some seconds; a timer of the same name is replaced."""
+        """Call back once after `seconds`; replaces a timer of the same name."""
         self.cancel(name)
 
         def due() -> None:

@@ -1,11 +1,11 @@
-"""The connection that looks: as whom, where, and how it stays out of everybody's way.
+"""The watching connection: its role, its database, and how it stays out of everybody's way.
 
-It is a walsender's wherever that is allowed (`replication=database`, which speaks SQL too). Walsenders have places of
-their own, so it takes none of max_connections from anybody, and pg_stat_database does not count them (InitPostgres in
-postinit.c, pgstat_should_report_connstat in pgstat_database.c). As an ordinary session it counts itself, exactly.
+It is a walsender wherever that is allowed (`replication=database`, which accepts SQL too). Walsenders have places of
+their own, so it takes none of max_connections, and pg_stat_database does not count them (InitPostgres in postinit.c,
+pgstat_should_report_connstat in pgstat_database.c). An ordinary session of ours is counted exactly.
 
-A database of its own it has not: while it lasts, nobody can drop or rename the one it is in, or copy it as a template.
-CREATE and DROP DATABASE wait for others for 5 s (CountOtherDBBackends in procarray.c), so it is held for less.
+It has no database of its own: while it lasts, the one it is in cannot be dropped, renamed or copied as a template.
+CREATE and DROP DATABASE wait 5 s for others (CountOtherDBBackends in procarray.c), so it is held for less.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 APPLICATION_NAME = "pgidle"
 
 STATEMENT_TIMEOUT = 30.0
-"""Seconds after which the server itself ends a look, should nobody be left to end it."""
+"""Seconds after which the server itself cancels a look, in case pgidle is no longer there to do so."""
 
 GRACE = 1.0
-"""Seconds that the backend of the last connection gets to be gone before the next one is made."""
+"""Seconds that the last connection's backend gets to exit before the next connection is made."""
 
 STATISTICS_AGE = 1.0
-"""Seconds after which PostgreSQL 14's collector has told what it counted: twice PGSTAT_STAT_INTERVAL."""
+"""Seconds after which PostgreSQL 14's collector has published its counts: twice PGSTAT_STAT_INTERVAL."""
 
 WALSENDERS_LEFT = 3
-"""So many of max_wal_senders must be free, ours among them, for it to take one: pg_basebackup needs two at once."""
+"""Of max_wal_senders, how many must be free, ours included, for it to take one: pg_basebackup needs two at once."""
 
 DATABASES = ("postgres", "template1")
-"""The second only for as long as the first is not there, or lets nobody in."""
+"""The second is used only while the first does not exist or refuses connections."""
 
 NOT_CONNINFO = (
     "PGSERVICEFILE",
@@ -54,18 +54,18 @@ NOT_CONNINFO = (
     "PGTZ",
     "PGGEQO",
 )
-"""What libpq takes from the environment besides the parameters of a connection string."""
+"""Environment variables that libpq reads besides those of connection parameters."""
 
 OWN = {"application_name": APPLICATION_NAME, "client_encoding": "UTF8"}
 
 
 class WatchError(Exception):
-    """A look or a checkpoint did not work: one line for a person."""
+    """A look or a checkpoint failed: one line for a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to get in. `is_walsender`: as a walsender, which only a superuser's `options` suit."""
+    """One way to connect. `is_walsender`: as a walsender, with `options` that only a superuser may set."""
 
     database: str
     user: str
@@ -74,7 +74,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """A connection that was made. `database` is where it counts itself, "" where it does not."""
+    """An open connection. `database`: where the server counts it; empty if it does not."""
 
     connection: psycopg.AsyncConnection[TupleRow]
     is_superuser: bool
@@ -83,7 +83,7 @@ class Watching:
 
 
 class WatchConnection:
-    """Makes the connection, one at a time. `sessions` are those of ours that pg_stat_database has counted so far."""
+    """Makes one connection at a time. `sessions`: how many of ours pg_stat_database has counted so far."""
 
     def __init__(
         self,
@@ -96,14 +96,15 @@ class WatchConnection:
         *,
         knows_role: bool,
     ) -> None:
-        """`users` are tried in turn, `knows_role`: and before them `query.WATCH_ROLE`. `conninfo` (setting `watch`)
-        replaces all of these, but for host and port where it has none. `is_ours` tells the postmaster's backends."""
+        """`users` are tried in turn; with `knows_role`, `query.WATCH_ROLE` is tried before them. `conninfo` (setting
+        `watch`) replaces all of these, and host and port if it has them. `is_ours`: whether a pid is a backend of the
+        postmaster."""
         forget_libpq_environment()
         self.sessions = 0
         self.has_role = knows_role
-        """Whether there is a role that was made for looking, and that has not been refused."""
+        """Whether a role made for watching exists that has not been refused."""
         self.refusal: str | None = None
-        """Why that role was not let in."""
+        """Why that role was refused."""
         self._major = 0
         self._socket_dir = socket_dir
         self._port = port
@@ -118,8 +119,8 @@ class WatchConnection:
         self._open: psycopg.AsyncConnection[TupleRow] | None = None
 
     async def open(self, major: int) -> Watching:
-        """Connect to a server of that version, once the last connection's backend is gone, so that nobody takes it for
-        a client. Raises WatchError, psycopg.Error, and OSError where the machine refuses what it takes."""
+        """Connect to a server of that version, once the last connection's backend is gone, so that it is not taken for
+        a client. Raises WatchError, psycopg.Error, and OSError if the machine lacks resources."""
         self._major = major
         await self.close()
         await self._last_is_gone()
@@ -143,23 +144,23 @@ class WatchConnection:
             await connection.close()
 
     async def end(self) -> None:
-        """Disconnect, and let go of all that is kept for the next connection."""
+        """Disconnect, and release what is kept for the next connection."""
         await self.close()
         backend, self._backend = self._backend, None
         if backend is not None:
             os.close(backend)
 
     def abandon(self) -> bool:
-        """End what is under way on it, without a word to a server that may not answer; False where nothing is open."""
+        """Abort what is under way, without waiting for a server that may not answer; False if no connection is open."""
         if self._open is None or self._open.closed:
             return False
-        # An error here means that it has ended already.
+        # An error here means that it is closed already.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._open.fileno())) as connection:
             connection.shutdown(socket.SHUT_RDWR)
         return True
 
     def learn(self, *, has_postgres: bool, has_role: bool, free_walsenders: int) -> None:
-        """What a look saw of better ways for the next connection. `free_walsenders`: of max_wal_senders, ours too."""
+        """Note what a look found about better ways to connect. `free_walsenders`: of max_wal_senders, ours included."""
         had, self._has_walsenders = self._has_walsenders, free_walsenders >= WALSENDERS_LEFT
         if self._way is None:
             return
@@ -178,7 +179,7 @@ class WatchConnection:
             self.has_role, self.refusal = False, why
 
     def _ways(self) -> Iterator[Way | None]:
-        """What to try, in turn; None is the user's own string."""
+        """The ways to try, in turn; None is the user's own connection string."""
         if self._conninfo is not None:
             yield None
             return
@@ -210,12 +211,12 @@ class WatchConnection:
         )
 
     def _given(self, conninfo: str) -> str:
-        """The user's own, with what is pinned behind it: the last word counts. Raises WatchError."""
+        """The user's own, with our pins appended, as the last value of a setting wins. Raises WatchError."""
         try:
             given = conninfo_to_dict(conninfo)
         except psycopg.Error:
-            # libpq's complaint quotes it, and what it cannot read may be a password.
-            raise WatchError("watch cannot be read as a connection string: correct it") from None
+            # libpq's error quotes the string, and the part that it cannot parse may be a password.
+            raise WatchError("watch is not a valid connection string: correct it") from None
         where: dict[str, Any] = {}
         if "service" not in given:
             where["port"] = given.get("port") or self._port
@@ -226,14 +227,14 @@ class WatchConnection:
         return make_conninfo(conninfo, options=options, **OWN, **where)
 
     async def _connect(self, conninfo: str) -> psycopg.AsyncConnection[TupleRow]:
-        # A walsender does not speak the extended protocol, which a prepared statement takes.
+        # A walsender does not support the extended protocol, which prepared statements need.
         self._open = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
         return self._open
 
     async def _prepare(self, connection: psycopg.AsyncConnection[TupleRow], way: Way | None) -> Watching:
         backend = connection.info.backend_pid
         if not self._is_ours(backend):
-            other = f"leads to another server than postmaster {self._postmaster}"
+            other = f"reaches another server than postmaster {self._postmaster}"
             raise WatchError(f"the watching connection {other}: set host and port in watch")
         with contextlib.suppress(ProcessLookupError):
             self._backend = os.pidfd_open(backend)
@@ -248,7 +249,7 @@ class WatchConnection:
         )
 
     async def _count_itself(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
-        """Have this session in the counters before they are read, and in ours."""
+        """Make sure that this session is counted before the counters are read, and count it in `sessions`."""
         if self._major >= 15:
             await connection.execute(query.FLUSH)
         elif self._major == 14:
@@ -256,7 +257,7 @@ class WatchConnection:
         self.sessions += 1
 
     async def _last_is_gone(self) -> None:
-        """A backend that does not end is somebody like any other."""
+        """Wait until the last connection's backend has exited. If it does not, it counts like any other session."""
         backend, self._backend = self._backend, None
         if backend is None:
             return
@@ -273,9 +274,10 @@ class WatchConnection:
 
 
 def forget_libpq_environment() -> None:
-    """Take out of this process's environment what libpq would go by: it is meant for others, if for anybody.
+    """Remove from this process's environment the variables that libpq would read: they are not meant for pgidle.
 
-    Postgres's own was copied before. PGPORT is also a setting of ours, and no connection is made without a port.
+    Postgres's environment was copied before. PGPORT stays, as it is also a setting of ours; every connection is made
+    with an explicit port.
     """
     names = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
     for name in names.union(NOT_CONNINFO) - {"PGPORT"}:
@@ -283,6 +285,6 @@ def forget_libpq_environment() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, in one line; libpq writes several, and a server as many as it likes."""
+    """What went wrong, in one line; libpq's and the server's messages may have several."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((primary or str(error)).split()) or type(error).__name__

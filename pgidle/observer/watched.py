@@ -1,4 +1,4 @@
-"""What is looked at: where and as whom to connect, and what the next start would be."""
+"""What is watched: where and as which role to connect, and what the next start would be."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 
 def make_watcher(runtime: Runtime, settings: Settings, postmaster_pid: int) -> Callable[[], Watcher]:
-    """What makes a watcher of a running postmaster, on the loop that it will belong to."""
+    """A factory for a watcher of a running postmaster, to be called on the loop that it will belong to."""
     gate, state_dir = runtime.gate, runtime.state_dir
     pidfile = read_pidfile(settings.data_dir)
     # Line 5 of postmaster.pid is the first of unix_socket_directories; without any there is only TCP.
     first = pidfile.socket_dir if pidfile is not None else ""
     if first.startswith("@"):
-        # psycopg takes an abstract name for a host's.
+        # psycopg mistakes an abstract name for a host name.
         first = next((os.path.dirname(path) for path in gate.paths()), "")
     host = _for_libpq(first) or (gate.hosts[0] if gate.hosts else "localhost")
     users = [runtime.environ.get("POSTGRES_USER", ""), user_name(os.geteuid()), "postgres"]
 
     def remember_role(is_there: bool) -> None:
-        """So that not even the first look after the next wake is a superuser's."""
+        """Remember it, so that even the first look after the next wake need not be a superuser's."""
         try:
             state_dir.keep(WATCH_ROLE, "") if is_there else state_dir.forget(WATCH_ROLE)
         except OSError:
-            return  # On a full disk that one is.
+            return  # The disk is full: then it is.
 
     def make() -> Watcher:
         return Watcher(
@@ -54,7 +54,7 @@ def make_watcher(runtime: Runtime, settings: Settings, postmaster_pid: int) -> C
 
 
 def start_question(runtime: Runtime) -> StartQuestion:
-    """The next start, for those who ask whether it would succeed."""
+    """The next start, for a trial whether it would succeed."""
     command = postgres_command(runtime.binaries.path("postgres"), runtime.settings, runtime.gate.hosts)
     version = runtime.binaries.version_major
     return StartQuestion(
@@ -63,11 +63,11 @@ def start_question(runtime: Runtime) -> StartQuestion:
 
 
 def _for_libpq(socket_dir: str) -> str:
-    """The folder of Postgres's Unix socket by a name that a connection string can hold: one in UTF-8."""
+    """The folder of Postgres's Unix socket, under a name that a connection string can contain: one in UTF-8."""
     try:
         socket_dir.encode()
     except UnicodeEncodeError:
-        # Open for as long as this process lives.
+        # It stays open for as long as this process lives.
         folder = os.open(socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         return f"/proc/self/fd/{folder}"
     return socket_dir

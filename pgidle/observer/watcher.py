@@ -1,8 +1,8 @@
 """Looks at a running Postgres: SQL first, then /proc, into one Snapshot.
 
-The order of reading makes a race err towards activity: within the statement the counters come before the sessions (a
-session that starts in between shows now, its step next time), and sockets and processes come after both (a client on
-its way from the one to the other shows as connecting; it cannot be in neither).
+The order of reading makes races err towards activity: within the statement the counters come before the sessions (a
+session that starts in between shows in this look, its step of the counter in the next), and sockets and processes come
+after both (a client that is becoming a session meanwhile shows as connecting; it cannot be missing from both).
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ SECOND = 1_000_000
 """Microseconds."""
 
 CHECKPOINT_TURN, CHECKPOINT_PAUSE = 3.0, 0.5
-"""Seconds for which a checkpoint is waited for at a time, and between two times. It goes on meanwhile, and who wants
-the database that we are in without us waits for 5 s."""
+"""Seconds for which to wait for a checkpoint at a time, and between two times. It continues in between, while we are
+disconnected: CREATE and DROP DATABASE wait only 5 s for us to leave."""
 
 FAILED = psycopg.errors.InternalError_
-"""What a checkpoint that was begun, and failed, is told as (RequestCheckpoint in checkpointer.c), in any language."""
+"""How the server reports a checkpoint that was begun and failed (RequestCheckpoint in checkpointer.c), whatever the
+language of its messages."""
 
 
 class Watcher:
     """Looks at one postmaster. All methods belong to one asyncio loop; calls wait for each other.
 
-    `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo`
-    (setting `watch`) replaces these but port and pid. `addresses` are where Postgres listens.
-    `knows_role`: an earlier look found the role that is preferred to `users`; `on_role` is told when that changes.
+    `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo` (setting
+    `watch`) replaces these, except port and pid. `addresses` are those on which Postgres listens.
+    `knows_role`: an earlier look found the role that is preferred to `users`; `on_role` is called when that changes.
     """
 
     def __init__(
@@ -82,11 +83,11 @@ class Watcher:
         )
 
     async def look(self, deadline: float, *, may_connect: bool = True) -> Snapshot | LookFailed:
-        """One look, within `deadline` seconds. A failure costs the connection; the next look starts anew. While the
-        gate is shut a new connection would wait there like any client's: then it may not be made."""
+        """One look, within `deadline` seconds. A failure closes the connection; the next look opens another. While the
+        gate is shut a new connection would be parked like any client's: then `may_connect` is False."""
         try:
             if self._watching is None and not may_connect:
-                return LookFailed("its connection was lost")
+                return LookFailed("the watching connection was lost")
             return await self._within(deadline, self._look)
         except WatchError as error:
             return LookFailed(str(error))
@@ -98,7 +99,7 @@ class Watcher:
         try:
             while not await self._within(turn + GRACE, partial(self._checkpoint, turn)):
                 if time.monotonic() + CHECKPOINT_PAUSE + turn > until:
-                    return Checkpointed(f"it takes longer than {timeout:g} s")
+                    return Checkpointed(f"timed out after {timeout:g} s")
                 await asyncio.sleep(CHECKPOINT_PAUSE)
         except WatchError as error:
             return Checkpointed(str(error), is_impossible=isinstance(error.__cause__, FAILED))
@@ -115,10 +116,10 @@ class Watcher:
         await self._connection.end()
 
     async def _within(self, seconds: float, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do the work, in time and by itself. Raises WatchError."""
+        """Run `work` within a time limit, one at a time. Raises WatchError."""
         async with self._lock:
             task = asyncio.create_task(work())
-            # Else asyncio complains where we are cancelled, and cancelled again before it has ended.
+            # Otherwise asyncio complains if we are cancelled twice before the task has ended.
             task.add_done_callback(_take_exception)
             try:
                 await asyncio.wait({task}, timeout=seconds)
@@ -133,7 +134,7 @@ class Watcher:
         raise WatchError(f"Postgres did not answer within {seconds:g} s")
 
     async def _give_up(self, task: asyncio.Task[Any]) -> None:
-        """End what is under way. Cancelling a query would wait for the very server that does not answer."""
+        """Abort the task. Cancelling its query would wait for the very server that does not answer."""
         if not self._connection.abandon():
             task.cancel()
         await asyncio.wait({task}, timeout=GRACE)
@@ -154,7 +155,7 @@ class Watcher:
         watching = await self._connected()
         row = await (await watching.connection.execute(self._statement)).fetchone()
         if row is None:
-            raise WatchError("the look brought no row")
+            raise WatchError("the look returned no row")
         seen: dict[str, Any] = row[0]
         if not seen["sees_all"]:
             role = seen["role"]
@@ -189,7 +190,7 @@ class Watcher:
         )
 
     def _counters(self, values: Mapping[str, Any], watching: Watching) -> Counters | None:
-        """What others have moved."""
+        """The counters without our own sessions."""
         if values["sessions"] is None:
             return None
         counted = Counters(**values, left_out=watching.database)
@@ -200,17 +201,17 @@ class Watcher:
         return replace(seen, requested=seen.requested - self._checkpoints)
 
     async def _checkpoint(self, seconds: float) -> bool:
-        """Whether it is written within so many seconds; if not, the connection is closed."""
+        """Whether a checkpoint completes within `seconds`; if not, the connection is closed."""
         connection = (await self._connected()).connection
         await connection.execute(query.set_statement_timeout(seconds))
         try:
             await connection.execute(b"CHECKPOINT")
             self._checkpoints += 1
         except psycopg.errors.InsufficientPrivilege as error:
-            # A role that may only watch. The connection is as good as before, and the last look needs it.
+            # A role that may only watch. The connection is still usable, and the last look needs it.
             raise WatchError(one_line(error)) from error
         except psycopg.errors.QueryCanceled:
-            self._checkpoints += 1  # Who asked for it is counted, not who waited.
+            self._checkpoints += 1  # The server counts requests, not those that were waited for.
             await self.close()
             return False
         await connection.execute(query.set_statement_timeout(STATEMENT_TIMEOUT))
@@ -223,7 +224,7 @@ def _take_exception(task: asyncio.Task[Any]) -> None:
 
 
 def _session(values: Mapping[str, Any], now: int) -> Session:
-    """One row; `now` is the server's clock. A walsender says itself that it takes a base backup."""
+    """One row; `now` is the server's clock. A walsender's own state tells whether it takes a base backup."""
     since = values["state_change"]
     return Session(
         **values,
@@ -240,12 +241,12 @@ def _major(postmaster: int) -> int:
 
 
 def _read_json(text: str | bytes) -> Any:
-    """A name of a role is in the encoding of the database where it was made, whichever database it is read from."""
+    """A role's name is in the encoding of the database it was created in, whichever database it is read from."""
     return json.loads(text if isinstance(text, str) else text.decode(errors="replace"))
 
 
 def _heard_of(session: Session, there: Mapping[tuple[str, int], Connection]) -> Session:
-    """What the kernel knows better of an idle session: it may be in the middle of receiving its next statement."""
+    """The session, corrected by the kernel if idle: it may be in the middle of receiving its next statement."""
     connection = there.get((plain(session.client_addr or ""), session.client_port or 0))
     if connection is None or session.state != "idle":
         return session

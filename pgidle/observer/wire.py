@@ -1,8 +1,8 @@
-"""Records as bytes, and back: what two processes of the same program say to each other.
+"""Records as bytes, and back: the wire format between two processes of the same program.
 
-A value is a letter and what belongs to it. A record is its name and its fields in order, and decoding one checks every
-field against the record's annotations, so that what is no record is an error and never a surprise. Nothing is imported
-for it: json alone would be a tenth of a supervisor's memory.
+A value is encoded as a letter and its content. A record is its name and its fields in order; decoding checks every
+field against the record's annotations, so that anything else is an error and never a surprise. Nothing is imported for
+it: json alone would be a tenth of the supervisor's memory.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     Kinds = Mapping[str, type[Any]]
-    """Records and enumerations by the names of their classes."""
+    """Records and enumerations, by class name."""
 
 DEEPEST = 8
-"""Values within values."""
+"""Levels of nested values."""
 _CONSTANTS = {b"N": None, b"T": True, b"F": False}
 
 
 class WireError(Exception):
-    """What came is no record, or holds what its fields may not."""
+    """The bytes are not a record, or a field has a wrong type."""
 
 
 def encode(value: object) -> bytes:
-    """The value, made of None, bool, int, float, str, bytes, tuples, enumerations and records. Raises WireError."""
+    """A value as bytes: None, bool, int, float, str, bytes, tuples, enumerations and records. Raises WireError."""
     if value is None or value is True or value is False:
         return b"N" if value is None else b"T" if value else b"F"
     if isinstance(value, int):
@@ -48,20 +48,20 @@ def encode(value: object) -> bytes:
 
 
 def decode(data: bytes, kinds: Kinds) -> Any:
-    """The record that `data` is, of one of these kinds. Raises WireError."""
+    """The record that `data` encodes, of one of these kinds. Raises WireError."""
     try:
         value, end = _read(data, 0, kinds, DEEPEST)
     except (ValueError, KeyError, IndexError, AttributeError, OverflowError, StopIteration) as error:
-        raise WireError(f"{len(data)} bytes are no record: {type(error).__name__}") from None
+        raise WireError(f"{len(data)} bytes are not a record: {type(error).__name__}") from None
     if end != len(data) or getattr(type(value), "__match_args__", None) is None:
         raise WireError(f"{len(data)} bytes are not one record")
     return value
 
 
 def _read(data: bytes, at: int, kinds: Kinds, depth: int) -> tuple[Any, int]:
-    """The value that begins at `at`, and where it ends."""
+    """The value that begins at `at`, and the position behind it."""
     if depth < 0:
-        raise WireError("values are too deep in each other")
+        raise WireError("values are nested too deeply")
     letter = data[at : at + 1]
     if letter in _CONSTANTS:
         return _CONSTANTS[letter], at + 1
@@ -88,7 +88,7 @@ def _read(data: bytes, at: int, kinds: Kinds, depth: int) -> tuple[Any, int]:
 
 def _read_text(letter: bytes, size: int, data: bytes, at: int) -> tuple[str | bytes, int]:
     if letter not in (b"s", b"b") or not 0 <= size <= len(data) - at:
-        raise WireError(f"no value begins with {letter!r} and {size}")
+        raise WireError(f"no value can begin with {letter!r} and {size}")
     piece = data[at : at + size]
     return piece.decode("utf-8", "surrogateescape") if letter == b"s" else piece, at + size
 
@@ -105,7 +105,7 @@ def _read_record(kind: type[Any], data: bytes, at: int, kinds: Kinds, depth: int
 
 
 def _fits(value: object, annotation: str) -> bool:
-    """Whether a value is of a type as records annotate their fields."""
+    """Whether a value matches a record's annotation."""
     return any(_is(value, one) for one in annotation.split(" | "))
 
 
