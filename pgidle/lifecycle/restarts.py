@@ -1,4 +1,4 @@
-"""How often, and after which pauses, a Postgres that crashes or does not start is started again."""
+"""How often a Postgres that crashes or fails to start is started again, and after what pauses."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ WINDOW = 60.0
 """Seconds in which crashes are counted."""
 
 MOST_CRASHES = 5
-"""So many crashes in the window are one too many, where something else starts pgidle again."""
+"""Crashes within WINDOW after which pgidle gives up, where a platform starts it again."""
 
 MOST_FAILED_STARTS = 3
-"""So many starts in a row that never got ready are too many there."""
+"""Failed starts in a row after which pgidle gives up there."""
 
 QUICK = 3.0
-"""Seconds for which a crash lengthens the pause after another: Postgres served in between, and may well do so again."""
+"""Seconds within which one crash lengthens the pause after the next. If more have passed, Postgres has served in
+between, and may well do so again."""
 
 DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before the next start, after so many crashes that count, or failed starts in a row."""
+"""Seconds before the next start, by the number of crashes within QUICK, or of failed starts in a row."""
 
 
 @record
 class Restarts:
-    """The crashes that still count: monotonic times, and how many starts in a row never got ready."""
+    """The crashes that still count (monotonic times), and how many starts in a row never became ready."""
 
     crashes: tuple[float, ...] = ()
     failed_starts: int = 0
@@ -48,7 +49,7 @@ class Restarts:
 
 @record
 class FailedStart:
-    """Of starts in a row that have failed: why the last did, how many they are, since when, and when the next is due
+    """Failed starts in a row: why the last one failed, how many there were, since when, and when the next is due
     (monotonic). Replaced as a whole."""
 
     why: str

@@ -1,28 +1,28 @@
-"""The life of a Postgres that sleeps: one table, and nothing else may hold state.
+"""The life cycle of a Postgres that sleeps, as one table. No other module decides on the state.
 
-Time runs downwards; `gate` says what happens to a client that connects::
+Time runs downwards; `gate` tells what happens to a client that connects::
 
     state         Postgres                        gate
     ------------  ------------------------------  --------------------------------------------
     starting      initdb, recovery, start-up      shut: clients park
-    awake         serves                          open; shuts by itself if Postgres begins to end
+    awake         serves                          open; shuts by itself if Postgres begins to exit
     drowsy        running, checkpoint done        shut, once Postgres has answered; the last look
     stopping      fast shutdown, going to sleep   shut
-    asleep        none                            shut; a client who parks wakes
+    asleep        none                            shut; a client that parks wakes it
     leaving       none                            plugged: SYNs are dropped, one last look
-    terminating   fast, then immediate shutdown   plugged, then shut: asked to stop
+    terminating   fast, then immediate shutdown   plugged, then shut; pgidle was asked to stop
     failed        none                            closed
 
 The supervisor turns what it sees into events (past tense), asks `advance` for the next state, and carries out the
 effects (imperative) in order. The table names every pair that changes something. A pair that is not in it changes
-nothing if the event is one that `MAY_COME_LATE`, and is a bug otherwise, raised as `LookupError`. Invariants, checked
-in tests over every reachable path:
+nothing if the event is one of `MAY_COME_LATE`; otherwise it is a bug, raised as `LookupError`. Invariants, checked in
+tests over every reachable path:
 
 - Postgres is started only where none runs, so there are never two postmasters.
-- Going to sleep passes through `drowsy`: newcomers park *before* the last judgement, which waits for Postgres's word
-  that it accepts nobody, and a client who parked in `drowsy` opens the gate again before anything is stopped.
-- The program leaves with status 0 only when Postgres was reaped with status 0 (or never ran since) and the queue was
-  plugged, looked at, and found empty, or somebody asked it to stop.
+- Going to sleep passes through `drowsy`: new clients park *before* the last judgement, which waits until Postgres has
+  confirmed that it accepts nobody, and a client that parks in `drowsy` has the gate opened again before anything stops.
+- The program exits with status 0 only when Postgres was reaped with status 0 (or has not run since), and either the
+  queue was plugged, looked at and found empty, or pgidle was asked to stop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pgidle.base.record import record
 
 
 class State(enum.Enum):
-    """Where Postgres is in its life. The numbers are stable: they are published as a metric."""
+    """Where Postgres is in its life cycle. The numbers are stable: they are published as a metric."""
 
     STARTING = 1
     AWAKE = 2
@@ -107,12 +107,12 @@ S, E, F = State, Event, Effect
 TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.STARTING, E.POSTMASTER_READY): (S.AWAKE, (F.OPEN_GATE,)),
     (S.STARTING, E.POSTMASTER_CRASHED): (S.STARTING, (F.START_POSTMASTER,)),
-    # Somebody else stopped it before it was ready (pg_ctl stop): that is no wish of ours, and clients may wait.
+    # Stopped from outside before it was ready (pg_ctl stop): pgidle was not asked to stop, and clients may be waiting.
     (S.STARTING, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.START_POSTMASTER,)),
     (S.STARTING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
     (S.STARTING, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP, F.STOP_DRAINED)),
     (S.AWAKE, E.IDLE_JUDGED): (S.DROWSY, (F.SHUT_GATE,)),
-    # The gate has shut by itself: Postgres refuses clients until it has ended, which may take long.
+    # The gate has shut by itself: Postgres would refuse clients until it has exited, which may take long.
     (S.AWAKE, E.POSTMASTER_FAILING): (S.STARTING, ()),
     (S.AWAKE, E.POSTMASTER_CRASHED): (S.STARTING, (F.START_POSTMASTER,)),
     (S.AWAKE, E.POSTMASTER_EXITED_CLEANLY): (S.STARTING, (F.START_POSTMASTER,)),
@@ -130,11 +130,11 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.DROWSY, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
     (S.DROWSY, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP, F.STOP_DRAINED)),
     (S.STOPPING, E.POSTMASTER_EXITED_CLEANLY): (S.ASLEEP, (F.RECORD_SLEEP, F.LOOK_AT_QUEUE)),
-    # Not a sleep: the next start recovers, and only a shutdown that was clean may end in one.
+    # Not a sleep: only a clean shutdown counts as one, and after this the next start has to recover.
     (S.STOPPING, E.POSTMASTER_CRASHED): (S.STARTING, (F.START_POSTMASTER,)),
     (S.STOPPING, E.RESTARTS_EXHAUSTED): (S.FAILED, (F.EXIT_FAILED,)),
     (S.STOPPING, E.STOP_TIMED_OUT): (S.STOPPING, (F.STOP_IMMEDIATE,)),
-    # While nobody waits a slow shutdown may take its time.
+    # A slow shutdown may take its time until a client waits.
     (S.STOPPING, E.CLIENT_PARKED): (S.STOPPING, (F.LIMIT_STOP,)),
     (S.STOPPING, E.WAKE_REQUESTED): (S.STOPPING, (F.LIMIT_STOP, F.KEEP_WISH)),
     (S.STOPPING, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP,)),
@@ -144,11 +144,11 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.ASLEEP, E.STOP_REQUESTED): (S.TERMINATING, (F.EXIT_CLEAN,)),
     (S.LEAVING, E.CLIENT_PARKED): (S.STARTING, (F.CALL_OFF_LEAVING, F.START_POSTMASTER)),
     (S.LEAVING, E.WAKE_REQUESTED): (S.STARTING, (F.CALL_OFF_LEAVING, F.START_POSTMASTER)),
-    # A port scan is no client: it wakes nobody, and those who come meanwhile must get an answer.
+    # A port scan is not a client: it does not wake Postgres, but clients that come meanwhile must get an answer.
     (S.LEAVING, E.LEAVING_PUT_OFF): (S.ASLEEP, (F.CALL_OFF_LEAVING, F.LEAVE_AGAIN_LATER)),
     (S.LEAVING, E.NOBODY_PARKED): (S.LEAVING, (F.EXIT_CLEAN,)),
     (S.LEAVING, E.STOP_REQUESTED): (S.TERMINATING, (F.EXIT_CLEAN,)),
-    # It became ready in the same instant in which it was told to stop.
+    # It became ready at the very moment it was told to stop.
     (S.TERMINATING, E.POSTMASTER_READY): (S.TERMINATING, ()),
     (S.TERMINATING, E.GATE_SHUT): (S.TERMINATING, (F.STOP_SETTLED,)),
     (S.TERMINATING, E.GATE_SILENT): (S.TERMINATING, (F.STOP_FAST,)),
@@ -158,8 +158,8 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.TERMINATING, E.STOP_TIMED_OUT): (S.TERMINATING, (F.STOP_IMMEDIATE,)),
 }
 
-# What is noticed may have changed by the time that it is dealt with: a verdict, a wish or a client in the queue that
-# comes too late changes nothing. Where it matters, the queue is looked at again by an effect.
+# The state may have moved on by the time an event is handled: a verdict, an order or a client in the queue that comes
+# too late changes nothing. Where it matters, an effect looks at the queue again.
 MAY_COME_LATE = frozenset(Event) - {
     E.POSTMASTER_READY,
     E.POSTMASTER_EXITED_CLEANLY,
@@ -171,7 +171,7 @@ MAY_COME_LATE = frozenset(Event) - {
 def advance(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
     """The next state, and what to do to get there.
 
-    Raises LookupError for what must never happen: Postgres's end or readiness where none runs.
+    Raises LookupError for what must never happen: Postgres exiting or becoming ready where none runs.
     """
     if (found := TABLE.get((state, event))) is not None:
         return found
