@@ -158,7 +158,7 @@ def test_inodes_that_are_used_up_keep_it_awake(newest: Installation, place: Plac
         found = os.statvfs(folder)
         for number in range(found.f_favail - 4):
             (folder / f"empty{number}").touch()
-        while "inodes are left" not in (said := one.pgidle("status").stdout):
+        while "inodes left" not in (said := one.pgidle("status").stdout):
             assert one.states[-1] == "awake", said
         for path in folder.glob("empty*"):
             path.unlink()

@@ -130,8 +130,8 @@ def test_without_a_postgres_every_order_is_answered_with_a_failure() -> None:
     async def act(scene: Scene) -> None:
         scene.looks.look(1, PATIENCE)
         scene.looks.checkpoint(PATIENCE)
-        assert await scene.receive() == Looked(1, LookFailed("nothing watches Postgres"))
-        assert await scene.receive() == Checkpointed("nothing watches Postgres")
+        assert await scene.receive() == Looked(1, LookFailed("no watcher is running"))
+        assert await scene.receive() == Checkpointed("no watcher is running")
 
     play(act)
 
@@ -180,8 +180,8 @@ def test_a_look_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         scene.looks.watch(lambda: watcher)
         scene.looks.look(1, 0.01)
         scene.looks.checkpoint(0.01)
-        assert await scene.receive() == Looked(1, LookFailed("it took longer than 0.01 s"))
-        assert await scene.receive() == Checkpointed("it took longer than 0.01 s")
+        assert await scene.receive() == Looked(1, LookFailed("timed out after 0.01 s"))
+        assert await scene.receive() == Checkpointed("timed out after 0.01 s")
 
     play(act)
 

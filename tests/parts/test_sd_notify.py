@@ -72,7 +72,7 @@ def test_a_life_as_the_manager_hears_it(manager: Manager, newest: Installation, 
     one = launch(newest, when_idle="exit", idle_timeout="1s", env={"NOTIFY_SOCKET": manager.address})
     ready = manager.wait_for("READY=1")
     assert ready[0].startswith("STATUS=awake: Postgres accepts connections after")
-    assert manager.messages[0] == ["STATUS=starting: pgidle was started", "EXTEND_TIMEOUT_USEC=60000000"]
+    assert manager.messages[0] == ["STATUS=starting: pgidle started", "EXTEND_TIMEOUT_USEC=60000000"]
     assert one.postmaster_pid
     assert b"NOTIFY_SOCKET" not in Path(f"/proc/{one.postmaster_pid}/environ").read_bytes()
     one.signal(signal.SIGHUP)
@@ -80,7 +80,7 @@ def test_a_life_as_the_manager_hears_it(manager: Manager, newest: Installation, 
     assert int(reloading[1].removeprefix("MONOTONIC_USEC=")) * 1000 <= time.monotonic_ns()
     assert manager.wait_for("READY=1", since=manager.messages.index(reloading)) == ["READY=1"]
     assert one.wait() == 0
-    assert manager.wait_for("STOPPING=1")[1].startswith("STATUS=asleep: last use ")
+    assert manager.wait_for("STOPPING=1")[1].startswith("STATUS=asleep: idle ")
     assert sum("STOPPING=1" in message for message in manager.messages) == 1
     assert not manager.said("WATCHDOG")
 

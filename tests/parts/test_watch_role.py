@@ -48,7 +48,7 @@ def test_a_role_that_is_not_let_in_is_no_obstacle_and_is_told(cluster: Cluster) 
         assert "pgidle" in look.refusal
         assert not watch.has_role
         notes = [reason.text for reason in watch.judge().reasons if reason.kind is ReasonKind.NOTE]
-        assert any("is not let in" in note for note in notes)
+        assert any("cannot connect" in note for note in notes)
         watch.disconnect()
         watch.see()
         assert cluster.log.count("pg_hba.conf rejects connection") == 1

@@ -58,7 +58,9 @@ def test_a_session_in_a_state_other_than_idle_is_active(
 
 def test_a_running_query_is_active(shared_cluster: Cluster, watch: Watch) -> None:
     with shared_cluster.program("psql", "-c", "SELECT pg_sleep(60)"):
-        wait_until(lambda: "is active" in watch.wait_for(Signal.SESSION_STATE, ReasonKind.ACTIVITY).text)
+        wait_until(
+            lambda: "has been active" in watch.wait_for(Signal.SESSION_STATE, ReasonKind.ACTIVITY).text
+        )
 
 
 def test_a_fastpath_call_is_active(shared_cluster: Cluster, watch: Watch) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_a_physical_walsender_blocks_by_setting(shared_cluster: Cluster, watch: Watch, place: Place) -> None:
     with shared_cluster.program("pg_receivewal", "-D", str(_client_folder(place))):
         # Before it streams it blocks whatever is set.
-        streams = re.compile("pg_receivewal.* replicates")
+        streams = re.compile("pg_receivewal.* is replicating")
         wait_until(lambda: bool(streams.search(watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)))
         watch.settle()
         assert not watch.find(Signal.REPLICATION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
@@ -45,7 +45,7 @@ def test_a_logical_walsender_and_a_subscription_block_by_setting(
         )
         reason = watch.wait_for(Signal.SUBSCRIPTION, ReasonKind.BLOCKER)
         assert "is subscribed to sub" in reason.text
-        streams = re.compile("database upstream.* replicates")
+        streams = re.compile("database upstream.* is replicating")
         wait_until(lambda: bool(streams.search(watch.wait_for(Signal.REPLICATION, ReasonKind.BLOCKER).text)))
         assert not watch.find(Signal.SUBSCRIPTION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
         assert not watch.find(Signal.REPLICATION, ReasonKind.BLOCKER, replication=Counts.IGNORE)
@@ -95,7 +95,7 @@ def test_a_slot_that_nobody_uses_is_shown_with_what_it_holds_back(
         found = watch.find(Signal.REPLICATION_SLOT, ReasonKind.NOTE)
         assert len(found) == 1
         assert re.match(
-            r'physical replication slot "left" is not in use; WAL that it holds back: (1\.9|[2-9]\.\d) MB',
+            r'physical replication slot "left" is inactive and retains (1\.9|[2-9]\.\d) MB',
             found[0].text,
         )
         assert watch.judge(idle_timeout=0.0).idle

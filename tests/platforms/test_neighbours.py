@@ -116,7 +116,7 @@ def test_an_ignored_exporter_does_not_keep_awake_but_wakes(
         scrape_until_asleep(one, scraped, mark)
         wait_until(scraped.scrape)
         one.wait_for_state("awake", since=mark)
-        said = one.wait_log("is ignored, yet was the first to come", since=mark)
+        said = one.wait_log("is ignored, but woke Postgres", since=mark)
     assert 'app "postgres_exporter", user postgres' in said.data["reason"]
 
 
@@ -292,4 +292,4 @@ def test_an_exporter_at_a_folder_that_wakes_nobody(
                 assert not any("state" in line.data for line in one.lines[mark:]), "a scrape woke it"
                 assert visit(held) == "served"
             wait_until(scraped.scrape)
-    assert not [line.text for line in one.lines if "is ignored, yet was the first to come" in line.text]
+    assert not [line.text for line in one.lines if "is ignored, but woke Postgres" in line.text]

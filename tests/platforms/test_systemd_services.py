@@ -54,7 +54,7 @@ def test_what_the_journal_says(instance) -> None:
     lines = one.machine.journal(one.service).splitlines()
     # The journal's own time and pid, and no second ones of ours.
     assert any(re.search(r"\]: awake: Postgres accepts", line) for line in lines), lines
-    assert re.search(r'Status: "asleep: last use ', one.systemctl("status", check=False))
+    assert re.search(r'Status: "asleep: idle ', one.systemctl("status", check=False))
     assert one.machine.show(one.service, "Result", "ExecMainStatus") == {
         "Result": "success",
         "ExecMainStatus": "0",

@@ -53,7 +53,7 @@ def test_who_listens_again_ends_every_gap_before(newest: Installation, place: Pl
     machine = Machine(newest, place)
     machine.exits = [Exit(-15, 100.0, said=True, is_clean=True), Exit(2, 100.1, said=False, is_clean=True)]
     for line, is_serving in (
-        ('{"pid": 1, "state": "starting", "from": null, "reason": "pgidle was started"}', False),
+        ('{"pid": 1, "state": "starting", "from": null, "reason": "pgidle started"}', False),
         ('{"pid": 1, "state": "awake", "from": "starting", "reason": "it accepts"}', True),
     ):
         with subprocess.Popen(["sh", "-c", f"echo '{line}' >&2"], stderr=subprocess.PIPE, text=True) as said:

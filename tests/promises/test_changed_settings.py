@@ -33,13 +33,13 @@ def test_configuration_that_is_edited_while_it_runs(newest: Installation, place:
 
     # Written again until it is seen, as nothing tells when files begin to be watched.
     wait_until(lambda: config.write_text('idle-timeout = "now"') and notes(one, "settings") != [])
-    line = one.wait_log("the settings stay as they were")
+    line = one.wait_log("settings unchanged")
     assert f"{config}: idle-timeout: 'now' is not a duration: write" in line.data["reason"]
 
     mark = one.mark()
     hba = one.data_dir / "pg_hba.conf"
     hba.write_text("local all all trust\nhost all nobody 127.0.0.1/32 reject\n" + hba.read_text())
-    one.wait_log("pg_hba.conf has changed: Postgres is told to reload", since=mark)
+    one.wait_log("pg_hba.conf changed: reloading Postgres", since=mark)
     one.wait_log("received SIGHUP, reloading configuration files", since=mark)
     with pytest.raises(psycopg.OperationalError, match="rejects"):
         psycopg.connect(one.conninfo(user="nobody"))

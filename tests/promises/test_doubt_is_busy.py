@@ -94,7 +94,7 @@ def test_a_look_that_hangs(newest: Installation, launch, why: str):
             locker = hanging.enter_context(connect(one))
             locker.execute("BEGIN")
             locker.execute(f"LOCK {why.split()[0]} IN ACCESS EXCLUSIVE MODE")
-        line = one.wait_log("cannot see whether Postgres is used, so it stays awake")
+        line = one.wait_log("cannot see whether Postgres is in use, so it stays awake")
         assert "did not answer within 5 s" in line.data["reason"]
         assert one.states == ["starting", "awake"]
     assert one.wait() == 0

@@ -285,7 +285,7 @@ def test_a_wake_that_is_asked_for_at_the_last_moment_is_a_use(
         assert b'"granted": true' in answered(order)
         line = one.wait_for_state("stopping", since=mark)
         # Or something later: then it was in use for longer still.
-        assert "Postgres woke" not in line.data["reason"]
+        assert "none since waking" not in line.data["reason"]
 
 
 @pytest.mark.parametrize("when_idle", ["stay", "exit"])

@@ -210,7 +210,7 @@ def test_another_server_that_runs_on_the_data_directory_and_ends(newest: Install
     one = asleep(launch(newest, when_idle="stay", idle_timeout="200ms"))
     with Cluster(newest.bin_dir, one.data_dir) as other:
         other.start()
-        with failing(one, partial(says, f"another server, with pid {other.pid}")):
+        with failing(one, partial(says, f"another server (pid {other.pid}) is running")):
             other.stop()
     assert one.stop() == 0
 

@@ -43,7 +43,7 @@ def test_on_a_full_disk_postgres_stays_awake(newest: Installation, place: Place,
     assert query(one, "SELECT 1") == 1
     one.wait_for_state("awake", since=mark)
     said = one.pgidle("status").stdout
-    while "MB are left in its data directory" not in said:
+    while "MB left in its data directory" not in said:
         assert one.states[-1] == "awake"
         said = one.pgidle("status").stdout
     refused = one.pgidle("sleep")

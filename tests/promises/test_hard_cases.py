@@ -76,7 +76,7 @@ def test_a_server_that_somebody_else_started_meanwhile_is_left_alone(
                 assert theirs.poll() is None
             with client:
                 one.pgidle("wake")
-                one.wait_log(f"another server, with pid {theirs.pid}")
+                one.wait_log(f"another server .pid {theirs.pid}. is running")
                 assert client.execute("SELECT 1").fetchone() == (1,)
                 mark = one.mark()
             client.close()

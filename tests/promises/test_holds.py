@@ -96,7 +96,7 @@ def test_a_file_that_is_not_ours_holds_nothing_and_is_said_once(newest: Installa
         assert one.wait() == 0
         said = [line for line in one.lines[mark:] if line.data.get("topic") == "hold"]
         assert len(said) == 1, [line.text for line in said]
-        assert "holds nothing" in said[0].data["reason"]
+        assert "not in pgidle's format" in said[0].data["reason"]
         file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
 
 
@@ -106,7 +106,7 @@ def test_a_hold_that_cannot_be_kept_holds_and_says_so(newest: Installation, laun
     (one.data_dir / "pgidle/holds.json.new").mkdir()
     done = one.pgidle("hold", "1h")
     assert done.returncode == 0
-    assert "; it is lost when pgidle ends: Is a directory" in done.stdout
+    assert "; not saved, so it ends with pgidle: Is a directory" in done.stdout
     assert held(one) == ["1"]
 
 

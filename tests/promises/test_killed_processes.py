@@ -150,7 +150,7 @@ def test_a_backend_that_outlives_its_postmaster_is_ended(installation: Installat
         os.kill(one.postmaster_pid, signal.SIGKILL)
         one.wait_for_state("awake", since=mark)
     assert ledger.missing(one.conninfo()) == []
-    assert any("of an earlier postmaster to end" in note for note in notes(one, "start"))
+    assert any("of an earlier postmaster to exit" in note for note in notes(one, "start"))
     assert one.stop() == 0
 
 
@@ -163,7 +163,7 @@ def test_a_postmaster_that_is_killed_again_and_again(newest: Installation, launc
         os.kill(one.postmaster_pid, signal.SIGKILL)
     assert one.wait() == 1
     assert one.states.count("awake") == 5
-    assert "once too often" in last_reason(one)
+    assert "failed too often" in last_reason(one)
     assert one.processes() == []
 
 

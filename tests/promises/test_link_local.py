@@ -79,7 +79,7 @@ def test_a_client_of_a_link_local_address_is_served_awake_and_asleep(
             assert client.execute("SELECT host(inet_client_addr())").fetchone() == (far,)
             refused = one.pgidle("sleep")
             assert refused.returncode == 1
-            assert f"{far}) is idle in transaction" in refused.stderr
+            assert f"{far}) has been idle in transaction" in refused.stderr
         done = one.pgidle("sleep", "--wait")
         assert done.returncode == 0, done.stderr
     # Whoever comes wakes it.

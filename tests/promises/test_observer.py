@@ -141,7 +141,7 @@ def test_it_hangs(scene: Scene, point: str) -> None:
         scene,
         hang,
         is_waking=point in WAKING,
-        before=lambda: scene.one.wait_log("it does not", since=hung[0]),
+        before=lambda: scene.one.wait_log("did not", since=hung[0]),
     )
 
 
@@ -152,7 +152,7 @@ def test_it_is_started_again_and_said(newest: Installation, launch: Launch) -> N
         busy.execute("SELECT 1")
         first = observer(one)
         os.kill(first, signal.SIGKILL)
-        one.wait_log("observer.*ended by signal 9")
+        one.wait_log("observer.*killed by signal 9")
         wait_until(lambda: observer(one) != first)
         assert "asleep" not in one.states
     one.wait_for_state("asleep")

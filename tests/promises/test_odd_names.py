@@ -53,7 +53,7 @@ def test_a_data_directory_whose_name_is_not_utf_8(launch: Launch, newest: Instal
     one.wait_for_state("awake", since=mark)
     mark = one.mark()
     (folder / "pgidle.toml").write_text('min_awake = "1s"\n')
-    one.wait_log("min-awake is 1s now", since=mark)
+    one.wait_log("min-awake is now 1s", since=mark)
     assert one.stop() == 0
     assert not [line.text for line in one.lines if "Traceback" in line.text or "observer: " in line.text]
     assert one.pgidle("status").returncode == 3

@@ -63,7 +63,7 @@ def test_a_password_that_libpq_would_take_for_a_host_is_refused(conninfo: str) -
 
 def test_what_cannot_be_read_is_not_quoted_to_anybody(launch: Launch, newest: Installation) -> None:
     one = launch(newest, watch="host=db password=hid s3cret", when_idle="stay", http=None)
-    one.wait_log("watch cannot be read")
+    one.wait_log("watch is not a valid connection string")
     for said in (
         one.pgidle("status").stdout,
         one.pgidle("status", "--json").stdout,

@@ -87,7 +87,7 @@ def test_an_answer_that_never_ends_is_not_waited_for(
             [sys.executable, "-c", DRIP, str(false.fileno())], pass_fds=(false.fileno(),)
         )
         try:
-            with pytest.raises(PgidleError, match="ended before it answered"):
+            with pytest.raises(PgidleError, match="exited before it answered"):
                 request(str(state_dir), "GET", "/status", 0.5)
             monkeypatch.setattr(health, "TIMEOUT", 0.5)
             assert health.health({"PGDATA": str(attacked.data_dir)}) is None

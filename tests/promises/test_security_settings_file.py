@@ -149,6 +149,6 @@ def test_the_file_is_judged_again_when_it_changes(launch: Launch, newest: Instal
         one.signal(1)
         return mark
 
-    one.wait_log("settings: read again|idle-timeout is 71s now", since=put('idle_timeout = "71s"\n'))
+    one.wait_log("settings: reloaded|idle-timeout is now 71s", since=put('idle_timeout = "71s"\n'))
     one.wait_log("bin-dir does not count", since=put('bin_dir = "/tmp"\nidle_timeout = "72s"\n'))
-    one.wait_log("idle-timeout is 73s now", since=put('idle_timeout = "73s"\n'))
+    one.wait_log("idle-timeout is now 73s", since=put('idle_timeout = "73s"\n'))

@@ -101,7 +101,7 @@ def test_a_wake_that_cannot_be_is_said(begin: Begin, newest: Installation, place
         code, out, err = ended(waking)
         assert (code, out) == (1, "")
         assert err.startswith("pgidle: not awake: the postmaster exited with status 1")
-        assert "it is tried again" in err
+        assert "retrying" in err
         (one.data_dir / "postgresql.conf").write_text("")
         one.wait_for_state("awake", since=one.mark())
 
@@ -112,7 +112,7 @@ def test_a_sleep_is_waited_for_or_refused_with_who_is_in_the_way(
     one = launch(newest, **STAY)
     one.wait_for_state("awake")
     fall_asleep(one)
-    assert one.pgidle("sleep", "--wait").stdout == "asleep already\n"
+    assert one.pgidle("sleep", "--wait").stdout == "already asleep\n"
     assert one.pgidle("wake", "--wait").returncode == 0
     with psycopg.connect(one.conninfo(application_name=WHO_CAME)) as client:
         client.execute("SELECT 1")
@@ -175,7 +175,7 @@ def test_in_exit_mode_a_sleep_that_was_waited_for_leaves_nobody_running(
         assert one.wait() == 0
         gone = one.pgidle("wake", "--wait")
         assert (gone.returncode, gone.stdout) == (1, "")
-        assert "no supervisor runs" in gone.stderr
+        assert "no supervisor is running" in gone.stderr
         assert "it went to sleep at" in gone.stderr
 
 
@@ -193,4 +193,4 @@ def test_in_exit_mode_a_sleep_that_ends_at_once_is_none(
         one.release()
         assert ended(waking)[0] == 0
         code, _, err = ended(asked)
-        assert (code, err) == (1, "pgidle: it slept, and woke again at once: asked to wake\n")
+        assert (code, err) == (1, "pgidle: slept, and woke again at once: asked to wake\n")

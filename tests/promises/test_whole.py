@@ -67,7 +67,7 @@ def test_from_an_empty_folder_to_the_second_start(
     assert one.states == ["starting", "awake", "drowsy", "stopping", "asleep", "leaving"]
     ran = one.pgidle("status")
     assert ran.returncode == 3
-    assert "idle timeout" in ran.stdout + ran.stderr
+    assert "idle-timeout" in ran.stdout + ran.stderr
 
     # The second start needs no password in the environment, and an idle one would not wait for it.
     one.env.clear()
@@ -139,7 +139,7 @@ def test_a_client_wakes_what_stayed_and_the_log_says_why(newest: Installation, l
         woke = one.wait_for_state("starting", since=mark)
         assert "parked" in woke.data["reason"]
         slept = [line for line in one.lines if line.data.get("state") == "stopping"][-1]
-        assert "idle timeout" in slept.data["reason"]
+        assert "idle-timeout" in slept.data["reason"]
 
 
 def test_who_keeps_it_awake_is_named(newest: Installation, launch: Launch) -> None:
@@ -158,7 +158,7 @@ def test_who_keeps_it_awake_is_named(newest: Installation, launch: Launch) -> No
                 break
         assert said["state"] == "awake"
         assert "idle in transaction" in json.dumps(said["reasons"])
-        kept = r"kept for .* by session .*nightly report.* is idle in transaction"
+        kept = r"kept awake for .*: session .*nightly report.* has been idle in transaction"
         one.wait_log(kept)
         looks = said["looks"]
         while status(one)["looks"] < looks + 10:
@@ -233,7 +233,7 @@ def test_a_session_that_is_never_caught_busy_is_named(newest: Installation, laun
     one = launch(newest, when_idle="stay", idle_timeout="1s")
     one.wait_for_state("awake")
     with psycopg.connect(one.conninfo(application_name="poller"), autocommit=True) as client:
-        named = r'awake.*kept for \S+ by app \\"poller\\" \(user postgres, 127.0.0.1\), used again and again'
+        named = r'awake.*kept awake for \S+: repeated use by app \\"poller\\", user postgres, 127.0.0.1'
         wait_until(
             lambda: client.execute("SELECT 1") and any(re.search(named, line.text) for line in one.lines)
         )

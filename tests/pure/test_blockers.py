@@ -70,15 +70,15 @@ def test_slots_are_only_reported() -> None:
     assert verdict.idle
     notes = [reason.text for reason in verdict.reasons if reason.kind is ReasonKind.NOTE]
     assert notes == [
-        'physical replication slot "s" is not in use; WAL that it holds back: 3.0 MB',
-        'logical replication slot "t" is not in use; WAL that it holds back: none',
+        'physical replication slot "s" is inactive and retains 3.0 MB of WAL',
+        'logical replication slot "t" is inactive and retains no WAL',
     ]
 
 
 def test_a_full_disk_is_no_place_to_sleep_on() -> None:
     for room, what in (
-        (Room(free_bytes=2**20), "1 MB are left in its data directory"),
-        (Room(free_bytes=2**40, free_files=3), "3 inodes are left"),
+        (Room(free_bytes=2**20), "1 MB left in its data directory"),
+        (Room(free_bytes=2**40, free_files=3), "3 inodes left"),
         (Room(free_bytes=2**40, free_files=9**9, is_read_only=True), "a read-only file system"),
     ):
         verdict = idle_after(begin(0.0), quiet(1e6, room=room))
@@ -93,7 +93,7 @@ def test_what_could_not_start_again_stays_awake() -> None:
     for startable, idle, said in (
         (Startable.YES, True, []),
         (Startable.NO, False, ["Postgres could not start again (line 3), seen for 0s"]),
-        (Startable.UNKNOWN, True, ["whether Postgres could start again is not known: line 3"]),
+        (Startable.UNKNOWN, True, ["cannot tell whether Postgres would start again: line 3"]),
     ):
         memory, start = begin(0.0), StartResult(startable, "line 3")
         verdict, _ = evaluate(quiet(1e6), SETTINGS, memory, 1e6, start=start)
@@ -137,4 +137,4 @@ def test_an_extensions_worker_at_work_is_maintenance_and_a_launcher_is_nothing()
 def test_prepared_transactions_are_only_reported() -> None:
     verdict = idle_after(begin(0.0), quiet(1e6, prepared_transactions=2))
     assert verdict.idle
-    assert "2 prepared transactions; survive sleep" in map(str, verdict.reasons)
+    assert "2 prepared transactions (kept through sleep)" in map(str, verdict.reasons)

@@ -48,7 +48,7 @@ def test_a_session_that_is_never_caught_busy_is_named_once() -> None:
         watch.look(quiet(now, used(now, now - 1.5)))
     assert len(watch.lines) == 1
     assert re.fullmatch(
-        r'kept for 5min \ds by app "web" \(user app, 10.0.0.3\), used again and again', *watch.lines
+        r'kept awake for 5min \ds: repeated use by app "web", user app, 10.0.0.3', *watch.lines
     )
 
 
@@ -58,7 +58,7 @@ def test_a_client_that_comes_anew_each_time_is_the_same() -> None:
         watch.look(quiet(now, used(now, now - 2.0, pid=now)))
     assert len(watch.lines) == 1
     assert re.fullmatch(
-        r'kept for 5min \ds by app "web" \(user app, 10.0.0.3\), used again and again', *watch.lines
+        r'kept awake for 5min \ds: repeated use by app "web", user app, 10.0.0.3', *watch.lines
     )
 
 
@@ -66,7 +66,7 @@ def test_sessions_that_no_look_sees_are_named_as_such() -> None:
     watch = Watch()
     for now in range(60, 720, 60):
         watch.look(quiet(now, counters=Counters(now, 0.0)))
-    assert watch.lines == ["kept for 5min by sessions too short to be seen, again and again"]
+    assert watch.lines == ["kept awake for 5min: repeated use by sessions too short to be seen"]
 
 
 def test_rare_looks_are_enough() -> None:
@@ -84,7 +84,7 @@ def test_a_client_that_happens_to_be_caught_is_named_once_too() -> None:
         state = "active" if now % 240 else "idle"
         watch.look(quiet(now, used(now, now - 1.5, state=state)))
     assert len(watch.lines) == 1
-    assert "used again and again" in watch.lines[0]
+    assert "repeated use by" in watch.lines[0]
 
 
 def test_a_pause_of_an_idle_timeout_begins_anew() -> None:
@@ -107,7 +107,8 @@ def test_what_lasts_is_named_once_and_when_it_is_over_the_next_is() -> None:
     for now in range(60, 1200, 60):
         watch.look(quiet(now, client(7, state="idle in transaction", state_age=float(now))))
     assert [line.partition(" for ")[2] for line in watch.lines] == [
-        "5min by session 7 (user app) is idle in transaction for 5min; ends when it commits, rolls back or disconnects"
+        "5min: session 7 (user app) has been idle in transaction for 5min; "
+        "ends when it commits, rolls back or disconnects"
     ]
     for now in range(1200, 2400, 60):
         watch.look(quiet(now), leases=(Lease(9999.0, "import", "3"),))
@@ -133,7 +134,7 @@ def test_many_who_take_turns_are_named_together() -> None:
     for now in range(60, 900, 60):
         watch.look(quiet(now, used(now, now - 1.0, pid=now, application_name=f"job {now}")))
     assert len(watch.lines) == 1
-    assert watch.lines[0].startswith('kept for 10min 1s by one after the other: app "job 6')
+    assert watch.lines[0].startswith('kept awake for 10min 1s by several in turn: app "job 6')
     assert watch.lines[0].endswith("more")
 
 
@@ -142,7 +143,7 @@ def test_a_wake_that_is_asked_for_again_and_again_is_named() -> None:
     for now in range(60, 600, 60):
         watch.keepers = keeps_awake.use(watch.keepers, "pgidle wake", now, SETTINGS)
         watch.look(quiet(now))
-    assert watch.lines == ["kept for 5min by pgidle wake, used again and again"]
+    assert watch.lines == ["kept awake for 5min: repeated use by pgidle wake"]
 
 
 def test_nobody_is_named_where_it_never_sleeps_or_is_ignored() -> None:

@@ -25,7 +25,7 @@ def test_a_quiet_server_sleeps_when_its_time_has_come_and_says_since_when() -> N
     verdict = idle_after(memory, quiet(400.0))
     assert verdict.idle
     assert [str(reason) for reason in verdict.reasons] == [
-        "last use 5min ago: Postgres woke; that is the idle timeout of 5min"
+        "idle 5min (idle-timeout 5min); last use: none since waking"
     ]
 
 
@@ -35,7 +35,7 @@ def test_it_is_never_idle_sooner_than_min_awake() -> None:
     verdict = idle_after(memory, quiet(59.0), by)
     assert not verdict.idle
     assert verdict.sleeps_at == 60.0
-    assert "awake for only 59s of 1min; ends in 1s" in map(str, verdict.reasons)
+    assert "awake 59s of 1min (min-awake); ends in 1s" in map(str, verdict.reasons)
     assert idle_after(memory, quiet(60.0), by).idle
 
 
@@ -166,7 +166,7 @@ def test_a_lease_holds_until_it_ends() -> None:
     verdict = idle_after(begin(0.0), quiet(800.0), leases=(lease,))
     assert not verdict.idle
     assert verdict.sleeps_at == 2000.0
-    assert str(verdict.reasons[0]) == "held awake: nightly import; ends in 20min, or by pgidle release"
+    assert str(verdict.reasons[0]) == "held awake: nightly import; ends in 20min, or with pgidle release"
     assert idle_after(begin(0.0), quiet(2000.0), leases=(lease,)).idle
 
 
@@ -180,9 +180,9 @@ def test_a_lease_without_a_time_ends_with_its_program() -> None:
     verdict = idle_after(begin(0.0), quiet(800.0), leases=(Lease(inf, "", "3", "pg_dump (pid 7)"),))
     assert not verdict.idle
     assert verdict.sleeps_at is None
-    assert str(verdict.reasons[0]) == "held awake; ends when pg_dump (pid 7) ends, or by pgidle release 3"
+    assert str(verdict.reasons[0]) == "held awake; ends when pg_dump (pid 7) ends, or with pgidle release 3"
     both = idle_after(begin(0.0), quiet(800.0), leases=(Lease(860.0, "", "3", "pg_dump (pid 7)"),))
-    assert "ends in 1min, when pg_dump (pid 7) ends, or by pgidle release 3" in str(both.reasons[0])
+    assert "ends in 1min, when pg_dump (pid 7) ends, or with pgidle release 3" in str(both.reasons[0])
 
 
 @pytest.mark.parametrize("connecting", [Connecting((Peer("10.0.0.3", 4000),), 1), Connecting((), 1)])

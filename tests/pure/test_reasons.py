@@ -14,7 +14,7 @@ def test_a_reason_says_who_since_when_and_what_would_end_it() -> None:
         application_name="rails", client_addr="10.0.0.3", state="idle in transaction", state_age=720.0
     )
     assert str(idle_after(begin(0.0), quiet(1e6, busy)).reasons[0]) == (
-        'session 4711 (app "rails", user app, 10.0.0.3) is idle in transaction for 12min; '
+        'session 4711 (app "rails", user app, 10.0.0.3) has been idle in transaction for 12min; '
         "ends when it commits, rolls back or disconnects"
     )
 

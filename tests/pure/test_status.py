@@ -101,7 +101,7 @@ def test_the_table_names_every_reason_on_a_line_of_its_own() -> None:
     assert "clients     0 parked, 3 sessions\n" in table
     alone = as_table(as_dict(make_report(sessions=1), NOW, WALL, MEMORY))
     assert "clients     0 parked, 1 session\n" in alone
-    assert "sleeps in   no telling\n" in table
+    assert "sleeps in   not foreseeable\n" in table
     assert "so far      wakes: 2, sleeps: 1, crashes: 0, looks: 7, looks failed: 0\n" in table
 
 
