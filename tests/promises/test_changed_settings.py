@@ -34,7 +34,7 @@ def test_configuration_that_is_edited_while_it_runs(newest: Installation, place:
     # Written again until it is seen, as nothing tells when files begin to be watched.
     wait_until(lambda: config.write_text('idle-timeout = "now"') and notes(one, "settings") != [])
     line = one.wait_log("settings unchanged")
-    assert f"{config}: idle-timeout: 'now' is not a duration: write" in line.data["reason"]
+    assert f"{config}:1: idle-timeout: 'now' is not a duration: write" in line.data["reason"]
 
     mark = one.mark()
     hba = one.data_dir / "pg_hba.conf"
