@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pgidle.control.api import Application
+from pgidle.control.health_checks import HttpListener
 from pgidle.control.http_server import HttpServer
-from pgidle.control.memory import Meter
-from pgidle.control.probes import HttpListener
+from pgidle.control.memory_use import Meter
 from pgidle.control.status import Report
 from pgidle.lifecycle.transitions import State
 from pgidle.observer.timers import Timers

@@ -64,7 +64,7 @@ def main() -> None:
 
 def _obey() -> None:
     if sys.argv[1:] == ["health"]:
-        from pgidle.control.health import health
+        from pgidle.cli.health import health
 
         if (answer := health(os.environ)) is not None:
             sys.stdout.write(f"{answer[0]}\n")

@@ -11,7 +11,7 @@ import sys
 
 from pgidle.base.errors import PgidleError, SettingsError
 from pgidle.postgres.data_directory import FORBIDDEN_MODE
-from pgidle.settings.image_words import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
+from pgidle.settings.image_command import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

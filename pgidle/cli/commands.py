@@ -8,8 +8,8 @@ from pgidle.cli.config import config
 from pgidle.cli.doctor import doctor
 from pgidle.cli.hold import hold, release
 from pgidle.cli.init import init
-from pgidle.cli.orders import sleep, wake
 from pgidle.cli.run import run
+from pgidle.cli.sleep_wake import sleep, wake
 from pgidle.cli.status import health, status
 from pgidle.cli.usage import Group
 

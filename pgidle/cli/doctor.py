@@ -27,13 +27,13 @@ def doctor(options: dict[str, Any], files: tuple[str, ...], as_json: bool) -> No
     manifest. Exit status 1 if anything is.
     """
     # Only this command needs them, and there are many.
-    from pgidle.doctor import examine, printed
+    from pgidle.doctor import examine, output
     from pgidle.doctor.finding import Severity
 
     charts = examine.examine(options, click.get_current_context().meta["tail"], files)
     if as_json:
-        click.echo(json.dumps(printed.as_dict(charts)))
+        click.echo(json.dumps(output.as_dict(charts)))
     else:
         colour = wants_colour()
-        click.echo(printed.as_text(charts, colour=colour), nl=False)
+        click.echo(output.as_text(charts, colour=colour), nl=False)
     sys.exit(1 if any(chart.count(Severity.WRONG) for chart in charts) else 0)

@@ -22,7 +22,7 @@ from pgidle.settings.options import LONGEST
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from pgidle.control.memory import Meter
+    from pgidle.control.memory_use import Meter
     from pgidle.control.orders import Order
     from pgidle.control.status import Report
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import h11
 
-from pgidle.control.probes import (
+from pgidle.control.health_checks import (
     CONNECTIONS,
     CONNECTIONS_OF_ONE,
     END_OF_HEAD,

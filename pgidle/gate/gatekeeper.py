@@ -10,7 +10,7 @@ import os
 
 from pgidle.gate.channel import Answer, ChannelError, ChildSignalled, StopSignalled, Waits
 from pgidle.gate.gate import Mode
-from pgidle.gate.unix_sockets import UnixSockets
+from pgidle.gate.unix_sockets_asleep import UnixSockets
 from pgidle.lifecycle.transitions import Event
 from pgidle.settings.options import WhenIdle, is_folder
 

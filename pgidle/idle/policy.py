@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pgidle.idle.between_looks import Baseline, baseline, changes, is_ignored, is_ignored_address, used
 from pgidle.idle.blockers import Blocker, blockers
 from pgidle.idle.flapping import SOON, Backoff, Sleep, applications, flapping, waker
-from pgidle.idle.held_by_sessions import Held, note_held
+from pgidle.idle.listen_and_backups import Held, note_held
 from pgidle.idle.reasons import (
     Reason,
     ReasonKind,

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pgidle.control.orders import Sleep
-from pgidle.idle import keeps_awake, policy
+from pgidle.idle import awake_too_long, policy
 from pgidle.idle.policy import AskedToSleep, is_near
 from pgidle.idle.reasons import ReasonKind, slot_text
 from pgidle.idle.snapshot import LookFailed, Snapshot
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pgidle.idle.policy import Look
     from pgidle.idle.reasons import Verdict
     from pgidle.idle.start_result import StartQuestion
-    from pgidle.observer.answers import Checkpointed, Looked, StartTried
     from pgidle.observer.looks import Looks
+    from pgidle.observer.results import Checkpointed, Looked, StartTried
     from pgidle.observer.timers import Timers
     from pgidle.settings.settings import Settings
     from pgidle.system.log import Log
@@ -85,7 +85,7 @@ class Judge:
         self._is_checkpointing = False
         self._requests: list[Requested] = []
         """Requests for a sleep that wait for an answer whether it comes."""
-        self._keepers = keeps_awake.begin(time.monotonic())
+        self._keepers = awake_too_long.begin(time.monotonic())
         self._judged_at = 0.0
         """When the last look was taken before the gate was shut (monotonic)."""
         self._drain_since = 0.0
@@ -94,7 +94,7 @@ class Judge:
     def begin(self) -> None:
         """Postgres has become ready: start the clock, with the first look as a baseline."""
         self._memory = policy.begin(time.monotonic())
-        self._keepers = keeps_awake.begin(time.monotonic())
+        self._keepers = awake_too_long.begin(time.monotonic())
         self.verdict = None
         self._next_start.begin()
         self.past_sleeps.ended()
@@ -168,7 +168,7 @@ class Judge:
         self.answer(False, "not put to sleep: asked to wake meanwhile")
         now = time.monotonic()
         self._memory = policy.note_use(self._memory, now, "pgidle wake")
-        self._keepers = keeps_awake.use(self._keepers, "pgidle wake", now, self.settings)
+        self._keepers = awake_too_long.use(self._keepers, "pgidle wake", now, self.settings)
         if not self._is_confirming:
             self.look_now()
 
@@ -287,7 +287,7 @@ class Judge:
 
     def _tell_keeper(self, look: Snapshot, verdict: Verdict, now: float) -> None:
         """Log what has kept Postgres awake for a whole idle timeout, once."""
-        self._keepers, line = keeps_awake.note(self._keepers, look, verdict.reasons, self.settings, now)
+        self._keepers, line = awake_too_long.note(self._keepers, look, verdict.reasons, self.settings, now)
         if line:
             self._log.note("awake", line)
 

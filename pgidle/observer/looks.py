@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pgidle.idle.snapshot import LookFailed
 from pgidle.idle.start_result import Startable, StartResult
-from pgidle.observer.answers import Checkpointed, Looked, StartTried
 from pgidle.observer.lean_imports import collect_garbage
+from pgidle.observer.results import Checkpointed, Looked, StartTried
 from pgidle.postgres.start_trial import try_start
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pgidle.idle.snapshot import Snapshot
     from pgidle.idle.start_result import StartQuestion
-    from pgidle.observer.answers import Ended
+    from pgidle.observer.results import Ended
 
 # Seconds that the watcher gets on top of its own limit, so that it can report itself what took so long.
 GRACE = 1.0

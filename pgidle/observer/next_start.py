@@ -10,8 +10,8 @@ from pgidle.idle.start_result import Startable, StartResult
 
 if TYPE_CHECKING:
     from pgidle.idle.start_result import StartQuestion
-    from pgidle.observer.answers import StartTried
     from pgidle.observer.looks import Looks
+    from pgidle.observer.results import StartTried
     from pgidle.system.log import Log
 
 TRIED_FOR = 30.0

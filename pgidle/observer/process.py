@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.observer.messages import Situation
-    from pgidle.observer.pair import PairEnd
+    from pgidle.observer.socket_pair import PairEnd
     from pgidle.run.runtime import Runtime
     from pgidle.settings.settings import Settings
     from pgidle.system.file_signature import Signature
@@ -60,7 +60,7 @@ def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
             _import_all()
         else:
             _at_leisure(_import_all)
-        from pgidle.observer.serving import run
+        from pgidle.observer.main_loop import run
 
         run(begun, end)
     except SupervisorGone:

@@ -19,9 +19,9 @@ from psycopg.types.json import set_json_loads
 
 from pgidle.idle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.observer import query
-from pgidle.observer.answers import Checkpointed
 from pgidle.observer.connecting import Arrivals
 from pgidle.observer.port_connections import plain
+from pgidle.observer.results import Checkpointed
 from pgidle.observer.watch_connection import GRACE, STATEMENT_TIMEOUT, WatchConnection, WatchError, one_line
 from pgidle.postgres.free_space import room_of
 

@@ -30,8 +30,8 @@ import time
 
 from pgidle.base.builtin_modules import signal
 from pgidle.idle.start_result import Startable, StartQuestion, StartResult
-from pgidle.postgres.complaints import first_complaint
-from pgidle.postgres.restored import complaint, restored
+from pgidle.postgres.error_messages import first_complaint
+from pgidle.postgres.restore_limits import complaint, restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

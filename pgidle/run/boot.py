@@ -53,7 +53,7 @@ def run(options: Options, postgres_args: Sequence[str]) -> int:
 def _prepare(options: Options, postgres_args: tuple[str, ...]) -> Runtime:
     """Everything up to the moment in which Postgres can be spawned. Raises PgidleError, with nothing started."""
     from pgidle.gate.preload import open_library
-    from pgidle.run.listening import listen_http
+    from pgidle.run.http_socket import listen_http
     from pgidle.run.make_gate import make_gate
     from pgidle.run.preconditions import find_postgres
     from pgidle.run.runtime import Files, ListeningSockets, Runtime

@@ -7,8 +7,8 @@ import time
 from pgidle.gate.gatekeeper import parked_text
 from pgidle.lifecycle.transitions import Event, State
 from pgidle.observer import messages as say
-from pgidle.observer.handle import Observer
 from pgidle.observer.messages import Judgement
+from pgidle.observer.supervisor_side import Observer
 from pgidle.settings.options import WhenIdle
 
 TYPE_CHECKING = False
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from pgidle.base.builtin_modules import socket
     from pgidle.lifecycle.transitions import Moment
     from pgidle.observer.messages import Situation, ToSupervisor
-    from pgidle.observer.pair import PairEnd
+    from pgidle.observer.socket_pair import PairEnd
     from pgidle.run.live_settings import LiveSettings
+    from pgidle.run.postgres_server import Server
     from pgidle.run.runtime import Runtime
-    from pgidle.run.server import Server
 
 EXIT_PATIENCE = 0.5
 """Seconds that the observer gets to exit, so that requests for the status under way are answered."""

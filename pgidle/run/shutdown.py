@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pgidle.gate.gate import Gate
     from pgidle.gate.gatekeeper import Gatekeeper
     from pgidle.lifecycle.transitions import Moment
-    from pgidle.run.server import Server
+    from pgidle.run.postgres_server import Server
     from pgidle.settings.settings import Settings
     from pgidle.system.event_loop import Loop
     from pgidle.system.log import Log

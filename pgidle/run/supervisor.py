@@ -14,7 +14,7 @@ from collections import deque
 
 from pgidle.base.builtin_modules import signal
 from pgidle.base.errors import FAULTS, fault_text
-from pgidle.control.probes import HttpListener
+from pgidle.control.health_checks import HttpListener
 from pgidle.gate.gatekeeper import Gatekeeper
 from pgidle.lifecycle.restarts import FailedStart, Restarts
 from pgidle.lifecycle.transitions import Effect, Event, Moment, State, advance
@@ -22,8 +22,8 @@ from pgidle.observer import messages as say
 from pgidle.observer.messages import Situation
 from pgidle.run.live_settings import LiveSettings
 from pgidle.run.observation import Observation
+from pgidle.run.postgres_server import Server
 from pgidle.run.sd_notify import Notifier
-from pgidle.run.server import Server
 from pgidle.run.shutdown import Shutdown
 from pgidle.settings.options import WhenIdle
 from pgidle.system import control_socket

@@ -12,7 +12,7 @@ from pgidle.base.platform_limits import Platform
 from pgidle.cli.commands import cli
 from pgidle.doctor import files
 from pgidle.doctor.finding import Chart, Severity
-from pgidle.doctor.printed import as_text
+from pgidle.doctor.output import as_text
 from pgidle.doctor.readers.stated_settings import Context
 
 if TYPE_CHECKING:

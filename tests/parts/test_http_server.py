@@ -14,9 +14,9 @@ import pytest
 
 from harness.answering import PATIENCE, Answering, make_report
 from pgidle.base.errors import PgidleError
-from pgidle.control import http_server, probes
+from pgidle.control import health_checks, http_server
 from pgidle.control.client import NoAnswer, NotRunning, request
-from pgidle.control.memory import Meter
+from pgidle.control.memory_use import Meter
 from pgidle.control.orders import Hold, Order, Program, Release, Sleep, Wake
 from pgidle.lifecycle.transitions import State
 
@@ -225,7 +225,7 @@ def test_garbage_closes_its_own_connection_only(answering: Answering) -> None:
 def test_a_silent_client_is_not_kept(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(http_server if limit == "CONNECTION_TIME" else probes, limit, 0.05)
+    monkeypatch.setattr(http_server if limit == "CONNECTION_TIME" else health_checks, limit, 0.05)
     for beginning in (b"", b"GET /hea"):
         with socket.create_connection(("127.0.0.1", answering.port), PATIENCE) as client:
             client.sendall(beginning)
@@ -267,7 +267,7 @@ def test_a_probe_is_answered_whoever_else_is_connected(
 def test_a_flood_takes_only_so_many_descriptors(
     answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes, "CONNECTIONS", 4)
+    monkeypatch.setattr(health_checks, "CONNECTIONS", 4)
     with crowd(answering, b"", [f"127.0.0.{number}" for number in range(1, 6)]) as connected:
         assert is_closed(connected[0])
         for one in connected[1:]:
@@ -276,7 +276,7 @@ def test_a_flood_takes_only_so_many_descriptors(
 
 
 def test_one_address_takes_only_its_own_place(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "CONNECTIONS_OF_ONE", 2)
+    monkeypatch.setattr(health_checks, "CONNECTIONS_OF_ONE", 2)
     with crowd(answering, b"", ["127.0.0.2", *["127.0.0.1"] * 3]) as connected:
         assert is_closed(connected[1])
         connected[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")

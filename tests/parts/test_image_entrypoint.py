@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pgidle.cli.commands import cli
-from pgidle.settings.image_words import COMMANDS
+from pgidle.settings.image_command import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from pgidle.base.record import replace
 from pgidle.idle.snapshot import LookFailed, Snapshot
 from pgidle.idle.start_result import Startable, StartQuestion, StartResult
 from pgidle.observer import looks
-from pgidle.observer.answers import Checkpointed, Ended, Looked, StartTried
 from pgidle.observer.looks import Looks
+from pgidle.observer.results import Checkpointed, Ended, Looked, StartTried
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -89,7 +89,7 @@ def test_commands_inside_and_reaping(image: Image, work: Path) -> None:
             health = one.exec(*image.config["Healthcheck"]["Test"][1:], user=user)
             assert (health.returncode, health.stdout) == (0, "awake\n"), health
         # The way that costs little, and not the other that says the same.
-        light = "import os; from pgidle.control.health import health; print(health(os.environ))"
+        light = "import os; from pgidle.cli.health import health; print(health(os.environ))"
         assert one.exec("env", "PYTHONPATH=/opt/pgidle", "python3", "-c", light).stdout == "('awake', 0)\n"
         for host in ("127.0.0.1", "[::1]"):
             with urllib.request.urlopen(f"http://{host}:8008/ready") as answer:
@@ -171,7 +171,7 @@ def test_nothing_is_left_of_the_build_and_all_is_compiled(image: Image, work: Pa
     assert not list((image.root / "var/lib/apt/lists").iterdir())
     load = (
         "import sys; sys.path.insert(0, '/opt/pgidle');"
-        "from pgidle.run import boot, supervisor; from pgidle.cli import commands; import pgidle.observer.serving;"
+        "from pgidle.run import boot, supervisor; from pgidle.cli import commands; import pgidle.observer.main_loop;"
         "import os; print([n for n, m in list(sys.modules.items()) if getattr(m, '__file__', '')"
         " and m.__file__.endswith('.py') and not os.path.exists(getattr(m, '__cached__', None) or '/')],"
         " 'pgidle.cli.commands' in sys.modules)"

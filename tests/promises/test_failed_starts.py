@@ -18,8 +18,8 @@ from harness.faults import fill, last_reason, start_again
 from harness.installations import free_port
 from harness.postgres_fixture import Cluster, wait_until
 from pgidle.postgres.collected_log import end_of_log
-from pgidle.postgres.complaints import last_complaint
-from pgidle.postgres.error_copy import ErrorCopy
+from pgidle.postgres.error_messages import last_complaint
+from pgidle.postgres.stderr_copy import ErrorCopy
 from pgidle.system.event_loop import Loop
 
 if TYPE_CHECKING:

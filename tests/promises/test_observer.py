@@ -20,9 +20,9 @@ from test_every_step import SLEEPING, WAKING, Scene, asleep, at
 from harness.postgres_fixture import wait_until
 from harness.supervised import PATIENCE
 from pgidle.control.client import request
-from pgidle.observer import handle
-from pgidle.observer.handle import Observer
+from pgidle.observer import supervisor_side
 from pgidle.observer.messages import Connection
+from pgidle.observer.supervisor_side import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +238,7 @@ class Still:
 
 def test_a_flood_that_waits_for_it_cuts_the_oldest_and_no_order() -> None:
     one = Observer(Still(), None, None, None, None)  # type: ignore[arg-type]
-    pairs = [socket.socketpair() for _ in range(handle.MOST_WAITING + 2)]
+    pairs = [socket.socketpair() for _ in range(supervisor_side.MOST_WAITING + 2)]
     asking = [ours for ours, _ in pairs]
     for number, (_, theirs) in enumerate(pairs):
         one.hand_over(Connection(is_control=number == 0, data=b""), theirs)

@@ -15,7 +15,7 @@ from harness.attacked import Attacked, give, needs_root
 from harness.installations import server_user
 from harness.postgres_fixture import wait_until
 from pgidle.base.errors import PgidleError
-from pgidle.control import health
+from pgidle.cli import health
 from pgidle.control.client import request
 
 if TYPE_CHECKING:

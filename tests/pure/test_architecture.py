@@ -27,12 +27,12 @@ TOUCHES = {"settings.load"}
 """The one module of those packages that reads a file."""
 CORE = {
     *(name for name in MODULES if name.partition(".")[0] in PURE_PACKAGES and name not in TOUCHES),
-    *("observer.messages", "observer.wire", "observer.answers", "observer.query"),
-    *("control.status", "control.orders", "control.hold_file", "postgres.complaints"),
+    *("observer.messages", "observer.record_encoding", "observer.results", "observer.query"),
+    *("control.status", "control.orders", "control.hold_file", "postgres.error_messages"),
 }
 PURE_DOCTOR = {
     "doctor.finding",
-    "doctor.printed",
+    "doctor.output",
     *(name for name in MODULES if name.startswith("doctor.platforms.")),
     *(name for name in MODULES if name.startswith("doctor.readers.") and name != "doctor.readers.hba_files"),
     *(f"doctor.machine.{name}" for name in ("postgresql_conf", "pg_hba", "pg_ident")),
@@ -184,11 +184,11 @@ def test_what_only_a_failed_start_needs_is_not_imported_for_others() -> None:
         text=True,
         check=True,
     )
-    assert "pgidle.run.server" in ran.stdout.split()
+    assert "pgidle.run.postgres_server" in ran.stdout.split()
     assert not {
         "pgidle.postgres.collected_log",
-        "pgidle.postgres.complaints",
-        "pgidle.postgres.error_copy",
+        "pgidle.postgres.error_messages",
+        "pgidle.postgres.stderr_copy",
     } & {*ran.stdout.split()}
 
 
@@ -216,4 +216,8 @@ def test_nothing_heavy_is_imported_before_postgres_is_spawned(newest, place, mod
     assert sorted(loaded & HEAVY) == [], ran.stderr
     assert "collecting" not in loaded
     # Imported while Postgres starts.
-    assert not loaded & {"pgidle.lifecycle.transitions", "pgidle.run.server", "pgidle.run.supervisor"}
+    assert not loaded & {
+        "pgidle.lifecycle.transitions",
+        "pgidle.run.postgres_server",
+        "pgidle.run.supervisor",
+    }

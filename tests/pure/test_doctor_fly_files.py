@@ -8,7 +8,7 @@ import pytest
 
 from harness.mistakes import NOTE, UNKNOWN, WRONG, of_fly, said
 from harness.platform_files import STOCK
-from pgidle.doctor.printed import as_text
+from pgidle.doctor.output import as_text
 from pgidle.doctor.readers.stated_settings import Context
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from harness.platform_files import SERVICE, STOCK, pod
 from pgidle.base.errors import SettingsError
 from pgidle.base.platform_limits import Platform
 from pgidle.doctor import files
+from pgidle.doctor.output import as_dict, as_text
 from pgidle.doctor.platforms import systemd
-from pgidle.doctor.printed import as_dict, as_text
 from pgidle.doctor.readers.server_addresses import Variable, addresses
 from pgidle.doctor.readers.stated_settings import Context
 from pgidle.doctor.readers.unit_file import Beside

@@ -20,7 +20,7 @@ from pgidle.doctor.machine.postgresql_conf import (
     check_ssl,
     libraries,
 )
-from pgidle.doctor.machine.supervisor import check_service, check_stop
+from pgidle.doctor.machine.running_supervisor import check_service, check_stop
 from pgidle.doctor.machine.volume import check_room
 from pgidle.doctor.readers.hba_files import gather
 from pgidle.gate.gate import Mode

@@ -12,7 +12,7 @@ from pgidle.base.platform_limits import FIRST_NEW_IMAGE, IMAGE_VOLUME, OLD_IMAGE
 from pgidle.doctor.readers.compose_variables import is_known, shown
 from pgidle.doctor.readers.stated_settings import run_arguments
 from pgidle.settings.arguments import Arguments
-from pgidle.settings.image_words import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
+from pgidle.settings.image_command import BASE_ENTRYPOINT, COMMANDS, completed, refuse_own, serves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,8 @@ import time
 
 from pgidle.base.builtin_modules import close, signal
 from pgidle.observer.messages import TO_OBSERVER, TO_SUPERVISOR, Connection, End, Ping, Pong, Ready
-from pgidle.observer.pair import PairEnd, pair
-from pgidle.observer.wire import WireError
+from pgidle.observer.record_encoding import WireError
+from pgidle.observer.socket_pair import PairEnd, pair
 from pgidle.system.forked import fork
 
 TYPE_CHECKING = False

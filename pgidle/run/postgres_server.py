@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.gate.gatekeeper import Gatekeeper
-    from pgidle.postgres.error_copy import ErrorCopy
     from pgidle.postgres.first_start import Initialisation
     from pgidle.postgres.image_variables import FirstStart
     from pgidle.postgres.postmaster import Postmaster
+    from pgidle.postgres.stderr_copy import ErrorCopy
     from pgidle.run.runtime import Runtime
     from pgidle.settings.settings import Settings
     from pgidle.system.file_signature import Signature
@@ -265,7 +265,7 @@ class Server:
         try:
             # Only a start that follows a failed one has its stderr copied: most first ones succeed.
             if self._has_failed:
-                from pgidle.postgres.error_copy import ErrorCopy
+                from pgidle.postgres.stderr_copy import ErrorCopy
 
                 self._errors = ErrorCopy(self._loop)
             try:
@@ -366,7 +366,7 @@ class Server:
         said = b""
         try:
             from pgidle.postgres.collected_log import end_of_log
-            from pgidle.postgres.complaints import last_complaint
+            from pgidle.postgres.error_messages import last_complaint
 
             if self._errors is not None:
                 self._errors.drain()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.looks import SETTINGS, client, quiet
 from pgidle.base.record import replace
-from pgidle.idle import keeps_awake, policy
+from pgidle.idle import awake_too_long, policy
 from pgidle.idle.policy import Lease
 from pgidle.idle.snapshot import Counters, Session, Snapshot
 from pgidle.settings.options import Ignore, IgnoreField
@@ -33,12 +33,12 @@ class Watch:
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.settings = settings
         self.memory = policy.begin(0.0)
-        self.keepers = keeps_awake.begin(0.0)
+        self.keepers = awake_too_long.begin(0.0)
         self.lines: list[str] = []
 
     def look(self, look: Snapshot, leases: tuple[Lease, ...] = ()) -> None:
         verdict, self.memory = policy.evaluate(look, self.settings, self.memory, look.at, leases)
-        self.keepers, line = keeps_awake.note(self.keepers, look, verdict.reasons, self.settings, look.at)
+        self.keepers, line = awake_too_long.note(self.keepers, look, verdict.reasons, self.settings, look.at)
         self.lines += [line] if line else []
 
 
@@ -141,7 +141,7 @@ def test_many_who_take_turns_are_named_together() -> None:
 def test_a_wake_that_is_asked_for_again_and_again_is_named() -> None:
     watch = Watch()
     for now in range(60, 600, 60):
-        watch.keepers = keeps_awake.use(watch.keepers, "pgidle wake", now, SETTINGS)
+        watch.keepers = awake_too_long.use(watch.keepers, "pgidle wake", now, SETTINGS)
         watch.look(quiet(now))
     assert watch.lines == ["kept awake for 5min: repeated use by pgidle wake"]
 

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 from pgidle.control.api import Application
 from pgidle.control.holds import Holds
 from pgidle.control.http_server import HttpServer
-from pgidle.control.memory import Meter
+from pgidle.control.memory_use import Meter
+from pgidle.control.order_handling import SERVING, Ordering
 from pgidle.control.report import make_report
 from pgidle.lifecycle.transitions import State
 from pgidle.observer import messages as say
-from pgidle.observer.answers import Checkpointed, Looked, StartTried
 from pgidle.observer.idle_judge import Judge
 from pgidle.observer.looks import Looks
-from pgidle.observer.order_handling import SERVING, Ordering
+from pgidle.observer.results import Checkpointed, Looked, StartTried
 from pgidle.observer.timers import Timers
-from pgidle.observer.watched import make_watcher, start_question
+from pgidle.observer.watch_target import make_watcher, start_question
 
 if TYPE_CHECKING:
     from pgidle.control.orders import Requested
     from pgidle.control.status import Report
-    from pgidle.observer.answers import Ended
     from pgidle.observer.messages import Judgement, Situation, ToSupervisor
-    from pgidle.observer.pair import PairEnd
     from pgidle.observer.process import Begun
+    from pgidle.observer.results import Ended
+    from pgidle.observer.socket_pair import PairEnd
 
 
 def run(begun: Begun, end: PairEnd) -> None:

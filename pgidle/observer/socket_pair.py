@@ -5,13 +5,13 @@ from __future__ import annotations
 import struct
 
 from pgidle.base.builtin_modules import close, socket
-from pgidle.observer.wire import WireError, decode, encode
+from pgidle.observer.record_encoding import WireError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pgidle.observer.wire import Kinds
+    from pgidle.observer.record_encoding import Kinds
 
 LONGEST = 1 << 17
 """Bytes of a record: less than a socket buffer takes at once (net.core.wmem_default)."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgidle.base.record import replace
-from pgidle.idle.held_by_sessions import Held, note_held
+from pgidle.idle.listen_and_backups import Held, note_held
 from pgidle.idle.snapshot import Checkpoint, Session, Snapshot
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from harness.postgres_fixture import wait_until
 from harness.supervised import PATIENCE
 from pgidle.gate.gate import Gate
 from pgidle.gate.listeners import Listener
-from pgidle.gate.unix_sockets import UnixSockets
+from pgidle.gate.unix_sockets_asleep import UnixSockets
 from pgidle.settings.options import LogFormat
 from pgidle.system.log import Log
 
