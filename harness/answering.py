@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pgidle.control.api import Application
 from pgidle.control.health_checks import HttpListener
 from pgidle.control.http_server import HttpServer
-from pgidle.control.memory_use import Meter
+from pgidle.control.memory_use import MemoryReader
 from pgidle.control.status import Report
 from pgidle.lifecycle.transitions import State
 from pgidle.observer.timers import Timers
@@ -104,7 +104,7 @@ class Answering:
         return self.report.state, self.report.failed_start.why if self.report.failed_start else ""
 
     async def _run(self) -> None:
-        meter, timers = Meter(), Timers()
+        meter, timers = MemoryReader(), Timers()
         telling = HttpServer(Application(self._report, self._state, meter).answer)
         ordering = HttpServer(Application(self._report, self._state, meter, self.orders.put).answer)
         tasks = set()

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from pgidle.control.http_server import Answer
+from pgidle.control.metrics import as_metrics
 from pgidle.control.orders import LONGEST_WHY, Hold, Program, Release, Requested, Sleep, Wake
-from pgidle.control.status import as_dict, as_metrics
+from pgidle.control.status import as_dict
 from pgidle.lifecycle.transitions import State
 from pgidle.settings.options import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from pgidle.control.memory_use import Meter
+    from pgidle.control.memory_use import MemoryReader
     from pgidle.control.orders import Order
     from pgidle.control.status import Report
 
@@ -56,7 +57,7 @@ class Application:
         self,
         report: Callable[[], Awaitable[Report]],
         state: Callable[[], State],
-        meter: Meter,
+        meter: MemoryReader,
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
     ) -> None:

@@ -8,7 +8,7 @@ import time
 from pgidle.control.status import Memory
 
 
-class Meter:
+class MemoryReader:
     """Reads /proc through psutil, at most once a second, however often the status is requested.
 
     psutil itself would be 1.5 MB of the memory reported, so it is imported on the first request.

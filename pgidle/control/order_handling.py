@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SERVING = (State.AWAKE, State.DROWSY)
 
 
-class Ordering:
+class OrderHandler:
     """Carries out orders, and keeps those that wait for an outcome."""
 
     def __init__(self, want_wake: Callable[[str], int]) -> None:

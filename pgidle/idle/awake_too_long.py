@@ -46,7 +46,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Keepers:
+class AwakeCauses:
     """What carries over from one look, at `at` (monotonic), to the next.
 
     `sessions`: each one's state_change and its client. `together`: everything that keeps Postgres awake, as long as
@@ -60,12 +60,12 @@ class Keepers:
     together: Chain | None = None
 
 
-def begin(now: float) -> Keepers:
+def begin(now: float) -> AwakeCauses:
     """For a Postgres that became ready `now` (monotonic)."""
-    return Keepers(now)
+    return AwakeCauses(now)
 
 
-def use(keepers: Keepers, name: str, moment: float, settings: Settings) -> Keepers:
+def use(keepers: AwakeCauses, name: str, moment: float, settings: Settings) -> AwakeCauses:
     """Including a use that no look shows."""
     if settings.idle_timeout is None:
         return keepers
@@ -75,15 +75,15 @@ def use(keepers: Keepers, name: str, moment: float, settings: Settings) -> Keepe
 
 
 def note(
-    keepers: Keepers, look: Snapshot, reasons: Iterable[Reason], settings: Settings, now: float
-) -> tuple[Keepers, str]:
+    keepers: AwakeCauses, look: Snapshot, reasons: Iterable[Reason], settings: Settings, now: float
+) -> tuple[AwakeCauses, str]:
     """The memory including this look, and the line to log, if any. `reasons` are those of the look's verdict."""
     timeout = settings.idle_timeout
     sessions = {
         s.key: (s.state_change, client_text(s)) for s in look.sessions if s.is_client and counts(s, settings)
     }
     if timeout is None:
-        return Keepers(look.at, sessions), ""
+        return AwakeCauses(look.at, sessions), ""
     reasons = tuple(reasons)
     pause = _pause(timeout)
     for name, moment in _uses(keepers, look, sessions, reasons):
@@ -114,7 +114,7 @@ def note(
     if long or often or line:
         together = Chain(now, now)
     return (
-        Keepers(
+        AwakeCauses(
             look.at,
             sessions,
             clients | {name: replace(clients[name], is_told=True) for name in told_clients},
@@ -138,7 +138,7 @@ def _extended(chain: Chain | None, moment: float, pause: float) -> Chain:
 
 
 def _uses(
-    keepers: Keepers,
+    keepers: AwakeCauses,
     look: Snapshot,
     sessions: Mapping[Key, tuple[float | None, str]],
     reasons: Iterable[Reason],

@@ -13,7 +13,7 @@ from pgidle.settings.options import Counts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pgidle.idle.snapshot import Key, Room, Session, Snapshot
+    from pgidle.idle.snapshot import FreeSpace, Key, Session, Snapshot
     from pgidle.settings.settings import Settings
 
 
@@ -81,7 +81,7 @@ def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
         yield Blocker(Signal.DISK, None, f"might not be able to start again ({text})", ends)
 
 
-def _shortage(room: Room) -> tuple[str, str] | None:
+def _shortage(room: FreeSpace) -> tuple[str, str] | None:
     """What a start would lack, and when it would no longer lack it."""
     if room.is_read_only:
         return "its data directory or its WAL is on a read-only file system", "when that is mounted writable"

@@ -144,7 +144,7 @@ class Connecting:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class FreeSpace:
     """Bytes and inodes left for Postgres's files, on the fullest file system. None: the file system does not tell."""
 
     free_bytes: int | None = None
@@ -169,7 +169,7 @@ class Snapshot:
     prepared_transactions: int = 0
     in_recovery: bool = False
     slots: tuple[Slot, ...] = ()
-    room: Room = Room()
+    room: FreeSpace = FreeSpace()
     checkpoint: Checkpoint | None = None
     started: int = 0
     exclusive_backup: bool = False

@@ -91,7 +91,7 @@ class Effect(enum.Enum):
     STOP_DRAINED = enum.auto()
     STOP_SETTLED = enum.auto()
     LIMIT_STOP = enum.auto()
-    KEEP_WISH = enum.auto()
+    REMEMBER_WAKE = enum.auto()
     STOP_IMMEDIATE = enum.auto()
     RECORD_SLEEP = enum.auto()
     LOOK_AT_QUEUE = enum.auto()
@@ -136,7 +136,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
     (S.STOPPING, E.STOP_TIMED_OUT): (S.STOPPING, (F.STOP_IMMEDIATE,)),
     # A slow shutdown may take its time until a client waits.
     (S.STOPPING, E.CLIENT_PARKED): (S.STOPPING, (F.LIMIT_STOP,)),
-    (S.STOPPING, E.WAKE_REQUESTED): (S.STOPPING, (F.LIMIT_STOP, F.KEEP_WISH)),
+    (S.STOPPING, E.WAKE_REQUESTED): (S.STOPPING, (F.LIMIT_STOP, F.REMEMBER_WAKE)),
     (S.STOPPING, E.STOP_REQUESTED): (S.TERMINATING, (F.LIMIT_STOP,)),
     (S.ASLEEP, E.CLIENT_PARKED): (S.STARTING, (F.START_POSTMASTER,)),
     (S.ASLEEP, E.WAKE_REQUESTED): (S.STARTING, (F.START_POSTMASTER,)),

@@ -30,7 +30,7 @@ CLIENT_TITLE = re.compile(r"(?!postgres: )|postgres: .*(\[local\]|\(\d+\))( |$)"
 MARGIN = 5.0
 
 
-class Arrivals:
+class ConnectingClients:
     """Watches one postmaster's process and port. `patience` is its authentication_timeout in seconds.
 
     `addresses`: the local addresses on which this Postgres has the port; empty for all.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pgidle.control.api import Application
 from pgidle.control.holds import Holds
 from pgidle.control.http_server import HttpServer
-from pgidle.control.memory_use import Meter
-from pgidle.control.order_handling import SERVING, Ordering
+from pgidle.control.memory_use import MemoryReader
+from pgidle.control.order_handling import SERVING, OrderHandler
 from pgidle.control.report import make_report
 from pgidle.lifecycle.transitions import State
 from pgidle.observer import messages as say
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from pgidle.control.orders import Requested
     from pgidle.control.status import Report
     from pgidle.observer.messages import Judgement, Situation, ToSupervisor
-    from pgidle.observer.process import Begun
+    from pgidle.observer.process import ObserverStart
     from pgidle.observer.results import Ended
     from pgidle.observer.socket_pair import PairEnd
 
 
-def run(begun: Begun, end: PairEnd) -> None:
+def run(begun: ObserverStart, end: PairEnd) -> None:
     """Serve until told to end, or until the supervisor exits. Raises whatever goes wrong."""
     gc.enable()
     asyncio.run(_run(begun, end))
 
 
-async def _run(begun: Begun, end: PairEnd) -> None:
+async def _run(begun: ObserverStart, end: PairEnd) -> None:
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
-        serving = Serving(begun, end, group)
+        serving = ObserverLoop(begun, end, group)
         loop.set_exception_handler(lambda _, context: serving.fail(context))
         loop.add_reader(end.fileno(), serving.receive)
         serving.tell(say.Ready())
@@ -49,10 +49,10 @@ async def _run(begun: Begun, end: PairEnd) -> None:
         await serving.close()
 
 
-class Serving:
+class ObserverLoop:
     """Owns everything in the observer. Belongs to the running loop."""
 
-    def __init__(self, begun: Begun, end: PairEnd, group: asyncio.TaskGroup) -> None:
+    def __init__(self, begun: ObserverStart, end: PairEnd, group: asyncio.TaskGroup) -> None:
         runtime = begun.runtime
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._begun = begun
@@ -85,8 +85,8 @@ class Serving:
             start_question(runtime),
             (begun.looks, begun.looks_failed),
         )
-        self._ordering = Ordering(self._want_wake)
-        meter = Meter()
+        self._ordering = OrderHandler(self._want_wake)
+        meter = MemoryReader()
         self._telling = HttpServer(Application(self._report, self._state, meter).answer)
         self._control = HttpServer(
             Application(self._report, self._state, meter, self._take, self._look_for).answer

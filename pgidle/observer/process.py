@@ -36,7 +36,7 @@ DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 @record
-class Begun:
+class ObserverStart:
     """What an observer begins with. `holds`: the content of the holds' file as the observer before sent it;
     `postgres_files`: signatures of the files that Postgres has read, by name; `settings_file`: that of the settings
     file as it was read."""
@@ -52,7 +52,7 @@ class Begun:
     settings_file: Signature
 
 
-def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
+def serve(begun: ObserverStart, end: PairEnd, *, is_urgent: bool) -> None:
     """Be the observer, in a fork of the supervisor, until the process exits. `is_urgent`: a request waits for it."""
     try:
         _become(begun, end)
@@ -73,7 +73,7 @@ def serve(begun: Begun, end: PairEnd, *, is_urgent: bool) -> None:
     os._exit(0)
 
 
-def _become(begun: Begun, end: PairEnd) -> None:
+def _become(begun: ObserverStart, end: PairEnd) -> None:
     import ctypes
 
     kept = {end.fileno(), begun.runtime.state_dir.folder}

@@ -64,7 +64,7 @@ class WatchError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Attempt:
     """One way to connect. `is_walsender`: as a walsender, with `options` that only a superuser may set."""
 
     database: str
@@ -112,7 +112,7 @@ class WatchConnection:
         self._conninfo = conninfo
         self._postmaster = postmaster
         self._is_ours = is_ours
-        self._way: Way | None = None
+        self._way: Attempt | None = None
         self._has_walsenders = True
         self._backend: int | None = None
         """A pidfd of our last backend."""
@@ -172,13 +172,13 @@ class WatchConnection:
         elif self._way is not None and has_postgres and self._way.database != DATABASES[0]:
             self._way = None
 
-    def _refused(self, way: Way | None, why: str) -> None:
+    def _refused(self, way: Attempt | None, why: str) -> None:
         if way == self._way:
             self._way = None
         if way is not None and way.user == query.WATCH_ROLE:
             self.has_role, self.refusal = False, why
 
-    def _ways(self) -> Iterator[Way | None]:
+    def _ways(self) -> Iterator[Attempt | None]:
         """The ways to try, in turn; None is the user's own connection string."""
         if self._conninfo is not None:
             yield None
@@ -187,12 +187,12 @@ class WatchConnection:
             yield self._way
         for database in DATABASES:
             if self.has_role:
-                yield Way(database, query.WATCH_ROLE, is_walsender=False)
+                yield Attempt(database, query.WATCH_ROLE, is_walsender=False)
             for user in self._users:
-                yield Way(database, user, is_walsender=self._has_walsenders)
-                yield Way(database, user, is_walsender=not self._has_walsenders)
+                yield Attempt(database, user, is_walsender=self._has_walsenders)
+                yield Attempt(database, user, is_walsender=not self._has_walsenders)
 
-    def _conninfo_of(self, way: Way | None) -> str:
+    def _conninfo_of(self, way: Attempt | None) -> str:
         if way is None:
             return self._given(self._conninfo or "")
         options = query.startup_options(
@@ -231,7 +231,7 @@ class WatchConnection:
         self._open = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
         return self._open
 
-    async def _prepare(self, connection: psycopg.AsyncConnection[TupleRow], way: Way | None) -> Watching:
+    async def _prepare(self, connection: psycopg.AsyncConnection[TupleRow], way: Attempt | None) -> Watching:
         backend = connection.info.backend_pid
         if not self._is_ours(backend):
             other = f"reaches another server than postmaster {self._postmaster}"

@@ -19,7 +19,7 @@ from psycopg.types.json import set_json_loads
 
 from pgidle.idle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
 from pgidle.observer import query
-from pgidle.observer.connecting import Arrivals
+from pgidle.observer.connecting import ConnectingClients
 from pgidle.observer.port_connections import plain
 from pgidle.observer.results import Checkpointed
 from pgidle.observer.watch_connection import GRACE, STATEMENT_TIMEOUT, WatchConnection, WatchError, one_line
@@ -68,7 +68,7 @@ class Watcher:
         self._watching: Watching | None = None
         self._statement = b""
         self._pid = pid
-        self._arrivals = Arrivals(pid, port, addresses=addresses)
+        self._arrivals = ConnectingClients(pid, port, addresses=addresses)
         self._checkpoints = 0
         self._knows_role = knows_role
         self._on_role = on_role

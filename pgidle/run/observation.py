@@ -150,9 +150,9 @@ class Observation:
 
     def _serve(self, end: PairEnd, is_urgent: bool) -> None:
         """What the fork runs as the observer."""
-        from pgidle.observer.process import Begun, serve
+        from pgidle.observer.process import ObserverStart, serve
 
-        begun = Begun(
+        begun = ObserverStart(
             self._runtime,
             self._settings.current,
             self._runtime.supervisor_pid,

@@ -81,7 +81,7 @@ class Supervisor:
         self._control: HttpListener | None = None
         self._exit_status: int | None = None
         self._delay = 0.0
-        self._is_wanted = False
+        self._is_wake_pending = False
         """Whether a wake was asked for while Postgres was going to sleep."""
         self._slept_because, self._sleep_since = "", 0.0
 
@@ -300,7 +300,7 @@ class Supervisor:
 
     def _start_postmaster(self) -> None:
         self._shutdown.over()
-        self._is_wanted = False
+        self._is_wake_pending = False
         self._gatekeeper.before_start()
         self.server.start(self._delay)
         self._delay = 0.0
@@ -311,8 +311,8 @@ class Supervisor:
         delay = 0.0 if self._observation.is_ready else ATTEND_AFTER
         self._loop.after(delay, "attend", self._observation.attend)
 
-    def _keep_wish(self) -> None:
-        self._is_wanted = True
+    def _remember_wake(self) -> None:
+        self._is_wake_pending = True
 
     def _record_sleep(self) -> None:
         self.sleeps += 1
@@ -320,7 +320,7 @@ class Supervisor:
 
     def _look_at_queue(self) -> None:
         self._shutdown.over()
-        if self._is_wanted:
+        if self._is_wake_pending:
             self._happen(Event.WAKE_REQUESTED, "asked to wake while going to sleep")
         else:
             self._gatekeeper.look_at_queue(self._settings.current.when_idle)
@@ -366,7 +366,7 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.STOP_DRAINED: lambda supervisor: supervisor._shutdown.drain(),
     Effect.STOP_SETTLED: lambda supervisor: supervisor._shutdown.settle(),
     Effect.LIMIT_STOP: lambda supervisor: supervisor._shutdown.limit(),
-    Effect.KEEP_WISH: Supervisor._keep_wish,
+    Effect.REMEMBER_WAKE: Supervisor._remember_wake,
     Effect.STOP_IMMEDIATE: lambda supervisor: supervisor._shutdown.immediate(),
     Effect.RECORD_SLEEP: Supervisor._record_sleep,
     Effect.LOOK_AT_QUEUE: Supervisor._look_at_queue,

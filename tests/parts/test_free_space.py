@@ -15,7 +15,7 @@ from test_start_check import check
 from harness.installations import conninfo
 from pgidle.doctor.finding import Chart, Severity
 from pgidle.doctor.machine.volume import check_room
-from pgidle.idle.snapshot import Room
+from pgidle.idle.snapshot import FreeSpace
 from pgidle.idle.start_result import Startable
 from pgidle.postgres.free_space import room_of
 
@@ -47,7 +47,7 @@ def living_in(folder: Path) -> Iterator[int]:
         yield process.pid
 
 
-def room(folder: Path) -> Room:
+def room(folder: Path) -> FreeSpace:
     (folder / "pg_wal").mkdir(exist_ok=True)
     with living_in(folder) as pid:
         return room_of(pid)
@@ -56,13 +56,13 @@ def room(folder: Path) -> Room:
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("ramfs", "mode=755", Room()),
-        ("tmpfs", "size=0,nr_inodes=0", Room()),
-        ("tmpfs", "size=0,nr_inodes=100", Room(free_files=98)),
-        ("tmpfs", "size=1M,nr_inodes=0", Room(free_bytes=2**20)),
+        ("ramfs", "mode=755", FreeSpace()),
+        ("tmpfs", "size=0,nr_inodes=0", FreeSpace()),
+        ("tmpfs", "size=0,nr_inodes=100", FreeSpace(free_files=98)),
+        ("tmpfs", "size=1M,nr_inodes=0", FreeSpace(free_bytes=2**20)),
     ],
 )
-def test_what_is_not_told_is_not_known(place: Place, kind: str, options: str, expected: Room) -> None:
+def test_what_is_not_told_is_not_known(place: Place, kind: str, options: str, expected: FreeSpace) -> None:
     with mounted(place.folder(), kind, options) as folder:
         assert room(folder) == expected
 
@@ -98,7 +98,7 @@ def test_used_up(place: Place) -> None:
         (folder / "all").write_bytes(bytes(2**20))
         for name in "ab":
             (folder / name).touch()
-        assert room(folder) == Room(free_bytes=0, free_files=0)
+        assert room(folder) == FreeSpace(free_bytes=0, free_files=0)
 
 
 def test_wal_of_its_own(place: Place) -> None:
@@ -106,9 +106,9 @@ def test_wal_of_its_own(place: Place) -> None:
     with mounted(place.folder(), "tmpfs", "size=2M,nr_inodes=10") as folder:
         (folder / "pg_wal").mkdir()
         with mounted(folder / "pg_wal", "tmpfs", "size=1M,nr_inodes=100"), living_in(folder) as pid:
-            assert room_of(pid) == Room(free_bytes=2**20, free_files=8)
+            assert room_of(pid) == FreeSpace(free_bytes=2**20, free_files=8)
         with mounted(folder / "pg_wal", "ramfs", "mode=755"), living_in(folder) as pid:
-            assert room_of(pid) == Room(free_bytes=2**21, free_files=8)
+            assert room_of(pid) == FreeSpace(free_bytes=2**21, free_files=8)
 
 
 def test_read_only(place: Place) -> None:
@@ -121,7 +121,7 @@ def test_read_only(place: Place) -> None:
 def test_nobody_is_there() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
-    assert room_of(gone.pid) == Room()
+    assert room_of(gone.pid) == FreeSpace()
 
 
 def test_what_no_file_can_be_written_to_no_start_would_take(newest: Installation, place: Place) -> None:

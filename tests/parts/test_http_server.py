@@ -16,7 +16,7 @@ from harness.answering import PATIENCE, Answering, make_report
 from pgidle.base.errors import PgidleError
 from pgidle.control import health_checks, http_server
 from pgidle.control.client import NoAnswer, NotRunning, request
-from pgidle.control.memory_use import Meter
+from pgidle.control.memory_use import MemoryReader
 from pgidle.control.orders import Hold, Order, Program, Release, Sleep, Wake
 from pgidle.lifecycle.transitions import State
 
@@ -312,8 +312,8 @@ def test_who_is_not_there_is_told_from_who_does_not_answer(
 def test_memory_of_a_process_that_is_no_more_is_not_known() -> None:
     gone = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(gone, 0)
-    assert Meter().read(1, gone).postgres is None
-    assert Meter().read(1, None).postgres is None
-    own = Meter().read(1, os.getpid())
+    assert MemoryReader().read(1, gone).postgres is None
+    assert MemoryReader().read(1, None).postgres is None
+    own = MemoryReader().read(1, os.getpid())
     assert own.postgres
     assert own.observer > 2**20

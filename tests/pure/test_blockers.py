@@ -8,7 +8,7 @@ from harness.looks import SETTINGS, client, idle_after, quiet, signals
 from pgidle.base.record import replace as changed
 from pgidle.idle.policy import begin, evaluate
 from pgidle.idle.reasons import ReasonKind, Signal
-from pgidle.idle.snapshot import Room, Session, Slot
+from pgidle.idle.snapshot import FreeSpace, Session, Slot
 from pgidle.idle.start_result import Startable, StartResult
 from pgidle.settings.options import Counts
 
@@ -77,16 +77,16 @@ def test_slots_are_only_reported() -> None:
 
 def test_a_full_disk_is_no_place_to_sleep_on() -> None:
     for room, what in (
-        (Room(free_bytes=2**20), "1 MB left in its data directory"),
-        (Room(free_bytes=2**40, free_files=3), "3 inodes left"),
-        (Room(free_bytes=2**40, free_files=9**9, is_read_only=True), "a read-only file system"),
+        (FreeSpace(free_bytes=2**20), "1 MB left in its data directory"),
+        (FreeSpace(free_bytes=2**40, free_files=3), "3 inodes left"),
+        (FreeSpace(free_bytes=2**40, free_files=9**9, is_read_only=True), "a read-only file system"),
     ):
         verdict = idle_after(begin(0.0), quiet(1e6, room=room))
         assert not verdict.idle
         assert any(what in reason.text for reason in verdict.reasons)
-    assert idle_after(begin(0.0), quiet(1e6, room=Room(2**30, 1000))).idle
+    assert idle_after(begin(0.0), quiet(1e6, room=FreeSpace(2**30, 1000))).idle
     # It does not tell.
-    assert idle_after(begin(0.0), quiet(1e6, room=Room())).idle
+    assert idle_after(begin(0.0), quiet(1e6, room=FreeSpace())).idle
 
 
 def test_what_could_not_start_again_stays_awake() -> None:

@@ -9,7 +9,8 @@ from math import inf
 import pytest
 
 from harness.answering import make_report
-from pgidle.control.status import Memory, as_dict, as_metrics, as_table
+from pgidle.control.metrics import as_metrics
+from pgidle.control.status import Memory, as_dict, as_table
 from pgidle.idle.flapping import LastSleep
 from pgidle.idle.policy import Lease
 from pgidle.idle.reasons import Reason, ReasonKind, Signal
