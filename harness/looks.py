@@ -8,7 +8,7 @@ from pgidle.base.record import replace as changed
 from pgidle.idle.policy import Memory, evaluate
 from pgidle.idle.snapshot import Session, Snapshot
 from pgidle.settings.options import Ignore, IgnoreField
-from pgidle.settings.settings import Settings, resolve
+from pgidle.settings.resolve import Settings, resolve
 
 if TYPE_CHECKING:
     from pgidle.idle.reasons import ReasonKind, Signal, Verdict

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pgidle.base.errors import SettingsError
 from pgidle.settings.options import OPTIONS, Kind, Option
-from pgidle.settings.settings import Settings, resolve
+from pgidle.settings.resolve import Settings, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

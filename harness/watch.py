@@ -13,7 +13,7 @@ from pgidle.idle import policy
 from pgidle.idle.reasons import ReasonKind, Signal, Verdict
 from pgidle.idle.snapshot import LookFailed, Snapshot
 from pgidle.observer.watcher import Watcher
-from pgidle.settings.settings import resolve
+from pgidle.settings.resolve import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from pgidle.cli.command import RunCommand
-from pgidle.cli.options import setting_options
+from pgidle.cli.command_class import RunCommand
+from pgidle.cli.setting_options import setting_options
 from pgidle.postgres.conninfo import harmless
 from pgidle.settings.load import read_settings
-from pgidle.settings.settings import describe
+from pgidle.settings.resolve import describe
 from pgidle.system.log import one_line
 
 

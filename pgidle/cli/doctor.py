@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from pgidle.cli.command import RunCommand, wants_colour
-from pgidle.cli.options import setting_options
+from pgidle.cli.command_class import RunCommand, wants_colour
+from pgidle.cli.setting_options import setting_options
 
 
 @click.command(

@@ -11,7 +11,7 @@ import click
 from pgidle.base.errors import SettingsError
 from pgidle.settings.load import counted, working_directory
 from pgidle.settings.options import OPTIONS
-from pgidle.settings.settings import config_path, resolve
+from pgidle.settings.resolve import config_path, resolve
 from pgidle.system.log import one_line
 
 # The settings that locate the supervisor. A mistake in any other must not keep a command from reaching it.

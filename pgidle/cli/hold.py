@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 import click
 
 from pgidle.base.errors import PgidleError, SettingsError
-from pgidle.cli.command import Command, TailCommand
+from pgidle.cli.command_class import Command, TailCommand
 from pgidle.cli.find_supervisor import WHERE
-from pgidle.cli.options import setting_options
+from pgidle.cli.setting_options import setting_options
 from pgidle.cli.sleep_wake import give_order
 from pgidle.control.holds import start_of
 from pgidle.settings.options import parse_duration

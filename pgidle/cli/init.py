@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pgidle.base.platform_limits import Platform
-from pgidle.cli.command import Command
+from pgidle.cli.command_class import Command
 
 PLATFORMS = [platform.value for platform in Platform]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from pgidle.cli.command import RunCommand
-from pgidle.cli.options import setting_options
+from pgidle.cli.command_class import RunCommand
+from pgidle.cli.setting_options import setting_options
 from pgidle.run import boot
 
 

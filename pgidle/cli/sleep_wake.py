@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgidle.base.errors import PgidleError, SettingsError
-from pgidle.cli.command import Command
+from pgidle.cli.command_class import Command
 from pgidle.cli.find_supervisor import WHERE, find_state_dir
-from pgidle.cli.options import setting_options
+from pgidle.cli.setting_options import setting_options
+from pgidle.cli.status_table import moment_text
 from pgidle.control.client import TIMEOUT, NoAnswer, NotRunning, request
-from pgidle.control.status import moment_text
 from pgidle.history.sleeps import last_sleep
 from pgidle.idle.reasons import duration_text
 from pgidle.settings.options import parse_duration

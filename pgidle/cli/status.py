@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from pgidle.base.errors import PgidleError
-from pgidle.cli.command import Command, wants_colour
+from pgidle.cli.command_class import Command, wants_colour
 from pgidle.cli.find_supervisor import WHERE, find_state_dir
-from pgidle.cli.options import setting_options
+from pgidle.cli.setting_options import setting_options
+from pgidle.cli.status_table import as_table, moment_text, sleep_text
 from pgidle.control.client import NotRunning, request
-from pgidle.control.status import as_table, moment_text, sleep_text
 from pgidle.history.sleeps import last_sleep
 from pgidle.system.log import one_line
 from pgidle.system.state_directory import last_failure

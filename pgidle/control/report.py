@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pgidle.control.status import Report
 from pgidle.lifecycle.transitions import State
 from pgidle.postgres.conninfo import harmless
-from pgidle.settings.settings import describe
+from pgidle.settings.resolve import describe
 
 if TYPE_CHECKING:
     from pgidle.observer.idle_judge import Judge

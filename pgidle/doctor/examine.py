@@ -13,7 +13,7 @@ from pgidle.doctor.readers.stated_settings import Context
 from pgidle.history.sleeps import last_sleep
 from pgidle.settings.load import read_settings
 from pgidle.settings.options import OPTIONS
-from pgidle.settings.settings import RefusedSetting, Source
+from pgidle.settings.resolve import RefusedSetting, Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

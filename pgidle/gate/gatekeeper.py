@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pgidle.gate.gate import Gate
     from pgidle.gate.leaving import Draining, Leaving
     from pgidle.gate.listeners import Listener
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.event_loop import Loop
     from pgidle.system.log import Log
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from pgidle.idle.snapshot import Key, Session, Snapshot
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 NAMED = 3
 """How many of those that keep Postgres awake a log line names; `pgidle status` names more."""

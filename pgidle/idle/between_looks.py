@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pgidle.idle.snapshot import Counters, Key, Session, Snapshot
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 EXCUSED_FOR = 10.0  # seconds: PostgreSQL 14's collector is a second or two late; later versions are not
 

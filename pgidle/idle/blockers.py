@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pgidle.idle.snapshot import FreeSpace, Key, Session, Snapshot
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 
 NO_SESSION = (0, 0)

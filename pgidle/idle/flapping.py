@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pgidle.idle.snapshot import Session, Snapshot
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 SOON = 10.0
 LONGEST = 3600.0

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from pgidle.idle.snapshot import Key
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 __all__ = [
     "Backoff",

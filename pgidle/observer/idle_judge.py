@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pgidle.observer.looks import Looks
     from pgidle.observer.results import Checkpointed, Looked, StartTried
     from pgidle.observer.timers import Timers
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.log import Log
     from pgidle.system.state_directory import StateDir
 

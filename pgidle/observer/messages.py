@@ -10,7 +10,7 @@ from pgidle.base.record import Enum, record
 from pgidle.lifecycle.restarts import FailedStart
 from pgidle.lifecycle.transitions import State
 from pgidle.settings.options import Counts, Ignore, IgnoreField, LogFormat, Tls, WhenIdle
-from pgidle.settings.settings import Settings
+from pgidle.settings.resolve import Settings
 
 TYPE_CHECKING = False
 

@@ -11,7 +11,7 @@ from pgidle.idle.flapping import SOON, Backoff, applications, flapping, ignored_
 if TYPE_CHECKING:
     from pgidle.idle.flapping import LastSleep
     from pgidle.idle.snapshot import Snapshot
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.log import Log
     from pgidle.system.state_directory import StateDir
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pgidle.observer.messages import Situation
     from pgidle.observer.socket_pair import PairEnd
     from pgidle.run.runtime import Runtime
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.file_signature import Signature
 
 COMM = b"pgidle-observer"

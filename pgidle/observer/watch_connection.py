@@ -21,7 +21,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgidle.observer import query
+from pgidle.observer import look_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +96,7 @@ class WatchConnection:
         *,
         knows_role: bool,
     ) -> None:
-        """`users` are tried in turn; with `knows_role`, `query.WATCH_ROLE` is tried before them. `conninfo` (setting
+        """`users` are tried in turn; with `knows_role`, look_query.WATCH_ROLE is tried before them. `conninfo` (setting
         `watch`) replaces all of these, and host and port if it has them. `is_ours`: whether a pid is a backend of the
         postmaster."""
         forget_libpq_environment()
@@ -175,7 +175,7 @@ class WatchConnection:
     def _refused(self, way: Attempt | None, why: str) -> None:
         if way == self._way:
             self._way = None
-        if way is not None and way.user == query.WATCH_ROLE:
+        if way is not None and way.user == look_query.WATCH_ROLE:
             self.has_role, self.refusal = False, why
 
     def _ways(self) -> Iterator[Attempt | None]:
@@ -187,7 +187,7 @@ class WatchConnection:
             yield self._way
         for database in DATABASES:
             if self.has_role:
-                yield Attempt(database, query.WATCH_ROLE, is_walsender=False)
+                yield Attempt(database, look_query.WATCH_ROLE, is_walsender=False)
             for user in self._users:
                 yield Attempt(database, user, is_walsender=self._has_walsenders)
                 yield Attempt(database, user, is_walsender=not self._has_walsenders)
@@ -195,7 +195,7 @@ class WatchConnection:
     def _conninfo_of(self, way: Attempt | None) -> str:
         if way is None:
             return self._given(self._conninfo or "")
-        options = query.startup_options(
+        options = look_query.startup_options(
             self._major, statement_timeout=STATEMENT_TIMEOUT, superuser=way.is_walsender
         )
         words: dict[str, Any] = {"replication": "database"} if way.is_walsender else {}
@@ -222,7 +222,7 @@ class WatchConnection:
             where["port"] = given.get("port") or self._port
             if not given.keys() & {"host", "hostaddr"}:
                 where["host"] = self._socket_dir
-        pins = query.startup_options(self._major, statement_timeout=STATEMENT_TIMEOUT, superuser=False)
+        pins = look_query.startup_options(self._major, statement_timeout=STATEMENT_TIMEOUT, superuser=False)
         options = f"{given.get('options') or ''} {pins}".strip()
         return make_conninfo(conninfo, options=options, **OWN, **where)
 
@@ -242,7 +242,7 @@ class WatchConnection:
         is_superuser = connection.info.parameter_status("is_superuser") == "on"
         if counts_itself:
             if is_superuser:
-                await connection.execute(query.set_superuser_pins(self._major))
+                await connection.execute(look_query.set_superuser_pins(self._major))
             await self._count_itself(connection)
         return Watching(
             connection, is_superuser, counts_itself, connection.info.dbname if counts_itself else ""
@@ -251,7 +251,7 @@ class WatchConnection:
     async def _count_itself(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
         """Make sure that this session is counted before the counters are read, and count it in `sessions`."""
         if self._major >= 15:
-            await connection.execute(query.FLUSH)
+            await connection.execute(look_query.FLUSH)
         elif self._major == 14:
             await asyncio.sleep(STATISTICS_AGE)
         self.sessions += 1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.run.runtime import Runtime
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 
 def make_watcher(runtime: Runtime, settings: Settings, postmaster_pid: int) -> Callable[[], Watcher]:

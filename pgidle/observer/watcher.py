@@ -18,7 +18,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 
 from pgidle.idle.snapshot import Checkpoint, Counters, LookFailed, Session, Slot, Snapshot
-from pgidle.observer import query
+from pgidle.observer import look_query
 from pgidle.observer.connecting import ConnectingClients
 from pgidle.observer.port_connections import plain
 from pgidle.observer.results import Checkpointed
@@ -147,7 +147,7 @@ class Watcher:
             major = _major(self._pid)
             watching = await self._connection.open(major)
             set_json_loads(_read_json, watching.connection)
-            self._statement = query.look(major, counts_itself=watching.counts_itself)
+            self._statement = look_query.look(major, counts_itself=watching.counts_itself)
             self._watching = watching
         return self._watching
 
@@ -203,7 +203,7 @@ class Watcher:
     async def _checkpoint(self, seconds: float) -> bool:
         """Whether a checkpoint completes within `seconds`; if not, the connection is closed."""
         connection = (await self._connected()).connection
-        await connection.execute(query.set_statement_timeout(seconds))
+        await connection.execute(look_query.set_statement_timeout(seconds))
         try:
             await connection.execute(b"CHECKPOINT")
             self._checkpoints += 1
@@ -214,7 +214,7 @@ class Watcher:
             self._checkpoints += 1  # The server counts requests, not those that were waited for.
             await self.close()
             return False
-        await connection.execute(query.set_statement_timeout(STATEMENT_TIMEOUT))
+        await connection.execute(look_query.set_statement_timeout(STATEMENT_TIMEOUT))
         return True
 
 

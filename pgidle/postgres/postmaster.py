@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pgidle.base.builtin_modules import socket
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 END_PATIENCE, END_POLL = 10.0, 0.02
 """Seconds that an immediate shutdown, and a SIGKILL, may take; and seconds between two looks whether it has ended."""

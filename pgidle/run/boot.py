@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pgidle.run.sd_listen import Manager
     from pgidle.run.supervisor import Supervisor
     from pgidle.settings.options import Options
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.event_loop import Loop
     from pgidle.system.log import Log
     from pgidle.system.users import Identity

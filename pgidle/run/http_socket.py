@@ -9,7 +9,7 @@ from pgidle.base.errors import PgidleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.users import Identity
 
 BACKLOG = 128

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgidle.run.runtime import Runtime
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.file_signature import Signature
 
 POLL = 10.0
@@ -41,7 +41,7 @@ class LiveSettings:
             self._log.once("settings", f"settings unchanged: {found.error}")
             return
         from pgidle.postgres.conninfo import harmless
-        from pgidle.settings.settings import describe, live_changes
+        from pgidle.settings.resolve import describe, live_changes
 
         self._log.forget("settings")
         before = dict(describe(self.current, harmless))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pgidle.gate.listeners import Address, Listener
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.log import Log
     from pgidle.system.state_directory import StateDir
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pgidle.postgres.postmaster import Postmaster
     from pgidle.postgres.stderr_copy import ErrorCopy
     from pgidle.run.runtime import Runtime
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.file_signature import Signature
 
 READY_POLLS = ((0.25, 0.001), (2.0, 0.01), (float("inf"), 0.05))

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgidle.postgres.image_variables import FirstStart
     from pgidle.postgres.programs import Binaries
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.users import Identity
 
 

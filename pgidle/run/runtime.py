@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgidle.postgres.image_variables import FirstStart
     from pgidle.postgres.programs import Binaries
     from pgidle.run.sd_listen import Manager
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.event_loop import Loop
     from pgidle.system.log import Log
     from pgidle.system.state_directory import StateDir

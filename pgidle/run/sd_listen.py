@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
     from pgidle.gate.listeners import Listener
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 FIRST = 3  # SD_LISTEN_FDS_START
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")

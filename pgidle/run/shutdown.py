@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pgidle.gate.gatekeeper import Gatekeeper
     from pgidle.lifecycle.transitions import Moment
     from pgidle.run.postgres_server import Server
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.event_loop import Loop
     from pgidle.system.log import Log
 

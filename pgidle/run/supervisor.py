@@ -21,7 +21,7 @@ from pgidle.lifecycle.transitions import Effect, Event, Moment, State, advance
 from pgidle.observer import messages as say
 from pgidle.observer.messages import Situation
 from pgidle.run.live_settings import LiveSettings
-from pgidle.run.observation import Observation
+from pgidle.run.observer_dialogue import ObserverDialogue
 from pgidle.run.postgres_server import Server
 from pgidle.run.sd_notify import Notifier
 from pgidle.run.shutdown import Shutdown
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pgidle.postgres.postmaster import Postmaster
     from pgidle.run.runtime import Runtime
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 SERVING = (State.AWAKE, State.DROWSY)
 
@@ -73,7 +73,7 @@ class Supervisor:
             self._moment,
             self._happen,
         )
-        self._observation = Observation(
+        self._observer = ObserverDialogue(
             runtime, self._settings, self.server, self._moment, self._situation, self._happen
         )
         self._notifier = Notifier(runtime.manager, runtime.loop, runtime.log)
@@ -111,12 +111,12 @@ class Supervisor:
         self._loop.on_fault(self._on_fault)
         self._loop.on_signal(self._on_signal)
         for listener in self.runtime.listening.http:
-            self._http.append(HttpListener(listener, self._loop, self._asked, self._observation.on_question))
+            self._http.append(HttpListener(listener, self._loop, self._asked, self._observer.on_question))
         self._control = HttpListener(
             self.runtime.listening.control,
             self._loop,
             self._asked,
-            self._observation.on_order,
+            self._observer.on_order,
             control_socket.allowed_users(),
         )
         self._settings.watch()
@@ -131,10 +131,10 @@ class Supervisor:
 
     def _leave(self, status: int) -> None:
         self._notifier.leaving(self.state, self._slept_because)
-        self._observation.tell_situation()
+        self._observer.tell_situation()
         for listener in (*self._http, *([self._control] if self._control is not None else [])):
             listener.accept()  # Requests that have arrived by now are answered.
-        self._observation.leave(status)
+        self._observer.leave(status)
         self._gatekeeper.close()
 
     def _moment(self) -> Moment:
@@ -145,8 +145,8 @@ class Supervisor:
         self._gatekeeper.adopt(settings)
         self.server.adopt(settings)
         self._shutdown.adopt(settings)
-        self._observation.tell(say.Adopt(settings))
-        self._observation.part_later()
+        self._observer.tell(say.Adopt(settings))
+        self._observer.part_later()
         if self.state is State.ASLEEP and settings.when_idle is WhenIdle.EXIT:
             self._gatekeeper.look_at_queue(settings.when_idle)
 
@@ -168,7 +168,7 @@ class Supervisor:
             for effect in effects:
                 self._do(effect)
             if self.moment is not before or event is Event.WAKE_REQUESTED:
-                self._observation.tell_situation()
+                self._observer.tell_situation()
 
     def _do(self, effect: Effect) -> None:
         """Carry out an effect. One that fails (FAULTS) never ends pgidle: if `_IF_IT_FAILS` has an event for it, that
@@ -206,7 +206,7 @@ class Supervisor:
         if after is not State.DROWSY:
             self._loop.cancel("confirm")
         if after is State.ASLEEP:
-            self._observation.part_later()
+            self._observer.part_later()
 
     def _on_postmaster_gone(self, event: Event, why: str) -> tuple[Event, str]:
         """Nobody accepts clients any more. Whether Postgres is started again depends on how often it has crashed."""
@@ -227,8 +227,8 @@ class Supervisor:
             self._on_start_failed(why)
         if self.state is State.STARTING:
             self.moment = Moment(State.STARTING, self.moment.since, f"{why}; retrying")
-            self._observation.tell_situation()
-            self._observation.tell(say.StartFailed(self.moment.why))
+            self._observer.tell_situation()
+            self._observer.tell(say.StartFailed(self.moment.why))
         return event, why
 
     def _on_start_failed(self, why: str) -> None:
@@ -255,7 +255,7 @@ class Supervisor:
             self._log.note("reload", "SIGHUP received: reloading Postgres")
             self._notifier.reloading()
             self.server.reload()
-            self._observation.tell(say.TryStart())
+            self._observer.tell(say.TryStart())
             self._settings.read()
             self._notifier.reloaded()
         elif number == signal.SIGCHLD and os.getpid() == 1:
@@ -265,7 +265,7 @@ class Supervisor:
         """PID 1 of a container adopts all orphans. Our own children are reaped when their pidfds become readable."""
         try:
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if ended.si_pid in (*self.server.children, self._observation.pid):
+                if ended.si_pid in (*self.server.children, self._observer.pid):
                     return
                 os.waitpid(ended.si_pid, os.WNOHANG)
         except ChildProcessError:
@@ -281,7 +281,7 @@ class Supervisor:
             self.server.pid,
             self.server.is_initialising,
             self.started,
-            self._observation.wakes,
+            self._observer.wakes,
             self.sleeps,
             self.crashes,
             self.failed_start,
@@ -308,15 +308,15 @@ class Supervisor:
     def _open_gate(self) -> None:
         self._gatekeeper.open()
         # Everything else that a wake needs is done after clients have been served: on one core they would wait for it.
-        delay = 0.0 if self._observation.is_ready else ATTEND_AFTER
-        self._loop.after(delay, "attend", self._observation.attend)
+        delay = 0.0 if self._observer.is_ready else ATTEND_AFTER
+        self._loop.after(delay, "attend", self._observer.attend)
 
     def _remember_wake(self) -> None:
         self._is_wake_pending = True
 
     def _record_sleep(self) -> None:
         self.sleeps += 1
-        self._observation.record_sleep(self._slept_because, time.monotonic() - self._sleep_since)
+        self._observer.record_sleep(self._slept_because, time.monotonic() - self._sleep_since)
 
     def _look_at_queue(self) -> None:
         self._shutdown.over()
@@ -329,7 +329,7 @@ class Supervisor:
         # An order that has arrived counts like a client.
         if self._control is not None:
             self._control.accept()
-        self._observation.receive()
+        self._observer.receive()
         if not any(event is Event.WAKE_REQUESTED for event, _ in self._events):
             self._exit_status = 0
 
@@ -361,7 +361,7 @@ _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {
     Effect.START_POSTMASTER: Supervisor._start_postmaster,
     Effect.OPEN_GATE: Supervisor._open_gate,
     Effect.SHUT_GATE: lambda supervisor: supervisor._gatekeeper.shut(),
-    Effect.CONFIRM_IDLE: lambda supervisor: supervisor._observation.confirm_idle(),
+    Effect.CONFIRM_IDLE: lambda supervisor: supervisor._observer.confirm_idle(),
     Effect.STOP_FAST: lambda supervisor: supervisor._shutdown.fast(),
     Effect.STOP_DRAINED: lambda supervisor: supervisor._shutdown.drain(),
     Effect.STOP_SETTLED: lambda supervisor: supervisor._shutdown.settle(),

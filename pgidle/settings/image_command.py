@@ -27,7 +27,7 @@ def serves(words: Sequence[str]) -> bool:
 def refuse_own(words: Sequence[str]) -> None:
     """Raise SettingsError for what is pgidle's own to set among Postgres's arguments. The hint names the variable,
     since nobody wrote `pgidle run` here."""
-    from pgidle.settings.settings import own_argument
+    from pgidle.settings.resolve import own_argument
 
     if (found := own_argument(words)) is not None:
         said, option = found

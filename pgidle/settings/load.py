@@ -14,7 +14,7 @@ import os
 from pgidle.base.errors import SettingsError
 from pgidle.base.record import record
 from pgidle.settings.options import OPTIONS
-from pgidle.settings.settings import Origin, RefusedSetting, Source, config_path, parse_file, resolve
+from pgidle.settings.resolve import Origin, RefusedSetting, Source, config_path, parse_file, resolve
 from pgidle.system.trusted_path import read_trusted, trust_in
 from pgidle.system.users import acting_as, plan, weakness_text
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgidle.settings.options import Options
-    from pgidle.settings.settings import Resolved
+    from pgidle.settings.resolve import Resolved
     from pgidle.system.users import Identity
 
 LARGEST_LESSER = 1 << 14

@@ -334,7 +334,7 @@ def test_a_client_who_comes_before_the_last_verdict_keeps_postgres_awake(
     newest: Installation, place: Place
 ) -> None:
     """And with it every session, idle or not: nobody is cut while somebody waits to be served."""
-    one = Stopped(newest, place, "before Observation.confirmed", when_idle="stay", idle_timeout="off")
+    one = Stopped(newest, place, "before ObserverDialogue.confirmed", when_idle="stay", idle_timeout="off")
     scene = Scene(one)
     with one:
         one.wait_for_state("awake")

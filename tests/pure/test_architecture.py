@@ -27,7 +27,7 @@ TOUCHES = {"settings.load"}
 """The one module of those packages that reads a file."""
 CORE = {
     *(name for name in MODULES if name.partition(".")[0] in PURE_PACKAGES and name not in TOUCHES),
-    *("observer.messages", "observer.record_encoding", "observer.results", "observer.query"),
+    *("observer.messages", "observer.record_encoding", "observer.results", "observer.look_query"),
     *("control.status", "control.metrics", "control.orders", "control.hold_file", "postgres.error_messages"),
 }
 PURE_DOCTOR = {

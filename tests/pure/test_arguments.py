@@ -137,7 +137,7 @@ def test_reading_the_command_line_costs_no_heavy_import() -> None:
     code = """
 import sys
 from pgidle.settings.arguments import fast
-from pgidle.settings.settings import resolve
+from pgidle.settings.resolve import resolve
 read = fast(["-D", "/d", "-p", "5433", "--listen-addresses", "::1", "--ignore", "user=a", "--http=off"])
 resolve(read.options, {"PGIDLE_IDLE_TIMEOUT": "2s", "PGDATA": "/e"}, None, "/pgidle.toml", "/")
 print(*sys.modules)
@@ -149,4 +149,4 @@ print(*sys.modules)
     )
     heavy = "dataclasses typing re inspect pathlib logging json asyncio click ipaddress difflib tomllib"
     assert set(done.stdout.split()) & set(heavy.split()) == set()
-    assert "pgidle.settings.settings" in done.stdout
+    assert "pgidle.settings.resolve" in done.stdout

@@ -16,7 +16,7 @@ from pgidle.idle.snapshot import Counters, Session, Snapshot
 from pgidle.settings.options import Ignore, IgnoreField
 
 if TYPE_CHECKING:
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 TIMEOUT = SETTINGS.idle_timeout or 0.0
 WEB = {"application_name": "web", "client_addr": "10.0.0.3"}

@@ -13,13 +13,13 @@ from pgidle.doctor.machine.pg_hba import check_hba
 from pgidle.doctor.machine.postgresql_conf import check_parameters, check_ssl
 from pgidle.doctor.readers.hba_records import Record, Texts, read_hba
 from pgidle.postgres.postgresql_conf import Parameters, read_lines, read_parameters
-from pgidle.settings.settings import resolve
+from pgidle.settings.resolve import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.installations import Installation, Place
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 WRONG, NOTE, UNKNOWN = Severity.WRONG, Severity.NOTE, Severity.UNKNOWN
 

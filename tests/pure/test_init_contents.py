@@ -26,12 +26,12 @@ from pgidle.init.choices import choose
 from pgidle.init.command import make_plan
 from pgidle.postgres.image_variables import first_start
 from pgidle.settings.options import WhenIdle, parse_duration
-from pgidle.settings.settings import resolve
+from pgidle.settings.resolve import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 
 # Values that differ from every default, for each platform.

@@ -16,7 +16,7 @@ from pgidle.idle.snapshot import Connecting, Counters, LookFailed, Peer
 from pgidle.settings.options import Ignore, IgnoreField
 
 if TYPE_CHECKING:
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 
 def test_a_quiet_server_sleeps_when_its_time_has_come_and_says_since_when() -> None:

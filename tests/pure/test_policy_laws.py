@@ -17,7 +17,7 @@ from pgidle.idle.snapshot import Connecting, Counters, LookFailed, Peer, Session
 from pgidle.settings.options import Counts, Ignore, IgnoreField
 
 if TYPE_CHECKING:
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 seconds = st.floats(0, 10_000)
 

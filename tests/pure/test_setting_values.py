@@ -20,7 +20,7 @@ from pgidle.settings.options import (
     format_duration,
     parse_duration,
 )
-from pgidle.settings.settings import Settings, describe, live_changes, resolve
+from pgidle.settings.resolve import Settings, describe, live_changes, resolve
 
 
 @given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from(list(UNITS)), st.sampled_from(["", " "]))

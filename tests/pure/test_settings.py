@@ -12,7 +12,7 @@ from harness.setting_examples import BY_NAME, FILE, LIVE, NAMES, complaint, exam
 from pgidle.base.errors import SettingsError
 from pgidle.settings.load import line_of
 from pgidle.settings.options import OPTIONS, Counts, LogFormat, Option, Tls, WhenIdle
-from pgidle.settings.settings import (
+from pgidle.settings.resolve import (
     Origin,
     RefusedSetting,
     Settings,

@@ -9,8 +9,9 @@ from math import inf
 import pytest
 
 from harness.answering import make_report
+from pgidle.cli.status_table import as_table
 from pgidle.control.metrics import as_metrics
-from pgidle.control.status import Memory, as_dict, as_table
+from pgidle.control.status import Memory, as_dict
 from pgidle.idle.flapping import LastSleep
 from pgidle.idle.policy import Lease
 from pgidle.idle.reasons import Reason, ReasonKind, Signal

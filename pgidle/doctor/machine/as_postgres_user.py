@@ -19,7 +19,7 @@ from pgidle.system.users import become, for_children
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.users import Identity
 
 

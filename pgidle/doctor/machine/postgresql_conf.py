@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pgidle.doctor.finding import Chart
     from pgidle.postgres.postgresql_conf import Parameters
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 MISSING = "No such file or directory"
 TIMED = ("pg_cron", "pg_partman_bgw", "timescaledb", "pg_timetable", "pgagent", "pg_task")

@@ -16,7 +16,7 @@ from pgidle.settings.options import WhenIdle
 
 if TYPE_CHECKING:
     from pgidle.doctor.finding import Chart
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 
 def check_stop(chart: Chart, settings: Settings, shutdown: float | None) -> None:

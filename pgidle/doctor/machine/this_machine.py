@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from pgidle.doctor.machine.as_postgres_user import Answer
     from pgidle.postgres.postgresql_conf import Parameters
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
     from pgidle.system.users import Identity
 
 OLDEST, NEWEST = 12, 18

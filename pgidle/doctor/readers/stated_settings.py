@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from pgidle.settings.arguments import Arguments, fast
 from pgidle.settings.options import OPTIONS
-from pgidle.settings.settings import RefusedSetting, Source, resolve
+from pgidle.settings.resolve import RefusedSetting, Source, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from pgidle.doctor.finding import Chart
     from pgidle.doctor.readers.tree import Node
-    from pgidle.settings.settings import Settings
+    from pgidle.settings.resolve import Settings
 
 NOWHERE = "/data-directory"
 """Stands for a data directory that is not stated, as with an image that has its own."""

@@ -39,7 +39,7 @@ WAKING = (b"POST /wake", b"POST /hold")
 """How requests begin that need Postgres to be awake."""
 
 
-class Observation:
+class ObserverDialogue:
     """Belongs to the supervisor, which alone knows the state: `moment` and `situation` (given the number of the latest
     question) return it, and `happen` is called with the events that follow from the observer's judgements."""
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pgidle.observer import query
+from pgidle.observer import look_query
 
 VERSIONS = [12, 13, 14, 15, 16, 17, 18]
 # What may stand before a parenthesis, or between two operands, and is looked up in no schema.
@@ -20,9 +20,9 @@ WORDS = {
 def test_every_name_has_its_schema(version: int) -> None:
     """Functions, types, relations and operators; what is left over is SQL's own."""
     said = [
-        query.look(version, counts_itself=True).decode(),
-        query.set_superuser_pins(version).decode(),
-        query.FLUSH.decode(),
+        look_query.look(version, counts_itself=True).decode(),
+        look_query.set_superuser_pins(version).decode(),
+        look_query.FLUSH.decode(),
     ]
     for text in said:
         bare = re.sub(r"'[^']*'", "''", text)
