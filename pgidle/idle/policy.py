@@ -155,18 +155,7 @@ def evaluate(
     leases = tuple(lease for lease in leases if lease.until > now)
     held = tuple(_lease(lease, now) for lease in leases)
     if isinstance(look, LookFailed):
-        unknown = Reason(
-            ReasonKind.UNKNOWN, Signal.LOOK, one_line(look.reason), "with the next complete look"
-        )
-        memory = Memory(
-            memory.awake_since,
-            now,
-            "unknown (a look failed)",
-            blocked_since=memory.blocked_since,
-            held=memory.held,
-        )
-        again = _next_look(_far(settings, LOOK_UNCOUNTED, LOOK_AGAIN), None, now, LOOK_AGAIN)
-        return Verdict(False, (unknown, *held), None, again), memory
+        return _evaluate_failed(look, settings, memory, now, held)
 
     look, held_on = note_held(look, memory.held)
     activity = (*_activity(look, settings), *changes(look, settings, memory.baseline))
@@ -198,11 +187,32 @@ def evaluate(
         *_grouped(_notes(look, start)),
     )
     memory = replace(memory, held=held_on)
-    every = LOOK_UNCOUNTED if look.counters is None or settings.ignore else LOOK_EVERY
-    far = min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
-    if asked is not None:
-        far = LOOK_FINEST  # Then judge by the clocks again.
+    # After an order the clocks are asked again at once.
+    far = LOOK_FINEST if asked is not None else _far_from_sleep(look, settings, memory, now)
     return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
+
+
+def _evaluate_failed(
+    look: LookFailed, settings: Settings, memory: Memory, now: float, held: tuple[Reason, ...]
+) -> tuple[Verdict, Memory]:
+    """What cannot be seen counts as use."""
+    text = one_line(look.reason)
+    unknown = Reason(ReasonKind.UNKNOWN, Signal.LOOK, text, "with the next complete look")
+    memory = Memory(
+        memory.awake_since,
+        now,
+        "unknown (a look failed)",
+        blocked_since=memory.blocked_since,
+        held=memory.held,
+    )
+    again = _next_look(_far(settings, LOOK_UNCOUNTED, LOOK_AGAIN), None, now, LOOK_AGAIN)
+    return Verdict(False, (unknown, *held), None, again), memory
+
+
+def _far_from_sleep(look: Snapshot, settings: Settings, memory: Memory, now: float) -> float:
+    """Seconds to the next look where no sleep is near."""
+    every = LOOK_UNCOUNTED if look.counters is None or settings.ignore else LOOK_EVERY
+    return min(_far(settings, every), max(LOOK_SOON, now - memory.awake_since))
 
 
 def _remember(
