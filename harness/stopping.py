@@ -20,6 +20,7 @@ STEPS = {
     "Gatekeeper.answer": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_answer"),
     "Gatekeeper.told": ("pgidle.gate.gatekeeper", "Gatekeeper", "_on_told"),
     "Judge.looked": ("pgidle.observer.idle_judge", "Judge", "looked"),
+    "Judge.conclude": ("pgidle.observer.idle_judge", "Judge", "_conclude"),
     "ObserverDialogue.confirmed": ("pgidle.run.observer_dialogue", "ObserverDialogue", "_on_confirmed"),
     "Judge.checkpointed": ("pgidle.observer.idle_judge", "Judge", "checkpointed"),
     "Leaving.look": ("pgidle.gate.leaving", "Leaving", "look"),

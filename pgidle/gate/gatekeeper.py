@@ -318,15 +318,15 @@ class Gatekeeper:
 
     def close(self) -> None:
         """Close the listeners for good, and remove the files of our Unix sockets."""
-        from pgidle.gate.unix_socket_file import find, release_lock
+        from pgidle.gate.unix_socket_file import release_lock
 
         self._rest()
         for one in self._gate.listeners:
             one.close()
             if one.path is not None:
                 try:
-                    if not one.is_inherited and (file := find(one.path)) is not None:
-                        file.remove()
+                    if not one.is_inherited and one.file is not None:
+                        one.file.remove()
                     else:
                         release_lock(one.path)
                 except OSError as error:

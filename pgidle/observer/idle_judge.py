@@ -60,13 +60,13 @@ class Judge:
         timers: Timers,
         log: Log,
         state_dir: StateDir,
-        tell: Callable[[Judgement, str], None],
+        tell: Callable[[Judgement, str, float], None],
         next_start: StartQuestion,
         counts: tuple[int, int] = (0, 0),
     ) -> None:
         """`orders` carries out looks, checkpoints and start trials; each is answered by a call of `looked`,
-        `checkpointed` or `start_tried`. `tell` is called with each judgement and its reason. `counts`: the numbers of
-        looks so far, and of those that failed."""
+        `checkpointed` or `start_tried`. `tell` is called with each judgement, its reason, and the moment it is about
+        (monotonic). `counts`: the numbers of looks so far, and of those that failed."""
         self.settings = settings
         self.holds = holds
         self.verdict: Verdict | None = None
@@ -89,6 +89,8 @@ class Judge:
         self._judged_at = 0.0
         """When the last look was taken before the gate was shut (monotonic)."""
         self._drain_since = 0.0
+        self._last_look_at = 0.0
+        """When the last look was ordered (monotonic): what it shows may be as old as that."""
         self._askers: list[Callable[[], None]] = []
 
     def begin(self) -> None:
@@ -278,7 +280,7 @@ class Judge:
             self._next_start.refuse(f"cannot checkpoint: {message.error}")
             self.look_now()
         else:
-            self._tell(Judgement.IDLE, self._summary())
+            self._tell(Judgement.IDLE, self._summary(), time.monotonic())
 
     def _tell_askers(self) -> None:
         askers, self._askers = self._askers, []
@@ -309,7 +311,7 @@ class Judge:
             if verdict.idle:
                 self._confirm()
             else:
-                self._tell(Judgement.USED, "; ".join(map(str, verdict.reasons)))
+                self._tell(Judgement.USED, "; ".join(map(str, verdict.reasons)), self._last_look_at)
         elif isinstance(look, Snapshot) and look.has_arrivals and self._may_drain():
             # Force cuts sessions, but not clients that are still logging in: that takes only milliseconds.
             self._timers.after(DRAIN_POLL, "drain", self._look_for_the_last_time)
@@ -322,14 +324,15 @@ class Judge:
             self._orders.disconnect()
 
     def _look_for_the_last_time(self) -> None:
+        self._last_look_at = time.monotonic()
         self._orders.look(self._ticket, LOOK_DEADLINE, may_connect=False)
 
     def _confirm(self) -> None:
         """Nobody uses Postgres: confirm it, unless a changed file is still on trial."""
         if self._next_start.is_being_tried and not self._is_forced:
-            self._tell(Judgement.USED, "a file that Postgres starts with has changed")
+            self._tell(Judgement.USED, "a file that Postgres starts with has changed", self._last_look_at)
         else:
-            self._tell(Judgement.CONFIRMED, self._summary())
+            self._tell(Judgement.CONFIRMED, self._summary(), self._last_look_at)
 
     def _may_drain(self) -> bool:
         return time.monotonic() - self._drain_since < DRAIN_LIMIT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -234,8 +233,8 @@ class ObserverLoop:
             case StartTried() if self._situation.state in SERVING:
                 self._judge.start_tried(ended)
 
-    def _on_judged(self, judgement: Judgement, why: str) -> None:
-        self.tell(say.Judged(self._period, judgement, why, time.monotonic()))
+    def _on_judged(self, judgement: Judgement, why: str, at: float) -> None:
+        self.tell(say.Judged(self._period, judgement, why, at))
 
     def _on_holds_changed(self, content: str) -> None:
         self.tell(say.HoldsChanged(content))

@@ -122,7 +122,8 @@ class Judgement(Enum):
 
 @record
 class Judged:
-    """A judgement from the looks of a period, made at `at`."""
+    """A judgement from the looks of a period. `at` (monotonic): with the gate shut, when the last look was ordered, as
+    the observer may have been suspended at any moment after that; else when it was made."""
 
     period: int
     judgement: Judgement

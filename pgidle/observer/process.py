@@ -88,10 +88,13 @@ def _become(begun: ObserverStart, end: PairEnd) -> None:
 
 
 def _import_all() -> None:
-    """Import what looking needs."""
+    """Import all that the observer needs."""
     from pgidle.observer.lean_imports import import_lean
 
     import_lean()
+    import pgidle.observer.changed_files
+    import pgidle.observer.main_loop
+    import pgidle.observer.watcher  # noqa: F401
 
 
 def _at_leisure(work: Callable[[], None]) -> None:

@@ -41,7 +41,7 @@ def find_postgres(settings: Settings, identity: Identity | None) -> Found:
         if first is None:
             inspect_data_dir(settings.data_dir, os.geteuid())
             _refuse_unconfigured(settings)
-        is_made_later = first is not None and (settings.socket_dir or "").startswith(settings.data_dir)
+        is_made_later = first is not None and f"{settings.socket_dir}/".startswith(f"{settings.data_dir}/")
         if settings.socket_dir and not is_made_later:
             refuse_closed(settings.socket_dir)
         path = os.environ.get("PATH", "")

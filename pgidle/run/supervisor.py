@@ -326,12 +326,16 @@ class Supervisor:
             self._gatekeeper.look_at_queue(self._settings.current.when_idle)
 
     def _exit_clean(self) -> None:
-        # An order that has arrived counts like a client.
+        if self.state is State.LEAVING and self._is_ordered_to_wake():
+            return
+        self._exit_status = 0
+
+    def _is_ordered_to_wake(self) -> bool:
+        """An order that has arrived counts like a client."""
         if self._control is not None:
             self._control.accept()
         self._observer.receive()
-        if not any(event is Event.WAKE_REQUESTED for event, _ in self._events):
-            self._exit_status = 0
+        return any(event is Event.WAKE_REQUESTED for event, _ in self._events)
 
     def _exit_failed(self) -> None:
         self._exit_status = 1

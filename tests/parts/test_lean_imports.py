@@ -39,6 +39,15 @@ def test_what_is_spared_is_not_there_and_can_be_had() -> None:
     assert imported(f"{wanted}; print(ctypes.util.find_library('c'), run.run_process.__name__)")
 
 
+def test_nothing_is_left_to_import_at_normal_priority() -> None:
+    code = (
+        "from pgidle.observer.process import _import_all\n_import_all()\nbefore = set(sys.modules)\n"
+        "import pgidle.observer.main_loop, pgidle.observer.watch_target, pgidle.observer.changed_files\n"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    assert imported(code) == "[]"
+
+
 def test_what_somebody_has_imported_before_stays_his() -> None:
     code = "import ssl, ctypes.util\nbefore = sys.modules['ssl'], ctypes.util\nimport_lean()\n"
     assert imported(f"{code}print(before == (sys.modules['ssl'], ctypes.util))") == "True"

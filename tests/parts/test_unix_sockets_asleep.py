@@ -123,6 +123,30 @@ def test_the_path_of_another_server_s_socket_is_left_to_it(
     gate.listeners[0].close()
 
 
+def test_another_server_that_has_taken_the_path_keeps_its_file(
+    installation: Installation, launch: Launch
+) -> None:
+    one = launch(installation, **STAY)
+    one.wait_for_state("asleep")
+    one.pgidle("health")  # By its answer the file has been looked after.
+    path_of(one).unlink()
+    Path(f"{path_of(one)}.lock").unlink()
+    other = launch(
+        installation,
+        port=one.port,
+        listen_addresses="127.0.0.2",
+        idle_timeout="off",
+        socket_dir=str(one.socket_dir),
+    )
+    other.wait_for_state("awake")
+    with psycopg.connect(one.unix_conninfo()):
+        assert one.stop() == 0
+        with psycopg.connect(one.unix_conninfo()):
+            pass
+    assert Path(f"{path_of(one)}.lock").exists()
+    assert other.stop() == 0
+
+
 def test_a_file_that_is_lost_is_made_again_at_the_next_touch(tmp_path: Path) -> None:
     path = tmp_path / ".s.PGSQL.5432"
     gate, sockets = kept(path)

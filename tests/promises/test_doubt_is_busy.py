@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import psutil
+import psycopg
 import pytest
 
 from harness.faults import carry_out, child, connect, notes, query, start_again, stopped, with_title
 from harness.postgres_fixture import wait_until
+from harness.stopped import Stopped
+from pgidle.run.observer_dialogue import FRESH
 
 if TYPE_CHECKING:
-    from harness.installations import Installation
+    from harness.installations import Installation, Place
 
 pytestmark = pytest.mark.heavy
 
@@ -115,3 +119,27 @@ def test_a_statement_that_its_backend_has_not_read_yet_keeps_postgres_awake(
             assert one.states == ["starting", "awake"]
         assert answer.result().fetchone() == (1,)
     assert one.stop() == 0
+
+
+def test_a_last_look_that_the_observer_was_suspended_after_does_not_count(
+    newest: Installation, place: Place
+) -> None:
+    with ExitStack() as stack:
+        # At a Unix socket the kernel does not tell when a session was last heard of.
+        one = stack.enter_context(
+            Stopped(newest, place, "before Judge.conclude", when_idle="stay", idle_timeout="1s")
+        )
+        one.wait_for_state("awake")
+        session = stack.enter_context(psycopg.connect(one.unix_conninfo(), autocommit=True))
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        mark = one.mark()
+        one.arm()
+        one.reached()
+        looked = time.monotonic()
+        answer = pool.submit(session.execute, "SELECT pg_sleep(5)")
+        wait_until(lambda: with_title(one, "SELECT") != [] and time.monotonic() - looked > FRESH)
+        one.release()
+        said = one.wait_for_state("awake", since=mark)
+        assert said.data["reason"] == "the last look is too old to count"
+        assert answer.result().fetchone() == ("",)
+        assert "stopping" not in one.states

@@ -75,6 +75,19 @@ def test_a_socket_folder_that_is_closed(newest: Installation, place: Place, laun
 
 
 @needs_root
+def test_a_socket_folder_beside_the_data_directory_that_has_yet_to_be_made(
+    newest: Installation, place: Place, launch
+):
+    data_dir = place.folder() / "data"
+    folder = data_dir.with_name("data-sockets")
+    line = complaint(launch(newest, data_dir=data_dir, env=TRUST, socket_dir=str(folder)), 2)
+    assert (
+        f"--socket-dir {folder} is not there for user {server_user().pw_name}: make it and chown it" in line
+    )
+    assert not data_dir.exists()
+
+
+@needs_root
 @pytest.mark.skipif(installations.debian() is None, reason="another PostgreSQL has its socket in /tmp")
 def test_a_first_start_where_nobody_said_a_socket_folder(place: Place, launch):
     """Debian's PostgreSQL has its own, which an ordinary user cannot write: said before initdb, not after."""

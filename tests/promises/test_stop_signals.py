@@ -153,6 +153,27 @@ def test_stopped_while_asleep(newest: Installation, launch):
     assert one.states[-1] == "terminating"
 
 
+def test_asked_to_wake_at_the_very_end_of_a_stop(newest: Installation, launch):
+    one = launch(newest, when_idle="stay", idle_timeout="off")
+    one.wait_for_state("awake")
+    postmaster = psutil.Process(one.postmaster_pid)
+    with ExitStack() as ending, socket.socket(socket.AF_UNIX) as client:
+        connection = ending.enter_context(connect(one))
+        backend = psutil.Process(connection.info.backend_pid)
+        with stopped(backend):
+            one.signal(signal.SIGTERM)
+            # Postgres has been told to stop.
+            wait_until(lambda: with_title(one, "autovacuum launcher") == [])
+            ending.enter_context(stopped(psutil.Process(one.pid)))
+        # Its exit is to be noticed first, and the order with it.
+        wait_until(lambda: postmaster.status() == psutil.STATUS_ZOMBIE)
+        client.connect(str(one.data_dir / "pgidle/control.sock"))
+        client.sendall(b"POST /wake HTTP/1.1\r\nHost: x\r\n\r\n")
+        ending.close()
+        assert one.wait() == 0
+    assert one.processes() == []
+
+
 def test_many_signals_at_once(installation: Installation, launch):
     one = launch(installation)
     one.wait_for_state("awake")
