@@ -95,18 +95,21 @@ class Draining:
     have begun are still accepted. Unlike leaving it cannot be called off."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        """Plug the TCP listeners and remove the files of Unix sockets. Raises OSError if the kernel refuses; some may
-        be closed to clients then.
+        """Plug the TCP listeners and remove the files of Unix sockets. Where that fails, clients go on coming, and
+        those who come after the last look are cut.
 
         A Unix listener is not ended here: Postgres, which still polls it, would accept from it in vain.
         """
         self._listeners = [one for one in listeners if not one.is_inherited]
         self._quiet = 0
         for one in self._listeners:
-            if one.is_unix:
-                one.remove_file()
-            else:
-                one.plug()
+            try:
+                if one.is_unix:
+                    one.remove_file()
+                else:
+                    one.plug()
+            except OSError:
+                continue  # Such as a folder that has become read-only. Clients of the others are served all the same.
 
     def is_over(self) -> bool:
         """Whether two looks in a row have found nobody on the way; look again after SETTLING. Raises OSError."""
