@@ -270,7 +270,7 @@ def test_what_cannot_be_read_hides_nothing_else() -> None:
     assert [one.what for one in of_kubernetes(text).findings] == ["--port: 'x' is not a port"]
     text = COMPOSE.replace(STAY, f"{STAY}      PGIDLE_PORT: 8008\n      PGIDLE_HTTP: ':8008'\n")
     clash = [one for one in of_compose(text).findings if "8008" in one.what]
-    assert [one.what for one in clash] == ["PGIDLE_PORT: port 8008 is where health and status are served"]
+    assert [one.what for one in clash] == ["PGIDLE_PORT: health and status are served on port 8008"]
     assert clash[0].where.endswith(f":{1 + text[: text.index('PGIDLE_PORT')].count(chr(10))}")
 
 
