@@ -21,7 +21,9 @@ PLATFORMS = [platform.value for platform in Platform]
     metavar="PORT",
     help="that clients connect to; a cluster of Debian's keeps its own  [default: 5432]",
 )
-@click.option("--idle-timeout", metavar="DURATION", help="time without use before sleep, or off  [default: 5min]")
+@click.option(
+    "--idle-timeout", metavar="DURATION", help="time without use before sleep, or off  [default: 5min]"
+)
 @click.option(
     "--stop-timeout", metavar="DURATION", help="for a fast shutdown; kill timeouts follow  [default: 30s]"
 )

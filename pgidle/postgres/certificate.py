@@ -149,9 +149,7 @@ def _openssl(*arguments: str) -> None:
         ) from None
     if ran.returncode:
         said = " ".join((ran.stderr or ran.stdout).split()[-30:])
-        raise PgidleError(
-            f"openssl could not make the certificate: {said}", "fix that, or leave --tls out"
-        )
+        raise PgidleError(f"openssl could not make the certificate: {said}", "fix that, or leave --tls out")
 
 
 def _ask(binaries: Binaries, parameter: str, *arguments: str) -> str | None:

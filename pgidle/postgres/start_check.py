@@ -264,7 +264,9 @@ class Trial:
         needed = int(self._ask("shared_memory_size_in_huge_pages", data_directory=self._scratch))
         there = _meminfo("HugePages_Total")
         if needed > there and self._ask("huge_page_size") == "0":
-            raise Fatal(f"huge_pages is on and needs {needed} huge pages, but there are {there} (vm.nr_hugepages)")
+            raise Fatal(
+                f"huge_pages is on and needs {needed} huge pages, but there are {there} (vm.nr_hugepages)"
+            )
 
 
 def _become(command: list[str], out: int, err: int, *, is_alone: bool) -> NoReturn:

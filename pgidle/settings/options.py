@@ -106,7 +106,9 @@ def _duration(name: str, default: str, text: str, unset: str = "") -> Option:
 OPTIONS = (
     Option("data-dir", Kind.PATH, None, "data directory", flags=("-D",), env=("PGDATA",)),
     Option("bin-dir", Kind.PATH, None, "folder of the postgres binary", "found"),
-    Option("listen-addresses", Kind.ADDRESSES, "*", "addresses of Postgres and the gate, separated by commas"),
+    Option(
+        "listen-addresses", Kind.ADDRESSES, "*", "addresses of Postgres and the gate, separated by commas"
+    ),
     Option("port", Kind.PORT, "5432", "port of Postgres and the gate", flags=("-p",), env=("PGPORT",)),
     Option("socket-dir", Kind.PATH, None, "folder of the Unix socket", "as Postgres's"),
     _duration("idle-timeout", "5min", "time without use before sleep; off: never sleep", "off"),
