@@ -1,4 +1,4 @@
-# pgidle in front of the official image, whose conventions all hold: see docs/docker.md.
+# pgidle added to the official image, whose conventions all hold: see docs/docker.md.
 #   docker build -t pgidle .        docker build -t pgidle --build-arg BASE=pgvector/pgvector:pg18 .
 ARG BASE=postgres:18
 
@@ -9,15 +9,15 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev python3-venv
 RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
     || { echo "pgidle needs Python 3.11, this BASE has $(python3 -V): take one on Debian 12 or newer" >&2; exit 1; }
-# For a machine that reaches packages its own way only.
+# For a machine that reaches package indexes only in a way of its own.
 ARG PIP_INDEX_URL
 ARG PIP_CERT
 WORKDIR /src
 COPY LICENSE README.md pyproject.toml ./
 COPY pgidle pgidle
 COPY docker /opt/pgidle
-# Not an environment but a folder that both scripts of docker/ lie in: Python finds it without `site`, whose start
-# would be felt in every wake. unchecked-hash: a copy's times do not make the compiled files stale.
+# Not a virtual environment but a folder that also holds both scripts of docker/: Python finds it without `site`, whose
+# import would slow every wake. unchecked-hash: file times that a copy changes do not make the compiled files stale.
 RUN python3 -m venv /build \
     && /build/bin/pip install --no-cache-dir --no-compile --target /opt/pgidle . \
     && ls /opt/pgidle/pgidle/gate/_listener.*.so \

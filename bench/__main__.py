@@ -1,4 +1,4 @@
-"""`scripts/bench`: what pgidle costs against bare Postgres and beside its peers, in one run on this machine."""
+"""`scripts/bench`: what pgidle costs compared with bare Postgres and with its peers, in one run on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison as a picture: panels of horizontal bars, one for each peer, readable on light and on dark."""
+"""The comparison as a picture: panels of horizontal bars, one for each peer, readable on light and dark backgrounds."""
 
 from __future__ import annotations
 

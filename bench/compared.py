@@ -1,4 +1,4 @@
-"""The peers side by side: every line has a cell for each of them that is installed."""
+"""The peers side by side: every row has a cell for each peer that is installed."""
 
 from __future__ import annotations
 

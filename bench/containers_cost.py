@@ -1,4 +1,4 @@
-"""`scripts/image --measure`: what the image costs against Postgres alone in the same root, on this machine."""
+"""`scripts/image --measure`: what the image costs compared with Postgres alone in the same root, on this machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`scripts/bench-systemd`: what sleeping databases cost under the real systemd, and how fast each wakes.
 
-Boots systemd in namespaces, installs the template units that `pgidle init systemd` writes, and starts a socket for
-each of many instances, every one with a data directory and a port of its own.
+Boots systemd in namespaces, installs the template units that `pgidle init systemd` writes, and starts a socket for each
+of many instances, all with their own data directories and ports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The part of docs/bench.md that the benchmark writes, between two marks."""
+"""The part of docs/bench.md that the benchmark writes, between two markers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load on one pgidle that sleeps all the while: many clients, a pool, pgbench, and thousands of cycles."""
+"""Load on one pgidle that keeps going to sleep: many clients, a pool, pgbench, and thousands of cycles."""
 
 from __future__ import annotations
 

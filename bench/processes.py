@@ -1,4 +1,4 @@
-"""What the kernel says that a process takes."""
+"""What a process takes, according to the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two that are compared, on one data directory: bare `postgres`, and `pgidle run` from a real installation."""
+"""The two servers compared, on one data directory: bare `postgres`, and `pgidle run` from a real installation."""
 
 from __future__ import annotations
 

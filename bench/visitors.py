@@ -1,4 +1,4 @@
-"""Clients that come at random instants, for one short session each, and what went wrong with them."""
+"""Clients that connect at random instants, each for one short session, and what went wrong with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client of so few instructions that what is measured is the server: PostgreSQL's protocol, version 3, `trust` only.
+"""A client so cheap that what is measured is the server: PostgreSQL's protocol, version 3, `trust` only.
 
 https://www.postgresql.org/docs/current/protocol-message-formats.html
 """

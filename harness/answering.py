@@ -1,4 +1,4 @@
-"""The HTTP of both processes with real sockets, in one thread, and what stands in the supervisor's place: a report."""
+"""The HTTP of both processes over real sockets, in one thread; a fixed report takes the supervisor's place."""
 
 from __future__ import annotations
 

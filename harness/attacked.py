@@ -1,7 +1,7 @@
-"""What tests of docs/security.md have in common: a data directory that is Postgres's user's, and root, who is attacked.
+"""What tests of docs/security.md share: a data directory that Postgres's user owns, and root, who is attacked.
 
-The lesser user is Postgres's own, as which a database superuser runs programs; the greater one is root, who runs
-pgidle. Nothing that the lesser wrote makes the greater do anything.
+The lesser user is Postgres's own, as whom a database superuser can run programs; the greater one is root, who runs
+pgidle. Nothing that the lesser user wrote makes the greater one do anything.
 """
 
 from __future__ import annotations

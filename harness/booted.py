@@ -1,4 +1,4 @@
-"""The real systemd as the first process of namespaces of its own, over this machine's files, which it cannot change.
+"""The real systemd as the first process in its own namespaces, on this machine's files, which it cannot change.
 
     with Booted(scratch) as machine:
         machine.install(folder)                       # units, as a user would copy them
@@ -6,8 +6,8 @@
         with machine.network():
             psycopg.connect(...)
 
-Its root is an overlay on this machine's root: what it writes is in memory, and gone with it. It may change none of the
-kernel's settings. `scratch` is a folder that it shares with this machine.
+Its root is an overlay on this machine's root: what it writes is in memory, and is gone when it ends. It cannot change
+any kernel setting. `scratch` is a folder that it shares with this machine.
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@
     assert load.failures == []
     assert ledger.missing(conninfo) == []
 
-A failure is every connection that could not be made, every error in a statement, and every session that was
-cut before it had been idle for `cut_after` seconds. A session that is cut later went to sleep with the
-server, which is what pgidle says it does.
+Failures are connections that could not be made, errors in statements, and sessions that were cut before they had been
+idle for `cut_after` seconds. A session that is cut later went to sleep with the server, as pgidle says it will.
 """
 
 from __future__ import annotations

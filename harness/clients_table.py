@@ -1,4 +1,4 @@
-"""`scripts/clients`: the tables of docs/clients.md, each cell as it was seen in this run."""
+"""`scripts/clients`: the tables of docs/clients.md, with each cell as observed in this run."""
 
 from __future__ import annotations
 

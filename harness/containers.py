@@ -3,7 +3,7 @@
     with Container(image(), place.folder(), env={"POSTGRES_PASSWORD": "x"}) as one:
         one.wait_log("awake")
 
-`python harness/containers.py` builds it and says how large it is: that is `scripts/image` where no engine is.
+`python harness/containers.py` builds it and says how large it is; `scripts/image` does that where there is no engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`pgidle doctor` as a program, and what it says in JSON."""
+"""`pgidle doctor` run as a program, and its answer in JSON."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The first process of a container: lays out its root by a specification, and becomes the image's entrypoint.
+"""The first process of a container: sets up its root as specified, and becomes the image's entrypoint.
 
     unshare --pid --mount --ipc --uts --fork python -I engine.py SPECIFICATION
 
-What a container engine does, of the kernel's parts that matter here: mounts, the capabilities that Docker leaves
-to root, /proc/sys read-only. The network is whatever the caller is in.
+It does what a container engine does, as far as that matters here: mounts, the capabilities that Docker leaves to root,
+/proc/sys read-only. The network is whatever the caller is in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tests of faults have in common: processes that stand still, who comes meanwhile, the one line of a refusal."""
+"""What tests of faults share: processes that are stopped, clients that connect meanwhile, the one line of a refusal."""
 
 from __future__ import annotations
 

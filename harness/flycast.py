@@ -5,8 +5,8 @@
 
 On a connection it starts a stopped machine, dials its port until it is reachable, gives up as fly-proxy does
 (15 attempts in about 8 s: PM05) and closes the client; then it relays bytes. A machine that exits non-zero is
-restarted (policy `on-failure`), one that exits 0 stays stopped until the next connection. All that it knows
-of the machine is what a proxy can know: real TCP to its port and, a moment late, that its process has exited.
+restarted (policy `on-failure`), one that exits 0 stays stopped until the next connection. It knows of the machine
+only what a proxy can know: real TCP to its port and, a moment late, that its process has exited.
 """
 
 from __future__ import annotations

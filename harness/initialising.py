@@ -1,4 +1,4 @@
-"""Runs first starts in a process of their own (initialiser.py), and looks at what they made."""
+"""Runs first starts in a separate process (initialiser.py), and looks at what they made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL installations to test on, data directories made quickly, and ports that nobody else has."""
+"""The PostgreSQL installations to test on, data directories made quickly, and ports that nothing else uses."""
 
 from __future__ import annotations
 

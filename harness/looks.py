@@ -1,4 +1,4 @@
-"""Looks and sessions made by hand, and what the policy says of them."""
+"""Looks and sessions made by hand, and what the policy says about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machines of a test's own: a network namespace each, joined by a cable of veth, entered by the test's own thread.
+"""Machines for a test: a network namespace each, joined by a veth pair, entered by the test's own thread.
 
     with two_machines() as (here, there):
         ...                      # this thread, and what it starts, is on `here`

@@ -1,4 +1,4 @@
-"""What the doctor says of a file, and what one change of a right one makes it say."""
+"""What the doctor says about a file, and what it says after one change to a correct file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network namespace of a test's own, with loopback up, entered by the test's own thread and left again."""
+"""A network namespace for a test, with loopback up, entered and left by the test's own thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of orders have in common: commands that wait, and what the supervisor says meanwhile."""
+"""What tests of orders share: commands that wait, and what the supervisor says meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A throw-away postmaster of its own, without pgidle, for tests of what pgidle sees of one.
+"""A throw-away postmaster without pgidle, for tests of what pgidle sees of Postgres.
 
 with Cluster(installation.bin_dir, place.data_dir(installation)) as cluster:
     cluster.start({"max_prepared_transactions": "5"})

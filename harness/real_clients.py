@@ -1,6 +1,6 @@
-"""Clients as people use them, unmodified, and what each needs to be there.
+"""Clients as people use them, unmodified, and what each needs to have installed.
 
-`scripts/clients --install` puts what PyPI and npm carry into the folder TOOLS.
+`scripts/clients --install` installs those that PyPI and npm have into the folder TOOLS.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A primary and its standby on another machine: made with pg_basebackup, joined by streaming replication.
+"""A primary and its standby on another machine, made with pg_basebackup and connected by streaming replication.
 
 with two_machines() as (here, there):
     primary = launch(installation, **PRIMARY)

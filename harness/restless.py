@@ -1,11 +1,11 @@
-"""Clients that never rest: each connects, asks once, leaves and comes again, over TCP or a Unix socket.
+"""Clients that never rest: each connects, runs one query, leaves and comes again, over TCP or a Unix socket.
 
     with Restless([("127.0.0.1", 5432), "/run/postgresql/.s.PGSQL.5432"], each=4) as clients:
         ...
     clients.met     # what they met
 
-They speak the protocol themselves, so that what a client met is known to the packet. Having come too early or too late
-(refused, no such file) is told apart from having got through and not been served.
+They speak the protocol themselves, so that what a client met is known to the packet. Coming too early or too late
+(refused, no such file) is distinguished from connecting and then not being served.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values of every setting, and settings read from the layers that a test names."""
+"""Example values of every setting, and settings read from the layers that a test names."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""A supervisor small enough to read at once: it starts postmasters that share its listeners, and does what it is told.
+"""A supervisor small enough to read at once: it starts postmasters that share its listeners, and obeys orders.
 
     with Sharer(installation, place) as sharer:
         sharer.do("start"); sharer.do("open")
         sharer.do("rounds", seconds=20, kill=0.3, seed=1)
 
-The process, sharing_supervisor.py, runs as the user of Postgres, and takes one order a line on its input: JSON, and so
-is its answer.
+The process, sharing_supervisor.py, runs as Postgres's user, and takes one order per line on its input, in JSON; so are
+its answers.
 """
 
 from __future__ import annotations

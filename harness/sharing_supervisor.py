@@ -1,4 +1,4 @@
-"""The process behind sharing.py: a supervisor that starts postmasters which share its listeners, as it is told."""
+"""The process behind sharing.py: a supervisor that, on order, starts postmasters which share its listeners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Supervised that stands still where a test says; see `stopping` for the points."""
+"""A Supervised that halts where a test says; see `stopping` for the points."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""`pgidle run` that stands still at a named point of its way, for as long as a test wants it to.
+"""`pgidle run` that halts at a named point for as long as a test wants it to.
 
     python stopping.py 'before STOP_FAST' DOOR run -D ...
 
 A point is `before` or `after`, and an effect of the lifecycle or one of STEPS. There the program connects to the Unix
-socket DOOR and waits for its other end to be closed. Nothing of this is in the product: its methods are wrapped here.
+socket DOOR and waits for the other end to be closed. None of this is in the product: its methods are wrapped here.
 """
 
 from __future__ import annotations

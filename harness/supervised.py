@@ -1,11 +1,10 @@
-"""A real `pgidle run` process with its data directory, port and log, for tests of the whole.
+"""A real `pgidle run` process with its data directory, port and log, for tests of the whole program.
 
     with Supervised(installation, place, when_idle="stay", idle_timeout="1s") as one:
         mark = one.mark()
         one.wait_for_state("asleep", since=mark)
 
-It uses `sys.executable` unless told otherwise, so the Python that runs the tests must be readable by the user
-that runs Postgres.
+By default it uses `sys.executable`, so the Python that runs the tests must be readable by the user that runs Postgres.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Instances of the units that `pgidle init systemd` writes, installed in a machine that was booted."""
+"""Instances of the units that `pgidle init systemd` writes, installed in a booted machine."""
 
 from __future__ import annotations
 

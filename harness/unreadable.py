@@ -1,9 +1,9 @@
-"""Everything that pgidle uses, used where Python's files cannot be read any more.
+"""Uses everything that pgidle uses, after Python's files have become unreadable.
 
     python -I -S unreadable.py CLOSED FOLDER USER SOCKET_DIR PORT HTTP_PORT [preload]
 
-CLOSED holds links to the folders of `sys.path` and is root's alone. Prints the modules that were asked for
-after the change of user and not there.
+CLOSED holds links to the folders of `sys.path`, and only root can read it. Prints the modules that were imported after
+the change of user and could not be found.
 """
 
 from __future__ import annotations

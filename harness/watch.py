@@ -1,4 +1,4 @@
-"""A watcher with a loop and a memory of its own, which looks and judges as the supervisor does."""
+"""A watcher with its own loop and memory, which looks and judges as the observer does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = resolve(
 
 
 class Watch:
-    """A watcher with a loop and a memory of its own: `judge` looks and evaluates, as the supervisor does."""
+    """A watcher with its own loop and memory: `judge` looks and evaluates, as the observer does."""
 
     def __init__(
         self, cluster: Cluster, *users: str, conninfo: str | None = None, knows_role: bool = False

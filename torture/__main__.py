@@ -1,4 +1,4 @@
-"""`scripts/torture`: faults without end, and after every round the question whether pgidle has kept its promises."""
+"""`scripts/torture`: endless faults, and after every round the question whether pgidle has kept its promises."""
 
 from __future__ import annotations
 

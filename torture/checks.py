@@ -1,4 +1,4 @@
-"""What must be true after every round, whatever was done: each check returns what is wrong, in words."""
+"""What must hold after every round, whatever was done: each check returns what is wrong, in words."""
 
 from __future__ import annotations
 

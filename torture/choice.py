@@ -1,4 +1,4 @@
-"""What was chosen on the command line, what this machine lacks for it, and the command that plays a round again."""
+"""What the command line chose, what this machine lacks for it, and the command that plays a round again."""
 
 from __future__ import annotations
 

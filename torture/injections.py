@@ -1,5 +1,5 @@
-"""The faults, and what each excuses: `FAULTS`, and for one of them `ASKED`, are the whole of what clients and exit
-statuses are forgiven."""
+"""The faults, and what each excuses. `FAULTS`, and for one of them `ASKED`, list every failure of a client and every
+exit status that is excused."""
 
 from __future__ import annotations
 

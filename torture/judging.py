@@ -1,4 +1,4 @@
-"""Which failures of clients are legitimate, and which exits: strictly, from what was done to Postgres and when.
+"""Which failures of clients and which exits are legitimate, judged strictly by what was done to Postgres and when.
 
 Each excuse has a cause, and each cause a bound: what fails more often than it can have caused is a violation.
 """

@@ -1,4 +1,4 @@
-"""Network and mounts of our own, where we are root, for the whole run, so that nobody else's is touched."""
+"""If we are root, network and mount namespaces for the whole run, so that it touches nobody else's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a round will be, from the seed and its number alone."""
+"""What a round will do, derived from the seed and the round's number alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened in a round, as values: what clients met, which faults were in force when, and who ended with what.
+"""What happened in a round, as values: what clients met, which faults were in force when, and which process ended how.
 
 All times are time.monotonic().
 """

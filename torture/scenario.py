@@ -1,7 +1,7 @@
 """The clients: writers, pools, LISTENers, long transactions, brief visits, cancel requests, silence and garbage.
 
-Each goes on until the crowd is told that it is over. They come in tides: all are busy for a while, then all pause
-together, so that Postgres gets to sleep under open pools, and then all come back at once.
+Each goes on until the crowd is stopped. They come in tides: all are busy for a while, then all pause together, so that
+Postgres gets to sleep under open pools, and then all come back at once.
 """
 
 from __future__ import annotations

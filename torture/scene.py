@@ -1,4 +1,4 @@
-"""What a fault script works with: the machine, its platform, a chance, and the record of what it did."""
+"""What a fault script works with: the machine, its platform, a random generator, and the record of what it did."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`signal` and `socket` as they are built into the interpreter, for code that runs before Postgres is spawned.
 
-The standard library's modules of these names wrap the same functions, and turn some hundred numbers into enumerations
-when they are imported: with `enum`, which they need for it, a fifth of the time to the spawn. Here numbers stay numbers
-(`family`, `type`), and a socket has of the wrapping only what is used.
+The standard library's modules of these names wrap the same functions, and turn a hundred numbers or so into
+enumerations on import: together with `enum`, which that needs, a fifth of the time to the spawn. Here numbers stay
+numbers (`family`, `type`), and of the wrapping a socket has only what is used.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class PgidleError(Exception):
 
 
 class SettingsError(PgidleError):
-    """Wrong usage or settings, found before anything was touched."""
+    """Wrong usage or settings, found before anything was changed."""
 
     status = 2
 

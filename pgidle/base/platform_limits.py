@@ -1,4 +1,4 @@
-"""What the platforms decide that pgidle runs on: their defaults, limits and keys, and where each was read.
+"""What the platforms that pgidle runs on prescribe: their defaults, limits and keys, and where each was read.
 
 To bring a platform up to date, read the files that READ_FROM names in its newest release, correct what is below, and
 write the release there. Durations are seconds, memory is megabytes (of 1024 kB), volumes are gigabytes.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Platform(Enum):
-    """What `pgidle init` writes files for, and `pgidle doctor` reads files of."""
+    """The platforms that `pgidle init` writes files for, and whose files `pgidle doctor` reads."""
 
     FLY = "fly"
     SYSTEMD = "systemd"
@@ -26,7 +26,7 @@ class Platform(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`places` are the files of the release's source, or the pages of its manual, that were read."""
+    """`places` are the files of the release's source, or the pages of its manual, that the facts were read from."""
 
     name: str
     version: str
@@ -75,7 +75,7 @@ POSTGRES_IMAGE = Release(
 )
 READ_FROM = (FLYCTL, COMPOSE, KUBERNETES, SYSTEMD, POSTGRES, POSTGRES_IMAGE)
 
-# Between the signal that stops and the one that kills, where nothing else is said.
+# Seconds from the stop signal to SIGKILL, unless the user sets another time.
 FLY_KILL_TIMEOUT, FLY_LONGEST_KILL_TIMEOUT = 5.0, 300.0
 DOCKER_STOP_GRACE_PERIOD = 10.0
 SYSTEMD_STOP_TIMEOUT = 90.0
@@ -84,9 +84,9 @@ KUBERNETES_GRACE_PERIOD = 30.0
 BUILT_MAJOR = 18
 """The version that pgidle's own Dockerfile builds on, unless told otherwise."""
 FIRST_INITDB_WITH_SETTINGS = 16
-"""The first major version whose initdb takes -c."""
+"""The first major version whose initdb has -c."""
 IMAGE_ENVIRONMENT = {"PGIDLE_HTTP": ":8008"}
-"""What pgidle's own Dockerfile sets."""
+"""The variables that pgidle's own Dockerfile sets."""
 IMAGE_VOLUME = "/var/lib/postgresql"
 """The official image's data directory is below it, in every version."""
 OLD_IMAGE_VOLUME = f"{IMAGE_VOLUME}/data"
@@ -106,7 +106,7 @@ def image_name(image: str) -> tuple[str, str]:
 
 
 def image_major(image: str) -> int | None:
-    """PostgreSQL's major version by the image's tag, where that tells it: 18.1, pg17, 16-3.4, 2.17.2-pg16."""
+    """PostgreSQL's major version from the image's tag, if it says: 18.1, pg17, 16-3.4, 2.17.2-pg16."""
     name, tag = image_name(image)
     found = _NAMED_TAG.search(tag)
     if found is None and not name.startswith("timescaledb"):  # whose own version is 2
@@ -130,7 +130,7 @@ FLY_LEAST_MEMORY = {"shared": 256, "performance": 2048}
 FLY_MOST_MEMORY = {"shared": 2048, "performance": 8192}
 """Megabytes for each CPU."""
 FLY_CPUS = {"shared": (1, 2, 4, 6, 8), "performance": (1, 2, 4, 6, 8, 10, 12, 14, 16)}
-"""Those that a machine's named size may have."""
+"""The numbers of CPUs that a machine may have, by kind."""
 FLY_SIZES = {
     (f"shared-cpu-{cpus}x" if kind == "shared" else f"performance-{cpus}x"): (kind, cpus)
     for kind, counts in FLY_CPUS.items()
@@ -142,7 +142,7 @@ FLY_LARGEST_VOLUME = 500
 FLY_SNAPSHOT_DAYS = (1, 60)
 FLY_SHORTEST_CHECK_INTERVAL, FLY_LONGEST_CHECK_TIMEOUT = 2.0, 60.0
 FLY_DEPLOY_WATCH = 60.0
-"""`fly deploy` waits for a machine to be started and to pass its checks, and fails on one that has exited before."""
+"""`fly deploy` waits until a machine has started and passes its checks, and fails if it exits before that."""
 FLY_RESTART_POLICIES = ("always", "never", "on-failure")
 FLY_DEPLOY_STRATEGIES = ("canary", "rolling", "immediate", "bluegreen")
 FLY_AUTOSTOP = ("off", "stop", "suspend", "false", "true")
@@ -205,6 +205,6 @@ FLY_KEYS: Mapping[str, frozenset[str]] = {
         },
     }.items()
 }
-"""The keys of a fly.toml that flyctl reads, by their section. `fly config validate --strict` looks at those of [build],
-[deploy], [checks] and the top only: it takes a section that is an array of tables for right as it stands. restart_limit
-and script_checks are old keys that nothing reads any more, and that many files have."""
+"""The keys of a fly.toml that flyctl reads, by their section. `fly config validate --strict` checks only those of
+[build], [deploy], [checks] and the top level: it accepts a section that is an array of tables as it is. restart_limit
+and script_checks are old keys that nothing reads any more, but many files still have."""

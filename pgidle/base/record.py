@@ -50,7 +50,7 @@ else:
             super().__setattr__(name, value)
 
     class Enum(metaclass=_Members):
-        """Members with a name and a value, each there once; without aliases, methods or automatic values."""
+        """Members with a name and a value, each unique; without aliases, methods or automatic values."""
 
         def __repr__(self):
             return f"<{type(self).__name__}.{self.name}: {self.value!r}>"

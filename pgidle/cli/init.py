@@ -21,7 +21,9 @@ PLATFORMS = [platform.value for platform in Platform]
     metavar="PORT",
     help="that clients connect to; a cluster of Debian's keeps its own  [default: 5432]",
 )
-@click.option("--idle-timeout", metavar="DURATION", help="quiet time before sleep, or off  [default: 5min]")
+@click.option(
+    "--idle-timeout", metavar="DURATION", help="time without use before sleep, or off  [default: 5min]"
+)
 @click.option(
     "--stop-timeout", metavar="DURATION", help="for a fast shutdown; kill timeouts follow  [default: 30s]"
 )
@@ -33,7 +35,7 @@ PLATFORMS = [platform.value for platform in Platform]
 @click.option(
     "--listen-addresses",
     metavar="ADDRESSES",
-    help="by comma; a cluster of Debian's keeps its own  [systemd; default: localhost]",
+    help="separated by commas; a Debian cluster keeps its own  [systemd; default: localhost]",
 )
 @click.option("--dir", "folder", metavar="PATH", default=".", help="where to write  [default: here]")
 @click.option("--force", is_flag=True, help="replace files that are there")

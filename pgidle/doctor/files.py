@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgidle.doctor.readers.stated_settings import Context
 
 LARGEST = 256 * 1024
-"""Bytes: no such file is longer, and the YAML reader takes a second for as much."""
+"""Bytes: no such file is longer, and the YAML reader takes a second for one of this size."""
 PATIENCE = 30.0
 """Seconds without a byte after which a pipe is given up."""
 KNOWN = "a fly.toml, a systemd unit, a Compose file or a Kubernetes manifest"
@@ -128,7 +128,7 @@ def _recognise(path: str, text: str) -> Given:
     if Path(path).name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf"):
         raise SettingsError(
             f"{path} is looked at together with its data directory",
-            "pgidle doctor -D DATA_DIRECTORY; a configuration elsewhere: behind it, -- -c config_file=PATH",
+            "pgidle doctor -D DATA_DIRECTORY; if its configuration is elsewhere, followed by -- -c config_file=PATH",
         )
     raise SettingsError(f"{path} is none of the files that pgidle knows", f"name {KNOWN}")
 

@@ -1,4 +1,4 @@
-"""The result of an examination: findings with place and cure, what was found right, and what was not read."""
+"""The result of an examination: findings with their place and cure, what was right, and what was not read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pgidle.base.errors import PgidleError
 
 MACHINE = "machine"
-"""The subject of the chart of this machine, which is there where a data directory was named."""
+"""The subject of the chart of this machine, which exists only if a data directory was named."""
 
 
 class Severity(Enum):

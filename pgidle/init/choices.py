@@ -31,18 +31,18 @@ Value = TypeVar("Value")
 
 HTTP_PORT = 8008
 YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
-"""Not strings in YAML 1.1 or 1.2: `name: null` is no name."""
+"""Not strings in YAML 1.1 or 1.2: `name: null` gives no name."""
 DATA_DIR = "/var/lib/pgidle/{name}/data"
-"""Of a systemd instance; pgidle.toml is looked for in the folder above."""
+"""The data directory of a systemd instance; pgidle.toml is looked for in the folder above."""
 STOP_MARGIN = 10
-"""Seconds between pgidle's immediate shutdown and the platform's SIGKILL. Postgres itself gives its processes five
-to obey an immediate shutdown (SIGKILL_CHILDREN_AFTER_SECS in postmaster.c)."""
+"""Seconds from pgidle's immediate shutdown to the platform's SIGKILL. Postgres itself gives its processes five to obey
+an immediate shutdown (SIGKILL_CHILDREN_AFTER_SECS in postmaster.c)."""
 LONGEST_KILL_TIMEOUT = {Platform.FLY: int(FLY_LONGEST_KILL_TIMEOUT)}
 SMALLEST_MEMORY = 256
 """Megabytes: less than this is too little for Postgres and pgidle."""
 
-# None: nothing unless it is given. stop-timeout: pgidle's own default of 4 s fits a kill timeout of 5 s, which does not
-# apply here, and a checkpoint may take longer.
+# None: no default. stop-timeout: pgidle's own default of 4 s is meant for a kill timeout of 5 s, which does not apply
+# here, and a checkpoint may take longer.
 _COMMON = {"port": "5432", "idle-timeout": "5min", "stop-timeout": "30s"}
 DEFAULTS: Mapping[Platform, Mapping[str, str | None]] = {
     Platform.FLY: {
@@ -60,9 +60,9 @@ DEFAULTS: Mapping[Platform, Mapping[str, str | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Everything chosen for one platform; empty or 0: not asked for, or not known to the platform.
+    """Everything chosen for one platform; empty or 0 where nothing was asked for, or the platform has no such option.
 
-    `major` is the version of the image's PostgreSQL, by its name, or that which pgidle's Dockerfile builds on.
+    `major` is the version of the image's PostgreSQL, from the image's name, or the one that pgidle's Dockerfile uses.
     """
 
     name: str
@@ -96,7 +96,7 @@ def choose(platform: Platform, given: Mapping[str, str]) -> Choices:
         )
     port = _read(said, "port", _port, 0)
     if port == HTTP_PORT and platform is not Platform.COMPOSE:
-        raise SettingsError(f"--port: {HTTP_PORT} is where health is served", "choose another")
+        raise SettingsError(f"--port: health is served on {HTTP_PORT}", "choose another")
     name = _read(said, "name", _name, "")
     is_fly = platform is Platform.FLY
     image = _read(said, "image", _image, "")
@@ -156,13 +156,13 @@ def _listen_addresses(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    # What Fly, DNS and Kubernetes agree on. 52: a StatefulSet's pods get a label of its name and ten characters more.
+    # What Fly, DNS and Kubernetes all accept. 52: a StatefulSet's pods get a label of its name and ten more characters.
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?", text):
         raise SettingsError(
             f"{text!r} is not a name", "write a letter, then letters, digits and -, all lower case"
         )
     if text in YAML_WORDS:
-        raise SettingsError(f"{text!r} is no name to YAML, but a value", "write another, or a longer one")
+        raise SettingsError(f"{text!r} is a value in YAML, not a name", "write another, or a longer one")
     return text
 
 
@@ -199,7 +199,7 @@ def _fly_memory(text: str) -> int:
     if size % step:
         below = size // step * step
         raise SettingsError(
-            f"{text!r} is not a memory that Fly has, which is in steps of {step} MB",
+            f"{text!r} is not a memory size of Fly's, which go in steps of {step} MB",
             f"write {below}MB or {below + step}MB",
         )
     fly_size(size)
@@ -207,11 +207,11 @@ def _fly_memory(text: str) -> int:
 
 
 def fly_size(memory: int) -> str:
-    """The smallest machine that may have so many megabytes. Raises SettingsError."""
+    """The smallest machine size that may have that many megabytes. Raises SettingsError."""
     for cpus in FLY_CPUS["shared"]:
         if FLY_LEAST_MEMORY["shared"] * cpus <= memory <= FLY_MOST_MEMORY["shared"] * cpus:
             return f"shared-cpu-{cpus}x"
-    raise SettingsError(f"no machine of Fly's has {memory} MB", "write 512MB, 2GB")
+    raise SettingsError(f"Fly has no machine with {memory} MB", "write 512MB, 2GB")
 
 
 def _fly_volume_size(text: str) -> int:

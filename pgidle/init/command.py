@@ -24,7 +24,7 @@ PLANNERS = {
 
 
 def make_plan(platform: str, given: Mapping[str, str], folder: str = ".") -> Plan:
-    """The files and steps for a platform; `given` holds options by name, `folder` is where they are to be written.
+    """The files and steps for a platform; `given` holds options by name, `folder` is where the files will be written.
     Raises SettingsError."""
     known = Platform(platform)
     if known is Platform.SYSTEMD:

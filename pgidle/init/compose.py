@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plan(choices: Choices, folder: str) -> Plan:
-    """Elsewhere than in a checkout an image is named, and built before."""
+    """In a checkout of pgidle, Compose builds the image; elsewhere it is named, and has to be built before."""
     is_here = not choices.image and folder == "."
     image = choices.image or f"pgidle:{choices.major}"
     values = {
@@ -23,7 +23,9 @@ def plan(choices: Choices, folder: str) -> Plan:
         "stop_timeout": choices.stop_timeout,
         "kill_timeout": choices.kill_timeout,
         "image": image,
-        "checkout": "# All of this in a checkout of pgidle, whose Dockerfile is built.\n" if is_here else "",
+        "checkout": "# Do all of this in a checkout of pgidle, whose Dockerfile is built.\n"
+        if is_here
+        else "",
         "source": render("compose/build.yaml" if is_here else "compose/image.yaml", {"image": image}),
     }
     build = "" if is_here or choices.image else "compose/build.txt"

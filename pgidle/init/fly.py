@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def plan(choices: Choices, folder: str) -> Plan:
-    """Elsewhere than in a checkout fly.toml names no Dockerfile: flyctl takes the one of the folder that it is run in,
-    which is to be the checkout."""
+    """Outside of a checkout, fly.toml names no Dockerfile: flyctl uses that of the folder in which it runs, which
+    should be a checkout."""
     is_here = folder == "."
     build = "fly/image.toml" if choices.image else "fly/dockerfile.toml" if is_here else "fly/checkout.toml"
     values = {
@@ -36,12 +36,12 @@ def plan(choices: Choices, folder: str) -> Plan:
         "config": quote("fly.toml" if is_here else f"{folder.rstrip('/')}/fly.toml"),
         "checkout": ""
         if choices.image
-        else "# All of this in a checkout of pgidle, whose Dockerfile is built.\n",
+        else "# Do all of this in a checkout of pgidle, whose Dockerfile is built.\n",
         "build": render(build, {"image": choices.image}),
     }
     return with_steps("fly/fly.toml", "fly.toml", values, "fly/steps.txt", is_run_there=False)
 
 
 def _is_short(idle_timeout: str) -> bool:
-    """Whether a machine could be asleep before `fly deploy` has seen that it is well."""
+    """Whether a machine could be asleep before `fly deploy` has seen that it is healthy."""
     return idle_timeout != "off" and parse_duration(idle_timeout) < FLY_DEPLOY_WATCH

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plan(choices: Choices, _folder: str) -> Plan:
-    # A name without a registry is a test cluster's.
+    # An image name without a registry is for a test cluster.
     deliver = (
         f"docker push {choices.image}"
         if "/" in choices.image

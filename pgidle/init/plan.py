@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 DEFAULT_SHARED_BUFFERS = 128
-"""Megabytes: what initdb writes where it can."""
+"""Megabytes: what initdb chooses if the machine has room for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """`path` is relative to the folder that is asked for."""
+    """`path` is relative to the folder that the files are written to."""
 
     path: str
     text: str
@@ -29,9 +29,9 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`steps`: commands for a shell, with comments, in the order in which they are to be run, where the files are.
+    """`steps`: commands for a shell, with comments, in the order in which to run them, in the folder of the files.
 
-    `build` come before: they are for a checkout of pgidle. `is_run_there`: false for steps that name the folder.
+    `build` come first, and are for a checkout of pgidle. `is_run_there` is false for steps that name the folder.
     """
 
     files: tuple[File, ...]
@@ -41,14 +41,14 @@ class Plan:
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
-    """A file of `templates/`, `$name` replaced by its value; without the line break at its end."""
+    """A file of `templates/` with each `$name` replaced by its value, without the line break at its end."""
     text = files("pgidle.init").joinpath("templates", template).read_text(encoding="utf-8")
     return Template(text).substitute(values).rstrip("\n")
 
 
 def shared_buffers(choices: Choices, template: str) -> str:
-    """A quarter of the memory, as whole lines; nothing where that is what Postgres takes anyway, or where its initdb
-    cannot be told."""
+    """Whole lines that set a quarter of the memory; empty if Postgres takes that much anyway, or if its initdb has no
+    option for it."""
     size = choices.memory // 4
     if size == DEFAULT_SHARED_BUFFERS or choices.major < FIRST_INITDB_WITH_SETTINGS:
         return ""
@@ -64,7 +64,7 @@ def with_steps(
     build: str = "",
     is_run_there: bool = True,
 ) -> Plan:
-    """One file that has all steps in its head, as comment lines of TOML and YAML. `build` is a template, too."""
+    """One file with all steps at its top, as comment lines of TOML and YAML. `build` is a template, too."""
     rendered, first = render(steps, values), render(build, values) if build else ""
     lines = [*first.splitlines(), *rendered.splitlines()]
     head = "\n".join(f"#   {line}".rstrip() for line in lines)

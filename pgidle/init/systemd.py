@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INSTALLED = "/opt/pgidle/bin/pgidle"
 HOMES = ("/home/", "/root/", "/run/user/")
 DEBIAN_SOCKET_DIR = "/var/run/postgresql"
-"""Built into Debian's Postgres."""
+"""Compiled into Debian's Postgres."""
 ADDRESSES = {"*": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}
 
 _PLAIN_FOLDER = re.compile(r"[/@][\w./+-]*\w", re.ASCII)
@@ -32,9 +32,10 @@ _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_.-]*", re.ASCII)
 
 
 def as_configured(given: Mapping[str, str]) -> dict[str, str]:
-    """What an existing cluster of Debian's packages says, so that its clients find it where it was.
+    """The options, completed from the configuration of an existing cluster of Debian's packages, so that its clients
+    find it where it was.
 
-    Raises SettingsError for the folder of its configuration.
+    Raises SettingsError if the data directory given is the folder of a cluster's configuration.
     """
     data_dir = given.get("data-dir", "")
     if not data_dir.startswith("/"):
@@ -67,7 +68,7 @@ def plan(choices: Choices) -> Plan:
         "kill_timeout": choices.kill_timeout,
         "program": _program(),
         "postgres_args": postgres_args,
-        # In place of the template unit's, for this one's configuration is not beside its data.
+        # Replaces the template unit's, because this cluster's configuration is not beside its data.
         "exec_start": f"ExecStart=\nExecStart={_program()} run{postgres_args}\n" if postgres_args else "",
         "cluster": cluster.unit if cluster is not None else "",
         "folder": cluster.folder if cluster is not None else "",
@@ -80,7 +81,7 @@ def plan(choices: Choices) -> Plan:
     }
     if unix:
         values["listen"] = f"{values['listen']}\n{render('systemd/unix.conf', values)}"
-    # Where a unit is written, and the template it is made of.
+    # Where each unit is written, and the template that it is made from.
     units = {"pgidle.socket": "pgidle.socket", "pgidle.service": "pgidle.service"}
     if choices.name:
         units = {
@@ -101,18 +102,18 @@ def plan(choices: Choices) -> Plan:
 
 
 def _home(data_dir: str) -> str:
-    """A data directory in a home must be writable there."""
+    """The setting for a data directory in a home, which has to be writable."""
     return "# The data directory is in a home.\nProtectHome=no" if data_dir.startswith(HOMES) else ""
 
 
 def _host(choices: Choices) -> str:
-    """One that a client on this machine can connect to."""
+    """An address that a client on this machine can connect to."""
     first = choices.listen_addresses.partition(",")[0]
     return "localhost" if first in (*ADDRESSES, "0.0.0.0", "::") else first
 
 
 def _listen_lines(choices: Choices) -> list[str]:
-    """One socket for each address. Names other than localhost stand as they are, and systemd refuses them."""
+    """One socket for each address. Names other than localhost are left as they are, and systemd refuses them."""
     hosts = [
         address for host in choices.listen_addresses.split(",") for address in ADDRESSES.get(host, (host,))
     ]
@@ -123,13 +124,13 @@ def _listen_lines(choices: Choices) -> list[str]:
 
 
 def _unix_lines(folders: str, port: int) -> list[str]:
-    """One for each folder, less what a unit would take for more than a path. systemd warns of /var/run, a link."""
+    """One socket for each folder that a unit reads as just a path. systemd warns of /var/run, which is a link."""
     plain = [one for one in (name.strip() for name in folders.split(",")) if _PLAIN_FOLDER.fullmatch(one)]
     return [f"ListenStream={re.sub('^/var/run/', '/run/', one)}/.s.PGSQL.{port}" for one in plain]
 
 
 def group_lines(parameters: Parameters, unix: list[str]) -> list[str]:
-    """The group of the files, which Postgres cannot set: they are root's. Not by SocketGroup=, which follows a link
+    """Sets the group of the socket files, which Postgres cannot do, as root owns them. SocketGroup= would follow a link
     that Postgres's user may have put in a file's place."""
     group = parameters.value("unix_socket_group")
     paths = [one.removeprefix("ListenStream=") for one in unix if not one.startswith("ListenStream=@")]
@@ -139,7 +140,7 @@ def group_lines(parameters: Parameters, unix: list[str]) -> list[str]:
 
 
 def _mode(parameters: Parameters) -> str:
-    """As Postgres is going to set it: octal where it begins with 0."""
+    """The sockets' mode as Postgres would set it: octal if it begins with 0."""
     said = parameters.value("unix_socket_permissions")
     try:
         return f"{int(said, 8 if said.startswith('0') else 10) & 0o777:04o}"
@@ -148,7 +149,7 @@ def _mode(parameters: Parameters) -> str:
 
 
 def _owner(data_dir: str) -> str:
-    """The user that Postgres is going to run as."""
+    """The user that Postgres will run as."""
     try:
         uid = Path(data_dir).stat().st_uid
         name = pwd.getpwuid(uid).pw_name if uid else ""
@@ -158,6 +159,6 @@ def _owner(data_dir: str) -> str:
 
 
 def _program() -> str:
-    """The command that is running now, where it is: units are for this machine, more often than not."""
+    """The path of the command that is running now: units are mostly written for this machine."""
     beside = Path(sys.executable).with_name("pgidle")
     return str(beside) if beside.exists() else INSTALLED

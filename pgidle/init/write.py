@@ -27,7 +27,7 @@ class Outcome(Enum):
 
 
 def write(files: Sequence[File], folder: Path, *, force: bool = False) -> list[tuple[Path, Outcome]]:
-    """Write what is not there yet, and with `force` replace what is and differs. Raises PgidleError.
+    """Write the files that do not exist yet, and with `force` replace those that differ. Raises PgidleError.
 
     Everything is written under other names first, so that a full disk or a missing right leaves nothing behind. Below
     `folder` no symbolic link is followed: others may be able to write there.
@@ -68,7 +68,7 @@ def write(files: Sequence[File], folder: Path, *, force: bool = False) -> list[t
                 with suppress(FileNotFoundError):
                     os.unlink(beside, dir_fd=place)
             for parent in reversed(made):
-                # Not empty any more, so something else uses it.
+                # No longer empty, so something else uses it.
                 with suppress(OSError):
                     parent.rmdir()
             raise PgidleError(f"cannot write {path}: {error.strerror}", "set --dir, or --print") from None
@@ -76,7 +76,7 @@ def write(files: Sequence[File], folder: Path, *, force: bool = False) -> list[t
 
 
 def _open(path: str, opened: ExitStack, above: int | None = None) -> int:
-    """A folder's descriptor, until `opened` ends; below another one it is no link."""
+    """A folder's descriptor, open until `opened` ends. Below another folder no link is followed."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if above is not None else 0)
     folder = os.open(path, flags, dir_fd=above)
     opened.callback(os.close, folder)
@@ -88,7 +88,7 @@ def _compare(path: Path, text: str) -> Outcome:
     try:
         same = read_regular(str(path)) == text.encode()
     except (FileNotFoundError, NotADirectoryError):
-        # A dangling link is there, too.
+        # A dangling link exists, too.
         return Outcome.REPLACED if path.is_symlink() else Outcome.WRITTEN
     except OSError as error:
         raise PgidleError(f"cannot read {path}: {error.strerror}", "move it away, or set --dir") from None

@@ -1,8 +1,8 @@
 """A self-signed certificate for Postgres, made once by the program `openssl`.
 
-It is no certificate authority, and says so (CA:FALSE): some clients refuse an authority as a server, and all
-accept this one both as the server's certificate and as the root that they verify it with. It has no keyUsage,
-without which OpenSSL would not see it as signed by itself (X509v3 check of KU_KEY_CERT_SIGN).
+It is not a certificate authority, and says so (CA:FALSE): some clients refuse an authority's certificate from a server,
+and all accept this one both as the server's certificate and as the root that they verify it with. It has no keyUsage,
+because with one that lacks keyCertSign OpenSSL would not take it as self-signed (X509v3 check of KU_KEY_CERT_SIGN).
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def refuse_unfit(
     if not is_first_start and _ask(binaries, "ssl", "-D", data_dir, *postgres_args) == "on":
         named = _ask(binaries, "ssl_cert_file", "-D", data_dir, *postgres_args)
         raise SettingsError(
-            f"--tls self-signed: Postgres's configuration has ssl = on already, with {named}",
+            f"--tls self-signed: Postgres's configuration already has ssl = on, with {named}",
             "leave --tls out, or set ssl = off there",
         )
-    # Without the configuration: there is none yet on a first start.
+    # Asked without the configuration, which does not exist yet on a first start.
     if _ask(binaries, "ssl_library", "-D", data_dir, "-c", f"config_file={os.devnull}") == "":
         raise PgidleError(
             f"--tls self-signed: {binaries.path('postgres')} was built without TLS",
@@ -65,9 +65,9 @@ def refuse_unfit(
 
 
 def make(data_dir: str, environ: Mapping[str, str]) -> str:
-    """Make key and certificate, all or nothing, and return what to tell. Raises PgidleError.
+    """Make key and certificate, both or neither, and return the line to log. Raises PgidleError.
 
-    For the user of Postgres, whose files they are. What was there before is replaced.
+    Run as Postgres's user, who owns the files. Existing ones are replaced.
     """
     folder = Path(data_dir, FOLDER)
     new, old = folder.with_suffix(".new"), folder.with_suffix(".old")
@@ -89,14 +89,14 @@ def make(data_dir: str, environ: Mapping[str, str]) -> str:
                 _remove(leftover)
     except OSError as fault:
         raise PgidleError(
-            f"cannot make the certificate {folder / CERTIFICATE}: {fault.strerror}", "put that right"
+            f"cannot make the certificate {folder / CERTIFICATE}: {fault.strerror}", "fix that"
         ) from None
     day = time.strftime("%Y-%m-%d", time.gmtime(expires))
     return f"made a self-signed certificate, {folder / CERTIFICATE}, for {', '.join(names)}, until {day}"
 
 
 def _remove(path: Path) -> None:
-    """Whatever it is: what is no folder would be in the way of every later one."""
+    """Remove the path, whatever it is: anything but a folder would be in the way of every later one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -104,7 +104,7 @@ def _remove(path: Path) -> None:
 
 
 def _names(environ: Mapping[str, str]) -> list[str]:
-    """What clients may call this server: the machine's name, this machine, and on Fly.io the app's names."""
+    """The names that clients may use for this server: the machine's, on Fly.io the app's, and those of loopback."""
     app = environ.get("FLY_APP_NAME", "")
     names = [
         socket.gethostname(),
@@ -119,7 +119,7 @@ def _is_dns_name(name: str) -> bool:
 
 
 def _write(folder: Path, names: Sequence[str]) -> int:
-    """Key, certificate, and when it expires, which is returned too (seconds since 1970)."""
+    """Write the key, the certificate and its expiry time, which is also returned (seconds since 1970)."""
     kinds = ("IP" if ":" in name or name == "127.0.0.1" else "DNS" for name in names)
     alternatives = ", ".join(f"{kind}:{name}" for kind, name in zip(kinds, names, strict=True))
     config = folder / "openssl.cnf"
@@ -149,13 +149,11 @@ def _openssl(*arguments: str) -> None:
         ) from None
     if ran.returncode:
         said = " ".join((ran.stderr or ran.stdout).split()[-30:])
-        raise PgidleError(
-            f"openssl could not make the certificate: {said}", "put that right, or leave --tls out"
-        )
+        raise PgidleError(f"openssl could not make the certificate: {said}", "fix that, or leave --tls out")
 
 
 def _ask(binaries: Binaries, parameter: str, *arguments: str) -> str | None:
-    """One of Postgres's parameters; None where it does not say: then its own start tells what is wrong."""
+    """One of Postgres's parameters; None if Postgres does not answer: then its own start says what is wrong."""
     ran = _run(binaries.path("postgres"), "-C", parameter, *arguments)
     return ran.stdout.strip() if ran.returncode == 0 else None
 

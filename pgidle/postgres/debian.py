@@ -1,4 +1,4 @@
-"""Clusters of Debian's packages, which have their configuration in /etc/postgresql/VERSION/NAME, not beside the data.
+"""Clusters of Debian's packages, whose configuration is in /etc/postgresql/VERSION/NAME, not beside the data.
 
 https://manpages.debian.org/pg_createcluster
 """
@@ -19,7 +19,7 @@ CONFIGURATIONS = "/etc/postgresql"
 LAST_TO_COLLECT = 14
 """The last major version with a statistics collector."""
 _VERSION, _NAME = re.compile(r"\d+(\.\d+)?", re.ASCII), re.compile(r"\w[\w.-]*", re.ASCII)
-"""What pg_createcluster(1) takes for a name, less what would need quotes."""
+"""The names that pg_createcluster(1) accepts, less those that would need quotes."""
 _DATA_DIRECTORY = re.compile(r"^\s*data_directory\s*=?\s*'([^']*)'", re.MULTILINE)
 
 
@@ -37,15 +37,15 @@ class Cluster:
 
     @property
     def postgres_args(self) -> tuple[str, ...]:
-        """What Postgres must be told. Up to 14, Debian has its statistics in a folder below /var/run, which is
-        gone after a reboot until pg_ctlcluster makes it; without it nobody can be seen to use Postgres.
+        """The arguments that Postgres needs. Up to 14, Debian keeps statistics in a folder below /var/run, which is
+        gone after a reboot until pg_ctlcluster makes it; without it, use of Postgres cannot be seen.
         """
         config = ("-c", f"config_file={self.folder}/postgresql.conf")
         major = int(self.version.partition(".")[0])
         return config if major > LAST_TO_COLLECT else (*config, "-c", "stats_temp_directory=pg_stat_tmp")
 
     def choices(self, data_dir: str) -> dict[str, str]:
-        """Where its clients find it, as options: what its configuration says, as far as it may be read."""
+        """Where its clients find it, as options: from its configuration, as far as that may be read."""
         parameters = read_parameters(data_dir, self.postgres_args)
         addresses = parameters.value("listen_addresses").replace(" ", "")
         said = {"port": parameters.value("port"), "listen-addresses": addresses}
@@ -53,9 +53,9 @@ class Cluster:
 
 
 def find_cluster(data_dir: str, configurations: str | None = None) -> Cluster | None:
-    """The cluster whose data is there, if its configuration is elsewhere.
+    """The cluster whose data is in `data_dir`, if its configuration is elsewhere.
 
-    The data may be closed to who asks: then the configuration alone tells, which everybody may read.
+    The caller may not be able to read the data; then the configuration, which everybody may read, has to do.
     """
     try:
         if Path(data_dir, "postgresql.conf").exists():
@@ -68,7 +68,7 @@ def find_cluster(data_dir: str, configurations: str | None = None) -> Cluster | 
     for conf in sorted(Path(configurations or CONFIGURATIONS).glob("*/*/postgresql.conf")):
         cluster = Cluster(conf.parts[-3], conf.parts[-2], str(conf.parent))
         if not (_VERSION.fullmatch(cluster.version) and _NAME.fullmatch(cluster.name)):
-            # The folders are Postgres's user's, and the names go into units and shell commands of root's.
+            # Postgres's user owns the folders, and their names go into root's units and shell commands.
             continue
         try:
             said = _DATA_DIRECTORY.search(read_regular(str(conf)).decode("utf-8", "replace"))
@@ -81,7 +81,7 @@ def find_cluster(data_dir: str, configurations: str | None = None) -> Cluster | 
 
 
 def unconfigured(data_dir: str) -> PgidleError:
-    """What to say of a data directory without postgresql.conf."""
+    """The error for a data directory without postgresql.conf."""
     cluster = find_cluster(data_dir)
     args = (
         join(cluster.postgres_args)
@@ -89,6 +89,6 @@ def unconfigured(data_dir: str) -> PgidleError:
         else f"-c config_file={CONFIGURATIONS}/VERSION/NAME/postgresql.conf"
     )
     return PgidleError(
-        f"no postgresql.conf in {data_dir}, which has its configuration elsewhere, as Debian's clusters have",
+        f"no postgresql.conf in {data_dir}, whose configuration is elsewhere, as with Debian's clusters",
         f"pgidle run -D {data_dir} -- {args}",
     )

@@ -2,7 +2,7 @@
 
 The data directory may be a mount point, which cannot be renamed, and initdb needs an empty folder. So everything is
 made in `pgidle/initdb/data` inside it, synced and marked complete. Only then do its entries move up, PG_VERSION last.
-Whatever interrupts this, a data directory with PG_VERSION is finished; the next start goes on moving a complete one,
+Whatever interrupts this, a data directory with PG_VERSION is finished; the next start goes on moving a complete cluster
 and throws away an incomplete one.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOCK_WAIT = 10.0
-"""Seconds to wait for a killed supervisor's child, which is about to end by itself."""
+"""Seconds to wait for the child of a killed supervisor, which is about to end by itself."""
 DONE, FAILED = b"+", b"-"
 
 
@@ -98,8 +98,7 @@ def _prepare(folder: Path, order: Order) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Throw away an unfinished cluster, and its WAL if that is elsewhere, after ending the processes that work in
-    it."""
+    """Throw away an unfinished cluster, and its WAL if that is elsewhere, after ending the processes working in it."""
     end_processes(folder / "data")
     with contextlib.suppress(FileNotFoundError):
         # Only written if that folder was empty: everything in it now was made here.
@@ -141,7 +140,7 @@ def _sync(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as fault:
-        if fault.errno != errno.EINVAL:  # a file system that does not sync folders
+        if fault.errno != errno.EINVAL:  # from a file system that does not sync folders
             raise
     finally:
         os.close(descriptor)
@@ -171,7 +170,7 @@ class Initialisation:
             os.kill(self.pid, signal.SIGTERM)
 
     def error(self) -> str | None:
-        """Wait for the child's end and reap it: in one line why it failed; None if it did not. Call it once."""
+        """Wait for the child's end and reap it. Why it failed, in one line; None if it did not. Call this once."""
         with os.fdopen(self._answer, "rb") as file:
             answer = file.read()
         with contextlib.suppress(ChildProcessError):
@@ -199,13 +198,13 @@ def _child(work: Callable[[], None], writer: int, supervisor: int) -> NoReturn:
         except PgidleError as fault:
             answer += str(fault).encode(errors="backslashreplace")
         except OSError as fault:
-            said = f"the first start failed: {fault}: put that right and start again"
+            said = f"the first start failed: {fault}: fix that and start again"
             answer += said.encode(errors="backslashreplace")
         except _Stopped:
             answer += b"the first start was stopped: start again"
         except BaseException:
             sys.excepthook(*sys.exc_info())
-            answer += b"the first start failed by a fault of pgidle's, shown above: report it"
+            answer += b"the first start failed because of a bug in pgidle, shown above: report it"
             raise
     finally:
         os.write(writer, answer)

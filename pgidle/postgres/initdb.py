@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from pgidle.postgres.programs import Binaries
 
 ENSURE_INITDB = "docker-ensure-initdb.sh"
-"""The official image's script: does all of the first start, /docker-entrypoint-initdb.d too, and exits."""
+"""The official image's script: it does all of the first start, /docker-entrypoint-initdb.d included, and exits."""
 MADE_BY_INITDB = ("postgres", "template0", "template1")
 PASSWORD_METHODS = ("scram-sha-256", "md5", "password")
 """Methods that initdb can write for loopback; any other needs more parameters than initdb takes."""
 PATIENCE = 3.0
-"""Seconds that processes have to end after SIGQUIT before SIGKILL, and again after that."""
+"""Seconds that processes have to end after SIGQUIT, and again after SIGKILL."""
 PR_SET_PDEATHSIG = 1
 COMPLAINT = re.compile(r"(?:error|ERROR|FATAL|PANIC): +(.+)")
 OWN_LINE = re.compile(r"^(?:initdb|postgres): (?!hint|warning|detail)(.+)", re.MULTILINE)
-"""Complaints of getopt. The words above may also be in the user's language."""
+"""Complaints of getopt, and those whose keyword above is in the user's language."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a cluster is made with, and for whom. `postgres_args` are for the script's temporary server."""
+    """How to make a cluster, and for which user. `postgres_args` are for the script's temporary server."""
 
     binaries: Binaries
     first: FirstStart
@@ -66,8 +66,8 @@ def make_cluster(folder: Path, final: Path, order: Order) -> None:
 
 
 def _run_script(script: str, folder: Path, order: Order) -> None:
-    # Its output is the user's own scripts' too, so it is shown as it comes, where pgidle's log goes. And no
-    # pipe: a temporary server that outlives a failed script would hold it open.
+    # Its output includes that of the user's own scripts, so it is shown as it comes, where pgidle's log goes. Not
+    # through a pipe: a temporary server that outlives a failed script would hold it open.
     environ = order.first.script_environ(for_children(order.environ)) | {
         "PGDATA": str(folder),
         "PATH": f"{order.binaries.bin_dir}:{order.environ.get('PATH', os.defpath)}",
@@ -83,7 +83,7 @@ def _run_script(script: str, folder: Path, order: Order) -> None:
 
 
 def _forget_place(folder: Path, final: Path) -> None:
-    """Scripts write absolute paths into settings ($PGDATA/server.key); the files move, so these must too."""
+    """Scripts write absolute paths into settings ($PGDATA/server.key); the files move, so the paths must change."""
     for conf in folder.glob("*.conf"):
         text = conf.read_bytes()
         if os.fsencode(folder) in text:
@@ -100,7 +100,7 @@ def _run_initdb(folder: Path, order: Order) -> None:
     arguments = ["--no-sync", f"--username={first.user}", f"--auth-local={local}", f"--auth-host={loopback}"]
     locale = next(filter(None, (order.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))), "C")
     if locale in ("C", "POSIX"):
-        # initdb would make databases of SQL_ASCII, which hold any bytes and understand none.
+        # initdb would make SQL_ASCII databases, which store any bytes without knowing what they mean.
         arguments.append("--encoding=UTF8")
     if first.wal_dir is not None:
         arguments.append(f"--waldir={first.wal_dir}")
@@ -174,8 +174,8 @@ def _run(
     output = process.communicate(os.fsencode(script))[0].decode(errors="replace")
     if process.returncode:
         complaint = COMPLAINT.search(output) or OWN_LINE.search(output)
-        what = complaint[1] if complaint else " ".join(output.split()[-20:]) or "it said nothing"
-        raise PgidleError(f"{program} failed at the first start: {what}", "put that right and start again")
+        what = complaint[1] if complaint else " ".join(output.split()[-20:]) or "without a message"
+        raise PgidleError(f"{program} failed at the first start: {what}", "fix that and start again")
     return output
 
 
@@ -184,16 +184,16 @@ def _die_with_parent() -> None:
 
 
 def end_processes(folder: Path) -> None:
-    """End whatever still works in `folder`: its programs have it as working directory, and nobody else has.
+    """End every process that still works in `folder`: only programs of this start have it as their working directory.
 
-    Neither the process group nor the parent says as much: pg_ctl puts the script's server into a session of
-    its own, and those of a killed pgidle have another parent. Raises PgidleError if one cannot be ended.
+    Neither the process group nor the parent identifies them: pg_ctl puts the script's server into a session of its own,
+    and processes of a killed pgidle have another parent. Raises PgidleError if one cannot be ended.
     """
     began = time.monotonic()
     while pids := _working_in(folder):
         waited = time.monotonic() - began
         if waited > 2 * PATIENCE:
-            raise PgidleError(f"process {pids[0]} still works in {folder} and cannot be ended", "end it")
+            raise PgidleError(f"process {pids[0]} is still working in {folder} and cannot be ended", "end it")
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if waited > PATIENCE else signal.SIGQUIT)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pgidle.system.log import Log
 
 PATIENCE = ((3.0, signal.SIGKILL), (0.5, signal.SIGQUIT))
-"""Signals, and after how many seconds each is sent. Backends that notice the postmaster's death end by themselves, in
-milliseconds; Postgres refuses to start while one is attached to its shared memory, so killing one loses nothing."""
+"""Signals, and after how many seconds each is sent. Backends that notice the postmaster's death end by themselves,
+within milliseconds. Postgres refuses to start while any is attached to its shared memory, so killing one loses nothing.
+"""
 
 KILL_AFTER = 10.0
 """Seconds after an immediate shutdown: Postgres itself gives its processes five for that."""

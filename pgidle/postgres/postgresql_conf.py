@@ -1,7 +1,7 @@
 """postgresql.conf as Postgres reads it (src/backend/utils/misc/guc-file.l), with the place of every setting.
 
-Postgres itself is asked whether it accepts the whole (see `probe`); this reader is for the places, and for a
-machine on which Postgres cannot be asked.
+Postgres itself is asked whether it accepts all of it (see `probe`); this reader finds the places, and serves machines
+on which Postgres cannot be asked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LINE = re.compile(
 )
 _ESCAPE = re.compile(r"''|\\(.)")
 DEPTH = 10
-"""So deep may files include one another (CONF_FILE_MAX_DEPTH)."""
+"""How deep files may include one another (CONF_FILE_MAX_DEPTH)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What is set, by lower-case name, which files could not be read, and why, and which were."""
+    """The settings, by lower-case name; the files that could not be read, with why; and those that were read."""
 
     values: dict[str, Parameter]
     unread: tuple[tuple[str, str], ...]
@@ -48,7 +48,7 @@ class Parameters:
         return found.where if found is not None else "postgresql.conf"
 
     def is_on(self, name: str, *, default: bool) -> bool:
-        """As Postgres reads a truth value: any beginning of a word that is not ambiguous."""
+        """A boolean as Postgres reads it: any unambiguous beginning of a word."""
         word = self.value(name).lower()
         if not word:
             return default
@@ -56,7 +56,7 @@ class Parameters:
 
 
 def read_lines(text: str) -> Iterator[tuple[int, str, str]]:
-    """Line, name and value of each setting and include; a line that is neither is Postgres's to complain of."""
+    """Line, name and value of each setting and include; Postgres itself complains of a line that is neither."""
     for number, line in enumerate(text.split("\n"), 1):
         if (found := _LINE.fullmatch(line)) is not None:
             value = found[2]
@@ -66,11 +66,11 @@ def read_lines(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def read_parameters(data_dir: str, postgres_args: Sequence[str]) -> Parameters:
-    """All that holds for a start: the file and what it includes, then postgresql.auto.conf, then the command line."""
+    """All settings of a start: the file and what it includes, then postgresql.auto.conf, then the command line."""
     given = dict(_arguments(postgres_args))
     reader = _Reader()
     reader.read(Path(given.get("config_file") or f"{data_dir}/postgresql.conf"))
-    # Not for who may not look into the data directory.
+    # A user who may not look into the data directory does without it.
     if os.path.exists(auto := f"{data_dir}/postgresql.auto.conf"):
         reader.read(Path(auto))
     values = reader.values | {name: Parameter(value, "after --") for name, value in given.items()}

@@ -1,7 +1,7 @@
 """State that the next start restores after a shutdown, and the settings that must allow for it.
 
-The startup process restores it, after everything that a trial start reads. It ends Postgres if a limit is too low for
-it, or wal_level is: so a setting that waits for a restart can be one that no start survives. (restoreTwoPhaseData in
+The startup process restores it, after everything that a trial start reads, and ends Postgres if a limit or wal_level is
+too low for it. So a changed setting that waits for a restart can be one that no start survives. (restoreTwoPhaseData in
 twophase.c, RestoreSlotFromDisk in slot.c, StartupReplicationOrigin in origin.c)
 """
 
@@ -20,10 +20,10 @@ SLOT = struct.Struct("=16x64s I I")
 """How a slot's file begins: name, database (0: a physical slot), persistency (ReplicationSlotOnDisk, 9.4 to 18)."""
 
 PERSISTENT = 0
-"""RS_PERSISTENT: any other slot is dropped by a start."""
+"""RS_PERSISTENT: a start drops any other slot."""
 
 ORIGIN_BYTES = 16
-"""Of ReplicationStateOnDisk. The file has a magic number before, and a checksum behind, of 4 bytes each."""
+"""Size of a ReplicationStateOnDisk. The file begins with a magic number and ends with a checksum, of 4 bytes each."""
 
 
 @record
@@ -37,7 +37,7 @@ class Restored:
 
 
 def restored(data_dir: str, prepared: int) -> Restored:
-    """As it is on disk, except for prepared transactions, which may still be in WAL only. Raises OSError."""
+    """The state on disk, except for prepared transactions, which may still be only in WAL. Raises OSError."""
     names = (entry.name for entry in os.scandir(f"{data_dir}/pg_replslot"))
     kept = [slot for name in names if (slot := _slot(data_dir, name)) is not None]
     logical = next((name for name, database in kept if database), "")
@@ -45,7 +45,7 @@ def restored(data_dir: str, prepared: int) -> Restored:
 
 
 def complaint(there: Restored, version: int, ask: Callable[[str], str]) -> str:
-    """Why Postgres would not start, in one line; empty: it would. `ask` tells a setting as a start would have it."""
+    """Why Postgres would not start, in one line; empty: it would. `ask` returns a setting as a start would see it."""
     origin_setting = "max_active_replication_origins" if version >= 18 else "max_replication_slots"
     if there.prepared and (room := int(ask("max_prepared_transactions"))) < there.prepared:
         return f"max_prepared_transactions is {room}, and there are {there.prepared} (pg_prepared_xacts)"
@@ -64,7 +64,7 @@ def complaint(there: Restored, version: int, ask: Callable[[str], str]) -> str:
 
 
 def _slot(data_dir: str, name: str) -> tuple[str, int] | None:
-    """Name and database; None if a start would drop the slot, or it has just been dropped."""
+    """A slot's name and database; None if a start would drop it, or it has just been dropped."""
     try:
         with open(f"{data_dir}/pg_replslot/{name}/state", "rb") as file:
             text, database, persistency = SLOT.unpack(file.read(SLOT.size))
@@ -76,7 +76,7 @@ def _slot(data_dir: str, name: str) -> tuple[str, int] | None:
 
 
 def _origins(data_dir: str) -> int:
-    """As of the last checkpoint."""
+    """The number of replication origins as of the last checkpoint."""
     try:
         return max(0, os.stat(f"{data_dir}/pg_logical/replorigin_checkpoint").st_size - 8) // ORIGIN_BYTES
     except FileNotFoundError:

@@ -1,22 +1,21 @@
-"""Checks whether Postgres would start with the files that are on disk now: a program of its own, which lets Postgres
-try.
+"""Checks whether Postgres would start with the files that are on disk now, by letting Postgres try: a separate program.
 
-A running Postgres ignores a configuration file with errors, and reads some settings only at a start, so that nobody
-notices until it has to start again. It is tried in steps, each with the command line that it is started with:
+A running Postgres ignores a configuration file with errors, and reads some settings only at a start, so nobody notices
+until it has to start again. It is tried in steps, each with Postgres's real command line:
 
 - `postgres -C` reads and judges every configuration file, as for a start, and exits.
 - From 15 on `postgres -C shared_memory_size` also loads the preloaded libraries and the TLS files, and adds up memory.
 - pg_hba.conf is read last of all, after which the first child is forked. In a trial that may have no children
   (RLIMIT_NPROC) that fork fails, and the postmaster exits: by then everything has been tried. (postmaster.c)
 
-The last two need a data directory that nobody locks: a scratch one, with copies of PG_VERSION and pg_control, and links
-to what an administrator may have put beside Postgres's own files (certificates). It has no WAL and no tables, so there
-is nothing that a trial could harm. No port is listened on, and no log file is written.
+The last two need a data directory that no Postgres has locked: a scratch one, with copies of PG_VERSION and pg_control,
+and links to what an administrator may have put beside Postgres's own files (certificates). It has no WAL and no tables,
+so there is nothing that a trial could harm. A trial listens on no port and writes no log file.
 
-Run as Postgres's user, at a low priority: `main` takes version, prepared transactions, data directory, folder
-and command from sys.argv, and prints a word of `Startable` and the reason. It changes nothing but its own folder. A
-program that runs before every sleep imports no more than it needs: little of Python's library costs less than a start
-of Postgres.
+It runs as Postgres's user, at a low priority: `main` takes version, prepared transactions, data directory, folder and
+command from sys.argv, and prints a word of `Startable` and the reason. It changes nothing but its own folder. As it
+runs before every sleep, it imports no more than it needs: most of Python's library takes longer to import than Postgres
+takes to start.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ COMPUTES_MEMORY = 15
 """The first major version whose `-C` goes as far as memory (GUC_RUNTIME_COMPUTED in guc.h)."""
 
 POLL = 0.002
-"""Seconds between two checks whether a trial has ended."""
+"""Seconds between two checks of whether a trial has ended."""
 
 SCRATCH = "start-check"
 """The scratch directory's name."""
@@ -59,7 +58,7 @@ FOLDERS = frozenset({
     "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot", "pg_serial",
     "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_xact",
 })  # fmt: skip
-"""Those that a start looks into before it reads WAL (subdirs in initdb.c)."""
+"""Folders that a start looks into before it reads WAL (subdirs in initdb.c)."""
 
 SOCKET = ".s.PGSQL."
 """How the names of Unix sockets and their lock files begin; these may be in the data directory, too."""
@@ -74,13 +73,13 @@ QUIET = {
     "log_error_verbosity": "default",
     "log_line_prefix": "",
     "lc_messages": "C",
-    # Two Postgreses need not have room for their huge pages at once.
+    # There may not be enough huge pages for two Postgreses at once.
     "huge_pages": "off",
 }
-"""For a trial that opens nobody else's socket, writes no file, and complains in English."""
+"""Settings for a trial that opens no socket of another Postgres, writes no file, and complains in English."""
 
 SMALL = {"shared_preload_libraries": "", "ssl": "off", "shared_buffers": "16"}
-"""Also for a trial after one that has tried these settings. pg_hba.conf does not depend on them."""
+"""More settings, for a trial after one that has tried them. pg_hba.conf does not depend on them."""
 
 STARTED = r"could not fork|startup process \(PID"
 """The output of a trial that succeeded: it only lacked processes or, if the kernel allowed it one despite the limit,
@@ -97,19 +96,19 @@ loads libraries that may need children or threads."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 OUT_OF_ROOM = "No space left on device|Disk quota exceeded|Read-only file system"
-"""Trouble of the trial itself, like every message that names its scratch directory. Disk space is checked elsewhere."""
+"""Trouble of the trial's own, like any message that names its scratch directory. Disk space is checked elsewhere."""
 
 
 class Fatal(Exception):
-    """Postgres would not start: one line."""
+    """Postgres would not start; the reason in one line."""
 
 
 class Doubtful(Exception):
-    """It could not be tried: one line."""
+    """It could not be tried; the reason in one line."""
 
 
 def check(question: StartQuestion) -> StartResult:
-    """Try everything. The first thing that is wrong is the result."""
+    """Try everything. The result is the first thing that is wrong."""
     scratch = f"{question.folder}/{SCRATCH}"
     try:
         trial = Trial(question, scratch)
@@ -119,7 +118,7 @@ def check(question: StartQuestion) -> StartResult:
             trial.try_scratch()
             trial.try_restored()
         except OSError as error:
-            # A quota shows in nothing but this. As little can Postgres write its pid file.
+            # Only this shows that a quota is used up: Postgres could not write its pid file either.
             if (
                 error.errno in NO_ROOM
                 and os.stat(question.folder).st_dev == os.stat(question.data_dir).st_dev
@@ -138,7 +137,7 @@ def check(question: StartQuestion) -> StartResult:
 
 
 def make_scratch(data_dir: str, scratch: str) -> None:
-    """A data directory that a postmaster takes for one until it reads WAL. Raises OSError."""
+    """Make a data directory that looks real to a postmaster until it reads WAL. Raises OSError."""
     remove(scratch)
     os.mkdir(scratch, 0o700)
     os.mkdir(f"{scratch}/global", 0o700)
@@ -153,7 +152,7 @@ def make_scratch(data_dir: str, scratch: str) -> None:
 
 
 def remove(scratch: str) -> None:
-    """Remove it with all that it has come to hold, but nothing that links lead to. Raises OSError."""
+    """Remove it with everything in it, but nothing that its links lead to. Raises OSError."""
     if os.path.islink(scratch):
         os.unlink(scratch)
     for folder, folders, others in os.walk(scratch, topdown=False):
@@ -168,7 +167,7 @@ def remove(scratch: str) -> None:
 
 
 class Trial:
-    """Runs of Postgres's program, all within LIMIT seconds. `scratch` need not be there before `try_scratch`."""
+    """Runs of Postgres's program, all within LIMIT seconds. `scratch` need not exist before `try_scratch`."""
 
     def __init__(self, question: StartQuestion, scratch: str) -> None:
         self._question = question
@@ -176,7 +175,7 @@ class Trial:
         self._until = time.monotonic() + LIMIT
 
     def try_configuration(self) -> None:
-        """Every value of every file; and folders that Postgres starts with, or not at all. Raises Fatal, Doubtful."""
+        """Try every value of every file, and the folders that a start needs. Raises Fatal, Doubtful."""
         data_dir = self._ask("data_directory")
         if not _is_same(data_dir, self._question.data_dir):
             raise Fatal(f"data_directory is {data_dir}, not {self._question.data_dir}")
@@ -190,8 +189,8 @@ class Trial:
                 raise Fatal(f"logging_collector is on, and log_directory {log_directory} cannot be written")
 
     def try_scratch(self) -> None:
-        """Libraries, TLS, memory, pg_hba.conf. Raises Fatal, Doubtful."""
-        # Up to 14, and with Debian outside of the data directory: the running Postgres's is in use.
+        """Try libraries, TLS, memory and pg_hba.conf. Raises Fatal, Doubtful."""
+        # Up to 14, and with Debian outside of the data directory: there the running Postgres is using it.
         quiet = early = QUIET | {"stats_temp_directory": "."}
         if self._question.version >= COMPUTES_MEMORY:
             self._try_memory(int(self._ask("shared_memory_size", data_directory=self._scratch)))
@@ -210,13 +209,13 @@ class Trial:
         raise Doubtful(f"a trial start says: {complaint}")
 
     def try_restored(self) -> None:
-        """What has to be restored, which a scratch directory has nothing of. Raises Fatal, Doubtful, OSError."""
+        """Check what a start has to restore, as a scratch directory has none of it. Raises Fatal, Doubtful, OSError."""
         there = restored(self._question.data_dir, self._question.prepared)
         if said := complaint(there, self._question.version, self._ask):
             raise Fatal(said)
 
     def _ask(self, name: str, **settings: str) -> str:
-        """The value of a setting as a start would have it. Raises Fatal in Postgres's own words."""
+        """The value of a setting as a start would see it. Raises Fatal in Postgres's own words."""
         status, value, said = self._run(("-C", name), is_alone=False, **settings)
         if status == 0:
             return value.removesuffix("\n")
@@ -226,7 +225,7 @@ class Trial:
         raise Fatal(complaint or f"postgres -C {name} exits with status {status}")
 
     def _run(self, more: tuple[str, ...], *, is_alone: bool, **settings: str) -> tuple[int, str, list[str]]:
-        """Exit status, negative for a signal, what it prints, and its lines on stderr. `is_alone`: it may not fork."""
+        """Run it: exit status (negative for a signal), output, and lines on stderr. `is_alone`: it may not fork."""
         said = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [*self._question.command, *said, *more]
         with open(os.memfd_create("stdout"), "rb") as out, open(os.memfd_create("stderr"), "rb") as err:
@@ -239,7 +238,7 @@ class Trial:
         return status, printed, complaints.splitlines()
 
     def _await(self, pid: int) -> int:
-        """Its exit status, negative for a signal. Raises Doubtful if it takes too long."""
+        """The exit status, negative for a signal. Raises Doubtful if it takes too long."""
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -251,11 +250,11 @@ class Trial:
             time.sleep(POLL)
 
     def _try_memory(self, megabytes: int) -> None:
-        """Ask for it as Postgres does (CreateAnonymousSegment in sysv_shmem.c), and use none of it."""
+        """Map the memory as Postgres does (CreateAnonymousSegment in sysv_shmem.c), but use none of it."""
         try:
             mmap.mmap(-1, megabytes * 2**20).close()
         except OSError as error:
-            text = f"{megabytes} MB of shared memory cannot be had: {error.strerror}"
+            text = f"{megabytes} MB of shared memory cannot be allocated: {error.strerror}"
             # Strict accounting: the running Postgres's share will be free by then.
             if _overcommit() == 2 and megabytes * 1024 <= _meminfo("CommitLimit"):
                 raise Doubtful(f"{text} while Postgres runs") from None
@@ -265,11 +264,13 @@ class Trial:
         needed = int(self._ask("shared_memory_size_in_huge_pages", data_directory=self._scratch))
         there = _meminfo("HugePages_Total")
         if needed > there and self._ask("huge_page_size") == "0":
-            raise Fatal(f"huge_pages is on, and of {needed} huge pages there are {there} (vm.nr_hugepages)")
+            raise Fatal(
+                f"huge_pages is on and needs {needed} huge pages, but there are {there} (vm.nr_hugepages)"
+            )
 
 
 def _become(command: list[str], out: int, err: int, *, is_alone: bool) -> NoReturn:
-    """Execute it in place of this process, which is a child."""
+    """Execute the command in place of this process, which is a child."""
     try:
         for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
             os.dup2(descriptor, number)
@@ -300,7 +301,8 @@ def _is_writable(folder: str) -> bool:
 
 
 def _can_hold(folder: str) -> bool:
-    """The log collector makes its folder, but none above it (SysLogger_Start in syslogger.c)."""
+    """Whether log files can be made there. The log collector makes that folder, but none above it (SysLogger_Start in
+    syslogger.c)."""
     return _is_writable(folder if os.path.lexists(folder) else os.path.dirname(folder))
 
 
@@ -310,7 +312,7 @@ def _overcommit() -> int:
 
 
 def _meminfo(name: str) -> int:
-    """In kB, or a number of pages."""
+    """A value of /proc/meminfo: kB, or a number of pages."""
     with open("/proc/meminfo", encoding="ascii") as file:
         return next((int(line.split()[1]) for line in file if line.startswith(f"{name}:")), 0)
 
@@ -323,11 +325,11 @@ def main() -> None:
     try:
         os.write(1, f"{result.startable.value} {result.reason}".encode(errors="surrogateescape"))
     except BrokenPipeError:
-        return  # Who asked is no more.
+        return  # The process that asked is gone.
 
 
 def _yield_memory() -> None:
-    """Rather a trial than anything else is killed where memory is short."""
+    """If memory runs short, let the kernel kill a trial rather than anything else."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("1000")

@@ -13,7 +13,7 @@ from pgidle.idle.start_result import Startable, StartQuestion, StartResult
 from pgidle.system.users import for_children
 
 LIMIT = 40.0
-"""Seconds. It ends by itself before."""
+"""Seconds. Normally it ends by itself before."""
 
 
 PROGRAM = """
@@ -25,7 +25,7 @@ main()
 
 
 async def try_start(question: StartQuestion) -> StartResult:
-    """Whether Postgres would start now. Cancelled, it is ended, with all that it has started."""
+    """Whether Postgres would start now. If this is cancelled, the process is ended, with all that it has started."""
     reader, writer = os.pipe()
     try:
         try:
@@ -52,7 +52,7 @@ async def try_start(question: StartQuestion) -> StartResult:
 
 def _spawn(question: StartQuestion, writer: int) -> int:
     """Its pid, which is that of a process group of its own. Raises OSError."""
-    # Without site, whose folders it does not need.
+    # Without `site`, because it does not need the folders that it adds.
     return os.posix_spawn(
         sys.executable,
         [
@@ -71,7 +71,7 @@ def _spawn(question: StartQuestion, writer: int) -> int:
 
 
 async def _read(descriptor: int) -> bytes:
-    """All that is written there, until nobody can write any more."""
+    """Everything written to the pipe, until no process has it open for writing."""
     loop = asyncio.get_running_loop()
     said = b""
     while True:
@@ -93,7 +93,7 @@ def _set(future: asyncio.Future[None]) -> None:
 
 
 def _end(pid: int) -> None:
-    """Whoever is a container's first process reaps everybody, and may have been quicker."""
+    """End the process and its group. A container's first process reaps every child, and may have been quicker."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):

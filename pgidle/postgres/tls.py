@@ -14,12 +14,12 @@ FOLDER = f"{OWN_FOLDER}/tls"
 CERTIFICATE = "server.crt"
 KEY = "server.key"
 EXPIRES = "expires"
-"""The moment, in seconds since 1970, as text: reading it from the certificate would take a parser on every wake."""
+"""The expiry time, seconds since 1970, as text: reading it from the certificate would take a parser on every wake."""
 
 
 def is_valid(data_dir: str, now: float) -> bool:
-    """Whether there is a certificate with its key that has not expired. It is not replaced any sooner, so that the
-    copies of clients stay valid."""
+    """Whether there is a certificate with its key that has not expired. It is never replaced before that, so that
+    clients' copies stay valid."""
     folder = f"{data_dir}/{FOLDER}"
     try:
         with open(f"{folder}/{EXPIRES}", "rb") as file:

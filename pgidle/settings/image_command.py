@@ -1,4 +1,4 @@
-"""The words after an image's name, read by the official image's conventions, for `image_entrypoint` and the doctor."""
+"""The words after an image's name, by the official image's conventions, for `image_entrypoint` and the doctor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 BASE_ENTRYPOINT = "docker-entrypoint.sh"
 NO_SERVER = ("--help", "-?", "--version", "-V", "--describe-config", "--single", "--boot", "--check")
-"""With one of these words, or with `-C` and a name, `postgres` does something else than to serve."""
+"""With one of these words, or with `-C` and a name, `postgres` does something other than serve clients."""
 COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "config", "init", "doctor")
 
 
 def completed(words: Sequence[str]) -> list[str]:
-    """The words with a program in front: if there are none, or only options, that is postgres."""
+    """The words with a program in front: postgres, if there are no words or only options."""
     return [*words] if words and not words[0].startswith("-") else ["postgres", *words]
 
 
@@ -25,8 +25,8 @@ def serves(words: Sequence[str]) -> bool:
 
 
 def refuse_own(words: Sequence[str]) -> None:
-    """Raise SettingsError for what is pgidle's own to set among Postgres's arguments. The hint names the variable,
-    since nobody wrote `pgidle run` here."""
+    """Raise SettingsError if Postgres's arguments set what is pgidle's own to set. The hint names the variable, since
+    nobody wrote `pgidle run` here."""
     from pgidle.settings.resolve import own_argument
 
     if (found := own_argument(words)) is not None:

@@ -1,9 +1,9 @@
-"""The settings file: whether it counts, and for how much.
+"""The settings file: whether it counts, and which of its settings do.
 
-It says which programs are run and which folders are made, so it counts whole only where nobody but root and who
-started pgidle could have written it. Beside a data directory there is often no such place: everything there is
-Postgres's user's. To root, such a file may say what only concerns how Postgres sleeps and wakes, which are the settings
-that may be changed while pgidle runs; it is opened with that user's rights.
+It says which programs are run and which folders are made, so all of it counts only if nobody but root and the user who
+started pgidle could have written it. Beside a data directory there is often no such place: Postgres's user owns
+everything there. From such a file root takes only settings that concern how Postgres sleeps and wakes, which are those
+that may be changed while pgidle runs; the file is opened with that user's rights.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from pgidle.system.users import Identity
 
 LARGEST_LESSER = 1 << 14
-"""Bytes of a lesser user's file: few settings count in it, and TOML can be made to take long to read."""
+"""Bytes of a lesser user's file: few settings count in it, and TOML can be written so that reading it takes long."""
 MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
 @record
 class Caller:
-    """Who started pgidle: the effective ids of that moment, which `become` changes."""
+    """The user who started pgidle: the effective ids at that moment, which `become` changes."""
 
     uid: int
     gid: int
@@ -41,14 +41,14 @@ class Caller:
 
 @record
 class Content:
-    """The file's content, not yet checked. `weakness` is None if all of it counts, else why only a part does."""
+    """The file's content, unchecked. `weakness` is None if all of it counts, otherwise why only part of it does."""
 
     text: bytes
     keys: Mapping[str, object]
     weakness: str | None = None
 
     def place(self, error: RefusedSetting) -> RefusedSetting:
-        """The same error with the line of the setting in the file, where it is about the file."""
+        """The same error, with the setting's line if it is about this file."""
         if error.origin.source is not Source.FILE:
             return error
         return error.at_line(line_of(self.text.decode(), error.setting))
@@ -74,7 +74,7 @@ class Content:
 
 
 def working_directory() -> str:
-    """The working directory; `/` where it was removed, so that paths given in full still work."""
+    """The working directory; `/` if it was removed, so that absolute paths still work."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -86,8 +86,8 @@ def read_settings(
 ) -> Resolved:
     """Settings from the command line, the environment and the file. Raises SettingsError.
 
-    Relative paths count from `cwd`, by default the working directory; `caller` is who started pgidle, where that is not
-    who runs it now.
+    Relative paths count from `cwd`, by default the working directory; `caller` is the user who started pgidle, if that
+    is not the one who runs it now.
     """
     cwd = cwd or working_directory()
     path = config_path(options, os.environ, cwd)[0]
@@ -103,8 +103,8 @@ def read_settings(
 def counted(
     options: Options, environ: Mapping[str, str], cwd: str, caller: Caller | None = None
 ) -> Content | None:
-    """The settings file, if there is one. Raises SettingsError where it has a key that does not count, and
-    where it was named explicitly but is missing."""
+    """The settings file, if there is one. Raises SettingsError if it has a key that does not count, or if it was named
+    explicitly but is missing."""
     path, is_asked_for = config_path(options, environ, cwd)
     if path is None:
         return None
@@ -112,7 +112,7 @@ def counted(
     if content is not None:
         content.refuse_unfit(path)
     elif is_asked_for:
-        raise SettingsError(f"{path} is not there", "correct --config")
+        raise SettingsError(f"{path} does not exist", "correct --config")
     return content
 
 
@@ -126,7 +126,7 @@ def line_of(text: str, name: str) -> int | None:
         key = line.partition("=")[0].strip().strip("[]").strip(" \"'")
         if key.replace("_", "-") == name.replace("_", "-"):
             try:
-                # What stands above is whole only where this line is not within a string or an array.
+                # The lines above parse only if this line is not within a string or an array.
                 tomllib.loads("\n".join(lines[:number]))
             except ValueError:
                 continue
@@ -135,7 +135,7 @@ def line_of(text: str, name: str) -> int | None:
 
 
 def read_file(path: str, options: Options, caller: Caller, cwd: str) -> Content | None:
-    """The file's content, None where there is none. Raises SettingsError where it cannot be read, or is not to be."""
+    """The file's content; None if there is no file. Raises SettingsError if it cannot or must not be read."""
     try:
         text, weakness = read_trusted(path, trust_in(caller.uid, caller.gid))
     except OSError as error:
@@ -156,7 +156,7 @@ def _read_lesser(path: str, why: str, options: Options, caller: Caller, cwd: str
     if caller.uid != 0:
         raise _refusal(path, why, caller)
     if not (options.get("data-dir") or os.environ.get("PGIDLE_DATA_DIR") or os.environ.get("PGDATA")):
-        # The file itself must not choose that user.
+        # The file itself must not decide who that user is.
         raise _refusal(path, why, caller)
     identity = _identity(options, cwd)
     try:
@@ -192,4 +192,4 @@ def _ids(identity: Identity | None) -> tuple[int, int]:
 
 
 def _unreadable(path: str, error: OSError) -> SettingsError:
-    return SettingsError(f"{path} cannot be read: {error.strerror}", "mend it, or set --config")
+    return SettingsError(f"{path} cannot be read: {error.strerror}", "fix it, or set --config")

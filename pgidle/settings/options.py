@@ -1,6 +1,6 @@
-"""The options: what each is called, how it is read from text, and how it is written back.
+"""The options: the name of each, how it is read from text, and how it is written back.
 
-Durations are seconds. A bad value is a SettingsError, which does not know yet where the value came from.
+Durations are seconds. A bad value raises a SettingsError, which does not know yet where the value came from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PREFIX = "PGIDLE_"
 # In microseconds, longest first: PostgreSQL's own spellings, case included.
 UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "min": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
-# What people also type, from Prometheus, Go and systemd. `m` is minutes: nobody means months or metres of an idle
+# What people also write, from Prometheus, Go and systemd. `m` is minutes: nobody means months or metres of an idle
 # timeout, and milliseconds are `ms` everywhere.
 SPELLINGS = {**UNITS, "w": 7 * UNITS["d"], "m": UNITS["min"]}
 LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in seconds end
@@ -69,7 +69,7 @@ class Kind(Enum):
 
 @record
 class Option:
-    """One setting: `default` as a person would write it, `unset` what it means to have no value."""
+    """One setting: `default` as a person would write it, `unset` the meaning of having no value."""
 
     name: str
     kind: Kind
@@ -106,10 +106,12 @@ def _duration(name: str, default: str, text: str, unset: str = "") -> Option:
 OPTIONS = (
     Option("data-dir", Kind.PATH, None, "data directory", flags=("-D",), env=("PGDATA",)),
     Option("bin-dir", Kind.PATH, None, "folder of the postgres binary", "found"),
-    Option("listen-addresses", Kind.ADDRESSES, "*", "addresses of Postgres and the gate, by comma"),
+    Option(
+        "listen-addresses", Kind.ADDRESSES, "*", "addresses of Postgres and the gate, separated by commas"
+    ),
     Option("port", Kind.PORT, "5432", "port of Postgres and the gate", flags=("-p",), env=("PGPORT",)),
     Option("socket-dir", Kind.PATH, None, "folder of the Unix socket", "as Postgres's"),
-    _duration("idle-timeout", "5min", "quiet time before sleep; off: never sleep", "off"),
+    _duration("idle-timeout", "5min", "time without use before sleep; off: never sleep", "off"),
     _duration("min-awake", "30s", "never sleep sooner than this after waking"),
     Option("when-idle", Kind.CHOICE, "exit", "what follows sleep", choices=tuple(WhenIdle), live=True),
     _counts("idle-sessions", "ignore", "sessions that are connected but idle"),

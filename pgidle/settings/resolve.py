@@ -93,15 +93,15 @@ class Origin:
 
 
 class RefusedSetting(SettingsError):
-    """A setting that pgidle does not take: `origin` says where it was given, `setting` is its name, and `reason` says
-    what is wrong with it."""
+    """A setting that pgidle refuses: `origin` says where it was given, `setting` is its name, and `reason` says what is
+    wrong with it."""
 
     def __init__(self, origin: Origin, setting: str, reason: str, hint: str) -> None:
         super().__init__(f"{origin.where}: {reason}", hint)
         self.origin, self.setting, self.reason = origin, setting, reason
 
     def at_line(self, line: int | None) -> RefusedSetting:
-        """The same, with its line in the file."""
+        """The same error, with the setting's line in the file."""
         return RefusedSetting(replace(self.origin, line=line), self.setting, self.reason, self.hint)
 
 
@@ -112,7 +112,7 @@ class Resolved:
 
 
 def _value(option: Option, source: Source, raw: object, cwd: str) -> Any:
-    """Read what one layer says: the environment has strings only, TOML also arrays and numbers."""
+    """Read the value from one layer: the environment has only strings, TOML also arrays and numbers."""
     if option.is_repeatable:
         if isinstance(raw, str) and source is Source.ENVIRONMENT:
             raw = [entry for entry in raw.replace(";", ",").split(",") if entry.strip()]
@@ -151,7 +151,7 @@ def _refuse_unknown(environ: Mapping[str, str], file: Mapping[str, object], file
         if name not in keys:
             raise _unknown(Origin(Source.FILE, file_name), key, keys)
         if said.count(name) > 1:
-            reason = f"{name} is there twice"
+            reason = f"{name} is given twice"
             raise RefusedSetting(
                 Origin(Source.FILE, file_name), name, reason, "write it once, with - or with _"
             )
@@ -160,7 +160,7 @@ def _refuse_unknown(environ: Mapping[str, str], file: Mapping[str, object], file
 def _said(
     option: Option, options: Options, environ: Mapping[str, str], file: Mapping[str, object], file_name: str
 ) -> Iterator[tuple[Origin, object]]:
-    """Every value given for an option, the strongest first."""
+    """Every value given for an option, the one that takes precedence first."""
     if (given := options.get(option.name, ())) != ():
         yield Origin(Source.OPTION, f"--{option.name}"), given
     own = option.variable in environ
@@ -184,8 +184,8 @@ def resolve(
 ) -> Resolved:
     """The effective settings, and where each came from.
 
-    A bad value is an error even where a stronger one hides it. `file_name` is where the file was looked for,
-    whether it is there (`file`) or not.
+    A bad value is an error even if another one takes precedence. `file_name` is where the file was looked for, whether
+    it exists (`file`) or not.
     """
     path = absolute(cwd, file_name) if file_name else ""
     _refuse_own(postgres_args)
@@ -213,7 +213,7 @@ def resolve(
 
 
 def _refused(origin: Origin, setting: str, reason: str, hint: str) -> RefusedSetting:
-    """A flag or a variable is for one setting; of a file, the setting has to be named."""
+    """A flag or a variable names its setting already; for a file the message has to."""
     named = f"{setting}: {reason}" if origin.source is Source.FILE else reason
     return RefusedSetting(origin, setting, named, hint)
 
@@ -221,14 +221,14 @@ def _refused(origin: Origin, setting: str, reason: str, hint: str) -> RefusedSet
 def _shared_port(port: int, sources: Mapping[str, Origin]) -> RefusedSetting:
     if sources["port"].source is Source.DEFAULT:
         return _refused(sources["http"], "http", f"port {port} is Postgres's own", "choose another, or off")
-    reason = f"port {port} is where health and status are served"
+    reason = f"health and status are served on port {port}"
     return _refused(sources["port"], "port", reason, "choose another, or set http")
 
 
 def own_argument(words: Sequence[str]) -> tuple[str, Option] | None:
-    """The first of Postgres's arguments that is pgidle's own to set, as it is written, and pgidle's option for it.
+    """The first of Postgres's arguments that is pgidle's own to set, as written, and pgidle's option for it.
 
-    Any other option of pgidle's is one too: Postgres would refuse it, but far less clearly.
+    Every option of pgidle's counts as one: Postgres would refuse it, too, but far less clearly.
     """
     waiting = iter(words)
     for word in waiting:
@@ -276,7 +276,7 @@ def parse_file(content: bytes, file_name: str) -> dict[str, object]:
 
 
 def describe(settings: Settings, harmless: Callable[[str], str]) -> list[tuple[str, str]]:
-    """Every option and its value as a person would write it; of a connection string what `harmless` leaves."""
+    """Every option and its value as a person would write it; of a connection string, only what `harmless` leaves."""
     return [(option.name, printable(option, getattr(settings, option.field), harmless)) for option in OPTIONS]
 
 

@@ -72,7 +72,7 @@ def test_a_machine_where_much_is_wrong(newest: Installation, place: Place) -> No
     for what, where in (
         ("the last shutdown took 9.5s", "stop-timeout"),
         (f"port {port} on 0.0.0.0 is taken", "port"),
-        ("Unix socket cannot be made in /nowhere: it is not there", "/nowhere"),
+        ("Unix socket cannot be made in /nowhere: it does not exist", "/nowhere"),
         ("track_activities is off", f"{conf}:{lines - 1}"),
         ("the watching connection is not let in", f"{hba}:1"),
         ("trust for all", f"{hba}:2"),
@@ -137,7 +137,7 @@ def test_what_a_configuration_names_and_is_not_there(newest: Installation, place
     said = doctor(newest, data_dir)
     assert said.wrong.keys() == {
         f"there is no {data_dir}/gone.conf",
-        "shared_preload_libraries names what is not installed: no_such",
+        "shared_preload_libraries names libraries that are not installed: no_such",
         f"there is no {data_dir}/pg_hba.conf",
     }
     told = run("-D", data_dir, "--bin-dir", newest.bin_dir, "-p", free_port()).stdout
@@ -318,7 +318,7 @@ def test_a_supervisor_that_is_blind(newest: Installation, launch: Any) -> None:
     one = launch(newest, watch="dbname=postgres user=nobody_such")
     one.wait_log("cannot see whether")
     assert has(
-        doctor(newest, one.data_dir, "-p", one.port).wrong, "pgidle cannot see whether Postgres is used"
+        doctor(newest, one.data_dir, "-p", one.port).wrong, "pgidle cannot see whether Postgres is in use"
     )
 
 

@@ -70,7 +70,7 @@ def test_what_is_not_told_is_not_known(place: Place, kind: str, options: str, ex
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("ramfs", "mode=755", (Severity.NOTE, "tells no size")),
+        ("ramfs", "mode=755", (Severity.NOTE, "does not report its size")),
         ("tmpfs", "size=0,nr_inodes=50", (Severity.WRONG, "inodes are free")),
         ("tmpfs", "size=1M,nr_inodes=0", (Severity.WRONG, "1 MB are free")),
         ("tmpfs", "size=1G,ro", (Severity.WRONG, "read-only")),

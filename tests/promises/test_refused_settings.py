@@ -46,7 +46,7 @@ def test_settings_that_are_none(newest: Installation, place: Place, launch, toml
 def test_a_settings_file_that_cannot_be_read(newest: Installation, place: Place, launch):
     folder = place.folder()
     line = complaint(launch(newest, config=str(folder)), 2)
-    assert f"{folder} cannot be read: Is a directory: mend it, or set --config" in line
+    assert f"{folder} cannot be read: Is a directory: fix it, or set --config" in line
 
 
 @needs_root
@@ -58,7 +58,7 @@ def test_a_settings_file_that_only_root_can_read(newest: Installation, place: Pl
     user = server_user()
     prefix = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     line = complaint(launch(newest, config=str(config), prefix=prefix), 2)
-    assert f"{config} cannot be read: Permission denied: mend it, or set --config" in line
+    assert f"{config} cannot be read: Permission denied: fix it, or set --config" in line
 
 
 def test_a_password_file_that_cannot_be_read(newest: Installation, place: Place, launch):

@@ -52,7 +52,7 @@ OF_COMPOSE = [
     Mistake("    restart: unless-stopped\n", "", NOTE, "no restart policy", "  db:"),
     Mistake("period: 30s", "period: 20s", WRONG, "stop_grace_period is 20s", "stop_grace"),
     Mistake("    stop_grace_period: 30s\n", "", WRONG, "is not given, so it is 10s, and pgidle", "  db:"),
-    Mistake("period: 30s", "period: soon", WRONG, "soon is no duration", "stop_grace"),
+    Mistake("period: 30s", "period: soon", WRONG, "soon is not a duration", "stop_grace"),
     Mistake("SIGINT", "SIGQUIT", WRONG, "stop_signal is SIGQUIT", "stop_signal"),
     Mistake(f"    volumes:\n{DATA}", "", WRONG, "no volume holds the data directory", "  db:"),
     Mistake("data:/var", "data:/srv", WRONG, "no volume holds the data directory", "data:/srv"),
@@ -64,13 +64,13 @@ OF_COMPOSE = [
     Mistake("[CMD, pgidle, health]", "curl -f localhost:8008/ready", WRONG, "asks for /ready", "curl"),
     Mistake(STAY, f"{STAY}      PGIDLE_MIN_AWAKE: soon\n", WRONG, "'soon' is not a duration", "MIN_AWAKE"),
     Mistake(STAY, f"{STAY}      PGIDLE_MIN_AWAKE: $X\n", UNKNOWN, "PGIDLE_MIN_AWAKE is ${X}", "MIN_AWAKE"),
-    Mistake('["-c",', '["--", "-c",', WRONG, "not what postgres understands", "command"),
+    Mistake('["-c",', '["--", "-c",', WRONG, "postgres does not understand `postgres --", "command"),
     Mistake('["-c",', '["-p", "6000", "-c",', WRONG, "-p is pgidle's own to set", "command"),
     Mistake('["-c",', '[pgidle, run, -c,', WRONG, "pgidle does not understand `pgidle run", "command"),
     Mistake('["-c",', '[pgidle, status, -c,', WRONG, "does not start Postgres", "command"),
     Mistake('["-c",', '[run, -c,', WRONG, "does not start Postgres", "command"),
-    Mistake('["-c",', '[postgres, --version, -c,', WRONG, "serves nobody", "command"),
-    Mistake('["-c",', '[docker-entrypoint.sh, postgres, -c,', WRONG, "goes past pgidle", "command"),
+    Mistake('["-c",', '[postgres, --version, -c,', WRONG, "serves no clients", "command"),
+    Mistake('["-c",', '[docker-entrypoint.sh, postgres, -c,', WRONG, "bypasses pgidle", "command"),
     Mistake('["-c",', '[bash, -c,', UNKNOWN, "what `bash", "command"),
     Mistake("    image: pgidle\n", "    image: postgres:17\n", WRONG, "not in the image postgres:17", "image: p"),
     Mistake("    restart: unless", "    env_file: x\n    restart: unless", UNKNOWN, "what env_file x of", "env_file"),
@@ -270,7 +270,7 @@ def test_what_cannot_be_read_hides_nothing_else() -> None:
     assert [one.what for one in of_kubernetes(text).findings] == ["--port: 'x' is not a port"]
     text = COMPOSE.replace(STAY, f"{STAY}      PGIDLE_PORT: 8008\n      PGIDLE_HTTP: ':8008'\n")
     clash = [one for one in of_compose(text).findings if "8008" in one.what]
-    assert [one.what for one in clash] == ["PGIDLE_PORT: port 8008 is where health and status are served"]
+    assert [one.what for one in clash] == ["PGIDLE_PORT: health and status are served on port 8008"]
     assert clash[0].where.endswith(f":{1 + text[: text.index('PGIDLE_PORT')].count(chr(10))}")
 
 

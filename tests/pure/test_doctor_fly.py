@@ -96,7 +96,7 @@ MISTAKES = [
     Mistake('"30s"', "20", WRONG, "kill_timeout is 20s", "kill_timeout"),
     Mistake('kill_timeout = "30s"\n', "", WRONG, "kill_timeout is not given, so it is 5s, and pgidle gives"),
     Mistake('"30s"', '"10m"', WRONG, "kill_timeout is 10min", "kill_timeout"),
-    Mistake('"30s"', '"soon"', WRONG, "kill_timeout soon is no duration", "kill_timeout"),
+    Mistake('"30s"', '"soon"', WRONG, "kill_timeout soon is not a duration", "kill_timeout"),
     Mistake(
         '[[mounts]]\n  source = "pg"\n  destination = "/data"\n', "", WRONG, "no volume is mounted", None
     ),

@@ -148,11 +148,11 @@ def test_of_several_groups_the_one_with_postgres_is_read() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "severity", "what"),
     [
-        ("internal_port =", "auto_stop_machine = 'off'\ninternal_port =", WRONG, "auto_stop_machine is no key"),
-        ("port = 5432\n", "port = 5432\nfoobarbaz = 1\n", NOTE, "foobarbaz is no key"),
-        ("destination =", "initial_siz = '1gb'\ndestination =", WRONG, "initial_siz is no key of flyctl's in [mounts]"),
-        ("[[mounts]]", "[[vm]]\nmemroy = '1gb'\n[[mounts]]", WRONG, "memroy is no key of flyctl's in [vm]"),
-        ("[[mounts]]", "[metrics]\nprot = 1\n[[mounts]]", WRONG, "prot is no key of flyctl's in [metrics]"),
+        ("internal_port =", "auto_stop_machine = 'off'\ninternal_port =", WRONG, "flyctl has no key auto_stop_machine"),
+        ("port = 5432\n", "port = 5432\nfoobarbaz = 1\n", NOTE, "flyctl has no key foobarbaz"),
+        ("destination =", "initial_siz = '1gb'\ndestination =", WRONG, "flyctl has no key initial_siz in [mounts]"),
+        ("[[mounts]]", "[[vm]]\nmemroy = '1gb'\n[[mounts]]", WRONG, "flyctl has no key memroy in [vm]"),
+        ("[[mounts]]", "[metrics]\nprot = 1\n[[mounts]]", WRONG, "flyctl has no key prot in [metrics]"),
         ("[[mounts]]", "[[vm]]\nmemory = '300mb'\n[[mounts]]", WRONG, "memory is 300 MB, with 1 shared CPU"),
         ("[[mounts]]", "[[vm]]\nmemory = '4gb'\n[[mounts]]", WRONG, "memory is 4096 MB"),
         ("[[mounts]]", "[[vm]]\nmemory_mb = 1000\n[[mounts]]", WRONG, "memory is 1000 MB"),
@@ -167,7 +167,7 @@ def test_of_several_groups_the_one_with_postgres_is_read() -> None:
         ("[[mounts]]", "[checks.a]\nport = 8008\n[[mounts]]", WRONG, "check a has type none"),
         ("[[mounts]]", "[metrics]\nport = 5432\npath = '/'\n[[mounts]]", WRONG, "[metrics] leads to the database port"),
         ("[[mounts]]", "[deploy]\nstrategy = 'blue'\n[[mounts]]", WRONG, "deploy strategy is blue"),
-        ("[[mounts]]", "[env]\nPGIDLE_IDLE_TIMEOUT = '20s'\n[[mounts]]", NOTE, "it may sleep 30s after waking"),
+        ("[[mounts]]", "[env]\nPGIDLE_IDLE_TIMEOUT = '20s'\n[[mounts]]", NOTE, "Postgres may sleep 30s after waking"),
         ('[[mounts]]\nsource = "pg"', '[[mounts]]\nsource = "q"\n[[mounts]]\nsource = "pg"', WRONG, "2 volumes"),
     ],
 )  # fmt: skip

@@ -75,7 +75,7 @@ def test_an_alpine_image_s_data_does_not_move_with_its_volume() -> None:
 def test_what_a_service_builds_is_looked_up() -> None:
     text = "services:\n  db:\n    build: ./pg\n    volumes: [pg:/var/lib/postgresql]\n"
     assert compose.named_files(read_yaml(text)[0]) == [".env", "pg/Dockerfile"]
-    assert said(of_compose(text)) == [(UNKNOWN, "whether pgidle is in what service db runs")]
+    assert said(of_compose(text)) == [(UNKNOWN, "whether service db runs pgidle")]
     for dockerfile, what in (
         ("FROM postgres:17", "no service here runs pgidle"),
         ("FROM r.io/pgidle:17", "when-idle is exit, with restart: no"),
@@ -90,7 +90,7 @@ def test_what_a_service_builds_is_looked_up() -> None:
 @pytest.mark.parametrize(
     ("service", "what"),
     [
-        ("{image: x/pg-slave, environment: {REPLICATE_FROM: db}}", "other replicates from it"),
+        ("{image: x/pg-slave, environment: {REPLICATE_FROM: db}}", "other replicates from this Postgres"),
         ("{image: temporalio/auto-setup, environment: {POSTGRES_SEEDS: db}}", "asks Postgres"),
         ("{image: hasura/graphql-engine:v2, environment: {URL: 'postgres://u@db/x'}}", "asks Postgres"),
         ("{image: hasura/graphql-engine:v2, environment: {URL: 'postgres://u@rds/x'}}", None),

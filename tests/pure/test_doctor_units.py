@@ -51,7 +51,7 @@ OF_SERVICE = [
     Mistake("Restart=on-failure\n", "", NOTE, "Restart=no, which is the default", "ExecStart"),
     Mistake("TimeoutStopSec=30s", "TimeoutStopSec=20", WRONG, "TimeoutStopSec is 20s", "TimeoutStopSec"),
     Mistake("TimeoutStopSec=30s", "TimeoutSec=10", WRONG, "TimeoutSec is 10s", "TimeoutSec"),
-    Mistake("TimeoutStopSec=30s", "TimeoutStopSec=x", WRONG, "=x is no time span", "TimeoutStopSec"),
+    Mistake("TimeoutStopSec=30s", "TimeoutStopSec=x", WRONG, "=x is not a time span", "TimeoutStopSec"),
     Mistake("STOP_TIMEOUT=20s", "STOP_TIMEOUT=2min", WRONG, "TimeoutStopSec is 30s", "TimeoutStopSec"),
     Mistake("SIGTERM", "SIGKILL", WRONG, "KillSignal is SIGKILL", "KillSignal"),
     Mistake("SIGTERM", "QUIT", WRONG, "KillSignal is SIGQUIT", "KillSignal"),
@@ -69,8 +69,8 @@ OF_SERVICE = [
 ]
 OF_SOCKET = [
     Mistake("[Install]", "Accept=yes\n[Install]", WRONG, "Accept=yes", "Accept"),
-    Mistake("/run/postgresql/.s.PGSQL.5432", "/run/pg.sock", WRONG, "is no Unix socket of", "/run/pg"),
-    Mistake("/run/postgresql/.s.PGSQL.5432", "@pg", WRONG, "=@pg is no Unix socket of", "@pg"),
+    Mistake("/run/postgresql/.s.PGSQL.5432", "/run/pg.sock", WRONG, "is not a Unix socket of", "/run/pg"),
+    Mistake("/run/postgresql/.s.PGSQL.5432", "@pg", WRONG, "=@pg is not a Unix socket of", "@pg"),
     Mistake("PGSQL.5432", "PGSQL.5433", WRONG, "is for port 5433, and TCP has 5432", "PGSQL.5433"),
     Mistake("SocketMode=0777", "SocketUser=postgres", NOTE, "SocketUser=postgres", "SocketUser"),
     Mistake("BindIPv6Only=ipv6-only\n", "", WRONG, "takes IPv4 and IPv6", "[::]"),
@@ -235,7 +235,7 @@ def test_durations_for_people() -> None:
         "250ms",
         "1.5s",
         "90s",
-        "for ever",
+        "infinite",
     ]
 
 

@@ -77,7 +77,7 @@ def test_what_a_service_extends_counts() -> None:
     text = f"services:\n{base}  db:\n    extends: {{service: base}}\n    volumes: [pg:/var/lib/postgresql]\n"
     assert WRONG not in [one[0] for one in said(of_compose(text)) if "db" in one[1]]
     elsewhere = "services:\n  db:\n    extends: {file: base.yaml, service: db}\n    image: pgidle:18\n"
-    assert (UNKNOWN, "what service db has from the file that it extends") in said(of_compose(elsewhere))
+    assert (UNKNOWN, "what service db inherits from the file that it extends") in said(of_compose(elsewhere))
     included = "include: [db.yaml]\nservices:\n  app: {image: app}\n"
     assert said(of_compose(included)) == [(UNKNOWN, "which service runs Postgres")]
     assert any("include" in one for one in of_compose(included).not_read)

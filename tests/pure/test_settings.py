@@ -139,7 +139,7 @@ def test_the_line_says_what_to_do() -> None:
         ({}, {"Port": 1}, "'Port' is unknown: did you mean port?"),
         ({}, {"zzz": 1}, "'zzz' is unknown: known are data-dir, "),
         ({}, {"pgidle": {"port": 1}}, "'pgidle' is unknown"),
-        ({}, {"min-awake": "1s", "min_awake": "1s"}, "min-awake is there twice"),
+        ({}, {"min-awake": "1s", "min_awake": "1s"}, "min-awake is given twice"),
     ],
 )
 def test_what_is_unknown_is_refused(environ: object, file: object, expected: str) -> None:
@@ -161,7 +161,7 @@ def refusal(**layers: Any) -> tuple[Source, str, str]:
 def test_http_cannot_have_the_port_of_postgres() -> None:
     assert complaint(options={"http": ":5432"}).startswith("--http: port 5432 is Postgres's own: ")
     both = {"http": ":5433", "port": "5433"}
-    assert complaint(options=both).startswith("--port: port 5433 is where health and status are served: ")
+    assert complaint(options=both).startswith("--port: health and status are served on port 5433: ")
     assert refusal(options=both) == (Source.OPTION, "--port", "port")
     assert refusal(environ={"PGPORT": "8008"}) == (Source.ENVIRONMENT, "PGPORT", "port")
 

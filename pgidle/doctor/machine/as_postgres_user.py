@@ -29,7 +29,7 @@ PATIENCE = 10
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`postgres` is the program, None where it was not found or has no data directory yet."""
+    """`postgres` is the program; None if it was not found or has no data directory yet."""
 
     settings: Settings
     postgres: str | None
@@ -38,9 +38,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`socket_dirs` is what Postgres would use, None if it could not be asked; `refusal` are its words when it would
-    not start; `closed_dirs` are those of the folders that the user cannot write, each with why; `unusable` the TLS
-    files, by setting, with why."""
+    """`socket_dirs` is what Postgres would use, None if it could not be asked. `refusal` is its message if it would not
+    start. `closed_dirs` are those of the folders that the user cannot write to, each with why. `unusable` are the TLS
+    files that cannot be used, by setting, with why."""
 
     gate_mode: str
     gate_why: str
@@ -55,9 +55,9 @@ class Answer:
 
 
 def ask(identity: Identity | None, question: Question) -> Answer:
-    """Ask as that user, for good: a child process, so that the kernel judges. Raises PgidleError.
+    """Ask as that user, in a child process that becomes it for good, so that the kernel judges. Raises PgidleError.
 
-    Everything that the child needs is imported here: the user may not be able to read Python.
+    Everything that the child needs is imported before: the user may not be able to read Python.
     """
     library = open_library()
     reader, writer = os.pipe()
@@ -110,7 +110,7 @@ def _answer(question: Question, *, is_compiled: bool) -> Answer:
 
 
 def _command(postgres: str, settings: Settings) -> list[str]:
-    """Print one setting as a start would have it, which reads and judges the whole configuration."""
+    """Print one setting as a start would see it: for that Postgres reads and judges its whole configuration."""
     command = [postgres, *settings.postgres_args, "-D", settings.data_dir, "-C", "unix_socket_directories"]
     return [*command, "-k", settings.socket_dir] if settings.socket_dir is not None else command
 
@@ -143,8 +143,8 @@ def _run(command: Sequence[str]) -> tuple[str, int]:
 
 def _why_closed(folder: str) -> str:
     if not Path(folder).is_dir():
-        return "it is not there"
-    return "" if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written"
+        return "it does not exist"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "it is not writable"
 
 
 def _why_unusable(name: str, path: str) -> str:
@@ -154,7 +154,7 @@ def _why_unusable(name: str, path: str) -> str:
         return f"{path}: {error.strerror}"
     if not os.access(path, os.R_OK):
         return f"{path} cannot be read"
-    # be-secure-common.c: of the owner's alone, or of root's and then for a group too.
+    # be-secure-common.c: for its owner alone, or owned by root and then for a group, too.
     forbidden = 0o027 if found.st_uid == 0 else 0o077
     if name == "ssl_key_file" and found.st_mode & forbidden:
         return f"{path} has permissions {found.st_mode & 0o777:04o}"

@@ -36,10 +36,9 @@ def check_hba(
     has_ssl: bool,
     version: int,
 ) -> None:
-    """`watchers` are the roles that the watching connection tries, empty if it goes another way; `is_mapped` says of a
-    map of pg_ident.conf and a role whether the map lets `system_user` in as that role (None: it cannot tell);
-    `is_public` says whether Postgres listens beyond loopback, `has_ssl` whether `ssl` is on; `version` is the major
-    one."""
+    """`watchers` are the roles that the watching connection tries, empty if it goes another way. `is_mapped` takes the
+    name of a map in pg_ident.conf and a role, and says whether the map lets `system_user` in as that role (None:
+    unclear). `is_public`: Postgres listens beyond loopback. `has_ssl`: `ssl` is on. `version` is the major version."""
     chart.read.append(", ".join(texts.contents) or file)
     if (why := texts.unread.get(file)) is not None:
         if why == MISSING:
@@ -71,7 +70,7 @@ def _check_odd_line(chart: Chart, odd: Oddity, version: int) -> None:
     """A line that is not a record, or an include that cannot be read."""
     if odd.why:
         chart.unknown(
-            f"what `{odd.text}` brings in",
+            f"what `{odd.text}` includes",
             odd.where,
             f"it cannot be read: {odd.why}",
             "run pgidle doctor as root; or SELECT * FROM pg_hba_file_rules, while Postgres is awake",
@@ -80,10 +79,10 @@ def _check_odd_line(chart: Chart, odd: Oddity, version: int) -> None:
         chart.wrong(
             f"`{odd.text[:60]}`",
             odd.where,
-            "Postgres does not start with it: what it names is not there"
+            "Postgres does not start with it: what it names does not exist"
             if version >= FIRST_WITH_INCLUDES
             else f"Postgres {version} does not start with it: {FIRST_WITH_INCLUDES} is the first that knows it",
-            "take the line out, or make the file",
+            "take the line out, or create the file",
         )
     else:
         chart.wrong(
@@ -107,14 +106,14 @@ def _check_trust(chart: Chart, records: Sequence[Record], *, is_public: bool) ->
             chart.wrong(
                 f"trust for {one.address}",
                 one.where,
-                "whoever reaches the port can log in as any user, superusers included, without a password",
+                "anybody who reaches the port can log in as any user, superusers included, without a password",
                 f"{one.kind} {','.join(one.databases)} {','.join(one.users)} {one.address} scram-sha-256",
             )
         else:
             chart.note(
                 f"trust for {one.address}",
                 one.where,
-                "whoever connects from there can log in as any user without a password",
+                "anybody who connects from there can log in as any user without a password",
                 "scram-sha-256 in place of trust",
             )
     # pgidle relays nothing, so a remote client never looks like a local one: only other programs do that.
@@ -149,7 +148,7 @@ def _check_watcher(
                 chart.unknown(
                     f"whether the watching role {user} is let in",
                     one.where,
-                    "the record names groups, files or patterns, which only Postgres can tell the members of",
+                    "the record names groups, files or patterns, and only Postgres knows who belongs to them",
                     "pgidle status, while Postgres is awake, says whether it sees everything",
                 )
                 return
@@ -172,12 +171,14 @@ def _check_watcher(
     user, record = refused[-1]
     method = f"its method is {record.method}" if record is not None else "no local record is for it"
     if record is not None and (name := _map(record)):
-        method = f"no line of the map {name} in pg_ident.conf lets the system's user {system_user} in as it"
+        method = (
+            f"no line of the map {name} in pg_ident.conf lets the system user {system_user} in as that role"
+        )
     chart.wrong(
         f"the watching connection is not let in: {' and '.join(one for one, _ in refused)} over the Unix socket,"
         f" {method}",
         record.where if record is not None else f"{file}:1",
-        "pgidle cannot see whether Postgres is used, so it never sleeps",
+        "pgidle cannot see whether Postgres is in use, so it never sleeps",
         f"local postgres {system_user if system_user in watchers else user} peer, as the first record;"
         " or pgidle run --watch with a connection string that is let in",
     )

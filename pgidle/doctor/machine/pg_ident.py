@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def allows(texts: Texts, path: str, name: str, system_user: str, role: str) -> bool | None:
-    """None where only Postgres can tell: groups, or a file that could not be read."""
+    """Whether the map `name` lets `system_user` in as `role`; None where only Postgres can tell: groups, or a file
+    that could not be read."""
     is_sure = True
     waiting = [path]
     seen: set[str] = set()
@@ -63,5 +64,5 @@ def _matches(system: str, database: str, system_user: str, role: str) -> bool | 
 
 
 def _python(pattern: str) -> str:
-    """An advanced regular expression of Postgres's, near enough."""
+    """One of Postgres's advanced regular expressions as one of Python's, near enough."""
     return pattern.replace("[[:alpha:]]", "[A-Za-z]").replace("[[:alnum:]]", "[A-Za-z0-9]")

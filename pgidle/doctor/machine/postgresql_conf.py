@@ -1,4 +1,4 @@
-"""postgresql.conf: settings that fight with pgidle, or that sleep changes the meaning of."""
+"""postgresql.conf: settings that conflict with pgidle, or whose meaning changes when Postgres sleeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MISSING = "No such file or directory"
 TIMED = ("pg_cron", "pg_partman_bgw", "timescaledb", "pg_timetable", "pgagent", "pg_task")
-"""Libraries whose background workers do something at a time of day."""
+"""Libraries whose background workers run jobs at set times."""
 PRELOADING = ("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries")
 
 
@@ -86,7 +86,7 @@ def _check_visibility(chart: Chart, parameters: Parameters) -> None:
 
 
 def check_log(chart: Chart, parameters: Parameters, settings: Settings) -> None:
-    """pgidle's own lines are JSON then, and Postgres's are not: it writes JSON into files only."""
+    """With log-format json, pgidle's own lines are JSON but Postgres's are not: it writes JSON only to files."""
     wanted = "jsonlog" in parameters.value("log_destination")
     if settings.log_format is LogFormat.JSON and not (
         wanted and parameters.is_on("logging_collector", default=False)
@@ -94,18 +94,18 @@ def check_log(chart: Chart, parameters: Parameters, settings: Settings) -> None:
         chart.note(
             "log-format is json, and Postgres's own lines are text",
             parameters.where("log_destination"),
-            "Postgres writes JSON from version 15 on, and into files of its own log_directory only, not to stderr",
+            "Postgres writes JSON from version 15 on, and only to files in its own log_directory, not to stderr",
             "logging_collector = on and log_destination = 'jsonlog'",
         )
 
 
 def check_libraries(chart: Chart, parameters: Parameters, missing: Mapping[str, Sequence[str]]) -> None:
-    """`missing` are the names of libraries that are not there, by the setting that names them."""
+    """`missing` are the names of missing libraries, by the setting that names them."""
     for setting, names in missing.items():
         if not names:
             continue
         chart.wrong(
-            f"{setting} names what is not installed: {', '.join(names)}",
+            f"{setting} names libraries that are not installed: {', '.join(names)}",
             parameters.where(setting),
             "Postgres does not start"
             if setting == "shared_preload_libraries"
@@ -115,7 +115,7 @@ def check_libraries(chart: Chart, parameters: Parameters, missing: Mapping[str, 
     loaded = [name for setting in PRELOADING for name in libraries(parameters, setting)]
     if loaded:
         chart.not_read.append(f"what preloaded libraries do and set: {', '.join(dict.fromkeys(loaded))}")
-    chart.not_read.append("whether there is memory enough, which only a start shows")
+    chart.not_read.append("whether there is enough memory, which only a start shows")
 
 
 def libraries(parameters: Parameters, setting: str) -> list[str]:
@@ -129,7 +129,7 @@ def _check_timed(chart: Chart, parameters: Parameters) -> None:
             chart.note(
                 f"{library} is loaded",
                 parameters.where("shared_preload_libraries"),
-                "what it has to do while Postgres sleeps is not done, and it wakes nothing",
+                "jobs that fall due while Postgres sleeps are not run, and they do not wake it",
                 "pgidle wake from cron or a timer before the job is due; pgidle hold for its duration",
             )
 
@@ -156,7 +156,7 @@ def _check_standbys(chart: Chart, parameters: Parameters) -> None:
 
 
 def check_ssl(chart: Chart, parameters: Parameters, unusable: dict[str, str]) -> None:
-    """With ssl on Postgres does not start without its certificate and its key; `unusable` says why of each file."""
+    """With ssl on, Postgres does not start without its certificate and key; `unusable` has the bad files, with why."""
     if not parameters.is_on("ssl", default=False):
         return
     for name, why in unusable.items():

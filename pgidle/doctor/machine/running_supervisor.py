@@ -59,28 +59,28 @@ def check_service(chart: Chart, settings: Settings) -> None:
         _check_status(chart, status)
     except (LookupError, TypeError):
         chart.unknown(
-            "the supervisor: its answer is not of this version", settings.state_dir, "the answer was not understood",
+            "the supervisor: its answer is not in this version's format",
+            settings.state_dir,
+            "the answer was not understood",
             "pgidle status --json",
-        )  # fmt: skip
+        )
 
 
 def _check_status(chart: Chart, status: dict[str, Any]) -> None:
     state, mode = status["state"], status["gate"]["mode"]
     if state == "failed":
-        chart.wrong(
-            "pgidle has failed", "pgidle status", status["why"], "put that right, and start pgidle again"
-        )
+        chart.wrong("pgidle has failed", "pgidle status", status["why"], "fix that, and start pgidle again")
     if mode == Mode.NONE.value:
         chart.wrong(
             "pgidle runs in gate mode none",
             "pgidle status",
-            f"clients that come while Postgres is not ready are refused: {status['gate']['why']}",
-            "put that right, and start pgidle again",
+            f"clients that connect while Postgres is not ready are refused: {status['gate']['why']}",
+            "fix that, and start pgidle again",
         )
     blind = [one["text"] for one in status["reasons"] if one["kind"] == "unknown"]
     for text in blind:
         chart.wrong(
-            "pgidle cannot see whether Postgres is used",
+            "pgidle cannot see whether Postgres is in use",
             "pgidle status",
             f"so it stays awake: {text}",
             "GRANT pg_monitor to the watching role, or --watch with a connection string that works",

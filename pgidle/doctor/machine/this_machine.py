@@ -71,13 +71,13 @@ def examine(settings: Settings, environ: Mapping[str, str], shutdown: float | No
     parameters = None
     if is_ready:
         check_room(data, settings.data_dir)
-        # With the user's own rights: what is there, or what it includes, could be a link to what only root may read.
+        # With that user's rights: a file there, or one that it includes, could be a link to one only root may read.
         with acting_as(identity):
             parameters = read_parameters(settings.data_dir, settings.postgres_args)
     try:
         answer = ask(identity, _question(settings, parameters, postgres))
     except PgidleError as error:
-        machine.unknown(error.message, "user", "these checks are the user's alone to make", error.hint)
+        machine.unknown(error.message, "user", "only that user can make these checks", error.hint)
     else:
         _check_gate(machine, answer)
         _check_socket_dirs(machine, answer, uid)
@@ -108,7 +108,7 @@ def _out_of_reach(data_dir: str) -> Chart:
     chart.unknown(
         "this machine and the data directory",
         data_dir,
-        f"it is another user's than {user_name(os.geteuid())}'s, who cannot look into it",
+        f"the directory belongs to another user, and {user_name(os.geteuid())} cannot look into it",
         "run pgidle doctor as root, or as the user of Postgres",
     )
     return chart
@@ -212,7 +212,7 @@ def _check_gate(chart: Chart, answer: Answer) -> None:
         chart.wrong(
             f"gate mode none: {answer.gate_why.partition(': ')[0]}",
             f"Linux {release}",
-            "clients that come while Postgres is not ready are refused",
+            "clients that connect while Postgres is not ready are refused",
             answer.gate_why.partition(": ")[2] or "see docs/how.md",
         )
 
@@ -222,8 +222,8 @@ def _check_socket_dirs(chart: Chart, answer: Answer, uid: int) -> None:
         chart.wrong(
             f"Postgres's Unix socket cannot be made in {folder}: {why}",
             folder,
-            f"Postgres, as {user_name(uid)}, does not start without it",
-            f"pgidle run --socket-dir with a folder of {user_name(uid)}'s own"
+            f"Postgres, running as {user_name(uid)}, does not start without it",
+            f"pgidle run --socket-dir with a folder that {user_name(uid)} owns"
             + ("" if Path(folder).exists() else f", or install -d -o {user_name(uid)} {folder}"),
         )
     if answer.socket_dirs and not answer.closed_dirs:
@@ -239,14 +239,14 @@ def check_statistics(chart: Chart, parameters: Parameters, data_dir: str, versio
         chart.wrong(
             f"there is no folder {folder}",
             parameters.where("stats_temp_directory"),
-            "Postgres up to 14 keeps its statistics there: no use of it can be seen, so it never sleeps; "
+            "Postgres up to 14 keeps its statistics there: without them use cannot be seen, so it never sleeps; "
             "Debian's pg_ctlcluster makes it, pgidle does not",
             "pgidle run -- -c stats_temp_directory=pg_stat_tmp",
         )
 
 
 def _say_refusal(chart: Chart, parameters: Parameters, refusal: str) -> None:
-    """Each of Postgres's complaints, at the file and line that it gives, or at the setting that it names."""
+    """Report each of Postgres's complaints, at the file and line that it gives, or at the setting that it names."""
     complaints = [found[1] for line in refusal.splitlines() if (found := _COMPLAINT.search(line))]
     # A missing file gets a finding of its own elsewhere.
     gone = [path for path, _ in parameters.unread]

@@ -16,11 +16,11 @@ LEAST_FREE = 256 * 2**20
 LEAST_FILES = 100
 """Inodes: a checkpoint's worth of segments, and temporary files."""
 PASSING = ("overlay", "aufs", "tmpfs", "ramfs")
-"""File systems that end with the container or the machine."""
+"""File systems that are gone with the container or the machine."""
 
 
 def check_room(chart: Chart, path: str) -> None:
-    """The data directory's file system, and that of its WAL: what can be written, and of which kind it is."""
+    """The data directory's file system, and its WAL's: whether they have room, and whether the former is lasting."""
     room = room_in(path)
     crashes = "Postgres crashes when it cannot write its log, and does not start again"
     if room.is_read_only:
@@ -31,10 +31,10 @@ def check_room(chart: Chart, path: str) -> None:
         )
     elif room.free_bytes is None:
         chart.note(
-            "its file system tells no size",
+            "its file system does not report its size",
             path,
             "whether there is room cannot be seen",
-            "watch it otherwise",
+            "watch the space in some other way",
         )
     elif room.free_bytes < LEAST_FREE:
         chart.wrong(f"{room.free_bytes // 2**20} MB are free", path, crashes, "make room, or a larger volume")
@@ -45,13 +45,13 @@ def check_room(chart: Chart, path: str) -> None:
         chart.note(
             f"it lies on {kind}",
             path,
-            "in a container that is gone with the container, on tmpfs with the machine",
-            "mount a volume above it",
+            "overlay is gone with its container, and tmpfs with the machine",
+            "mount a volume there or above it",
         )
 
 
 def _file_system(path: str) -> str:
-    """The type of the file system that holds it, by /proc/self/mountinfo (proc(5)); empty if that does not tell."""
+    """The type of the file system that holds it, by /proc/self/mountinfo (proc(5)); empty if that does not say."""
     best, kind = "", ""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -28,7 +28,7 @@ READ = frozenset(
         *("post_start", "container_name", "hostname"),
     }
 )
-"""What is looked at of the service that runs pgidle."""
+"""Keys that are checked in the service that runs pgidle."""
 HARMLESS = frozenset(
     {
         *(
@@ -55,7 +55,7 @@ HARMLESS = frozenset(
         ),
     }
 )
-"""What can hide nothing that matters here."""
+"""Keys that cannot hide anything that matters here."""
 FEW = 6
 """Up to this many services are named; beyond it only their number is given."""
 
@@ -82,7 +82,7 @@ def examine(name: str, root: Node, context: Context) -> Chart:
 
 
 def named_files(root: Node) -> list[str]:
-    """The files that it refers to and that are to be read: paths relative to its own folder."""
+    """The files that it refers to and that should be read, as paths relative to its own folder."""
     found = [".env"]
     for _, service in root.items("services"):
         found += [path for path, _ in env_files(service) if "$" not in path]
@@ -97,9 +97,9 @@ def _no_pgidle(chart: Chart, root: Node, services: Mapping[str, Node], context: 
     built = next((key for key, one in services.items() if not servers and _keeps_data(one)), None)
     if built is not None:
         chart.unknown(
-            f"whether pgidle is in what service {built} runs",
+            f"whether service {built} runs pgidle",
             f"{chart.subject}:{services[built].line}",
-            "it has the data of a PostgreSQL, and neither the image's name nor a Dockerfile that was read says so",
+            "it has a PostgreSQL's data, but neither the image's name nor a Dockerfile that was read says what it runs",
             "image: pgidle:VERSION; or a build whose Dockerfile is beside this file",
         )
         return
@@ -116,8 +116,8 @@ def _no_pgidle(chart: Chart, root: Node, services: Mapping[str, Node], context: 
         chart.unknown(
             "which service runs Postgres",
             f"{chart.subject}:{(root.at('services') or root).line}",
-            "none here names pgidle, nor an image that is known to be PostgreSQL's",
-            "the file that has it; or image: pgidle (docker build -t pgidle .), with PGIDLE_WHEN_IDLE: stay",
+            "none here names pgidle or an image that is known to be PostgreSQL's",
+            "give the file that has it; or image: pgidle (docker build -t pgidle .), with PGIDLE_WHEN_IDLE: stay",
         )
         return
     image = servers[0].word("image") or ""
@@ -151,7 +151,7 @@ def _account(
         chart.account(f"service {key}", keys, READ)
         if one.at("extends") is not None:
             chart.unknown(
-                f"what service {key} has from the file that it extends",
+                f"what service {key} inherits from the file that it extends",
                 f"{chart.subject}:{(one.at('extends') or one).line}",
                 "that file is not read, and could set anything",
                 "docker compose config | pgidle doctor /dev/stdin",

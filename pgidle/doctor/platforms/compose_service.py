@@ -24,7 +24,7 @@ LOOPBACK = ("127.", "[::1]", "::1", "localhost")
 
 
 def _told(chart: Chart, name: str, service: Node, context: Context) -> Told | None:
-    """The settings that pgidle gets; None unless it is certain that pgidle is what starts."""
+    """The settings that pgidle gets; None unless pgidle is certain to be what starts."""
     environ, hidden = environment(service, context)
     node = service.at("command") or service.at("entrypoint") or service
     where = f"{name}:{node.line}"
@@ -35,7 +35,7 @@ def _told(chart: Chart, name: str, service: Node, context: Context) -> Told | No
 
 
 def examine_service(chart: Chart, key: str, service: Node, context: Context) -> Told | None:
-    """Check it; the settings that pgidle gets, None unless it is certain that pgidle is what starts."""
+    """Check it, and return the settings that pgidle gets; None unless pgidle is certain to be what starts."""
     environ, hidden = environment(service, context)
     if service.at("build") is None:
         check_named(chart, service.at("image"))
@@ -45,9 +45,9 @@ def examine_service(chart: Chart, key: str, service: Node, context: Context) -> 
         return None
     for path in hidden.sources:
         chart.unknown(
-            f"what {path} of {key} says",
+            f"what {path} of {key} sets",
             _where(chart, service, "env_file"),
-            "it cannot be read here, but what it sets applies",
+            "it cannot be read here, but its variables apply",
             "put it beside this file, or set the PGIDLE_ variables under environment:",
         )
     for name in sorted(hidden.names):
@@ -73,9 +73,7 @@ def examine_service(chart: Chart, key: str, service: Node, context: Context) -> 
         for one in service.list(hook):
             command = words(one.at("command"))
             where = f"{chart.subject}:{one.line}"
-            check_stop_command(
-                chart, hook, command, where, "no such hook: stop_signal stops it in good order"
-            )
+            check_stop_command(chart, hook, command, where, "no such hook: stop_signal stops it cleanly")
     return told
 
 
@@ -143,7 +141,10 @@ def _check_stop(chart: Chart, service: Node, told: Told, context: Context) -> No
         return
     if seconds is None:
         chart.wrong(
-            f"stop_grace_period {given} is no duration", where, "Compose refuses it", "stop_grace_period: 30s"
+            f"stop_grace_period {given} is not a duration",
+            where,
+            "Compose refuses it",
+            "stop_grace_period: 30s",
         )
         return
     longer = int(max(told.settings.stop_timeout + 5, (context.shutdown or 0) * 2))
@@ -181,7 +182,7 @@ def _check_ports(chart: Chart, service: Node, environ: dict[str, Node], told: To
             chart.wrong(
                 "POSTGRES_HOST_AUTH_METHOD is trust, and the port is published to every network",
                 f"{chart.subject}:{line}",
-                "whoever reaches the machine is superuser, without a password",
+                "anybody who reaches the machine is superuser, without a password",
                 f'ports: ["127.0.0.1:{wanted}:{wanted}"], or POSTGRES_PASSWORD in place of trust',
             )
     http = str(told.settings.http[1]) if told.settings.http is not None else ""
@@ -207,6 +208,6 @@ def _check_anonymous(chart: Chart, service: Node) -> None:
             chart.note(
                 f"the volume at {target} has no name",
                 f"{chart.subject}:{one.line}",
-                "docker compose down and up again begins with an empty one, and the data is found by hand only",
+                "docker compose down and up begins with an empty one, and the old data has to be found by hand",
                 f"pgdata:{target}, and pgdata under volumes:",
             )

@@ -1,4 +1,4 @@
-"""What Compose and Kubernetes have in common: a container's command, its probes, and where its volumes lie."""
+"""What Compose and Kubernetes have in common: a container's command, its probes, and where its volumes are."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def arguments(
     """The arguments that `pgidle run` gets, by the rules of the image's entrypoint unless another one is given.
 
     Arguments that pgidle would refuse are a finding, and are then ignored. None, and a finding, where something other
-    than pgidle is started, or where that cannot be told.
+    than pgidle is started, or where that is unclear.
     """
     line = [*entrypoint, *command]
     for at, word in enumerate(line):
@@ -67,18 +67,18 @@ def _postgres_arguments(chart: Chart, where: str, given: Sequence[str]) -> Argum
     said = " ".join(["postgres", *given])
     if not serves(given):
         chart.wrong(
-            f"`{said}` serves nobody",
+            f"`{said}` serves no clients",
             where,
-            "with such an option postgres does not serve clients",
+            "with such an option postgres does something else and exits",
             "leave it out",
         )
         return Arguments({})
     if "--" in given:
         chart.wrong(
-            f"`{said}` is not what postgres understands",
+            f"postgres does not understand `{said}`",
             where,
             "-- ends its options, so it refuses what follows, and does not start",
-            "leave -- out: all of the words go to postgres already",
+            "leave -- out: all the words go to postgres anyway",
         )
         return Arguments({})
     try:
@@ -94,7 +94,7 @@ def _check_program(chart: Chart, where: str, line: Sequence[str]) -> None:
     said, first = shown(" ".join(line))[:60], line[0].rpartition("/")[2]
     if first == BASE_ENTRYPOINT:
         chart.wrong(
-            f"`{said}` goes past pgidle", where, "it starts Postgres without pgidle, so Postgres never sleeps",
+            f"`{said}` bypasses pgidle", where, "it starts Postgres without pgidle, so Postgres never sleeps",
             "no entrypoint, and postgres as the command",
         )  # fmt: skip
     elif first == "pgidle" or (first in COMMANDS and line[0] == first):
@@ -102,7 +102,7 @@ def _check_program(chart: Chart, where: str, line: Sequence[str]) -> None:
         chart.wrong(
             f"`{said}` does not start Postgres",
             where,
-            f"that is the command `pgidle {own}`, and none that serves" if first == "pgidle"
+            f"that is the command `pgidle {own}`, which does not serve clients" if first == "pgidle"
             else "the image has no such program",
             "no command at all, or one that begins with `postgres` or `pgidle run`",
         )  # fmt: skip
@@ -144,7 +144,10 @@ def check_probe(
 def check_path(chart: Chart, name: str, path: str, where: str, cure: str) -> None:
     if path.rstrip("/").endswith("/ready"):
         chart.wrong(
-            f"{name} asks for /ready", where, "that is 503 while Postgres sleeps, although all is well", cure
+            f"{name} asks for /ready",
+            where,
+            "it answers 503 while Postgres sleeps, although all is well",
+            cure,
         )
     else:
         chart.fine(f"{name} {path}")
@@ -158,13 +161,13 @@ def check_volumes(
     cure: str,
     version: int | None = None,
 ) -> None:
-    """`targets` are the paths in the container that volumes are mounted at, and their lines; `version` is the major
-    one of the image's PostgreSQL, where it is known."""
+    """`targets` are the paths in the container at which volumes are mounted, and their lines; `version` is the major
+    version of the image's PostgreSQL, if it is known."""
     if told.data_dir is None and not told.knows("data-dir"):
         chart.unknown(
             "where the data directory is",
             f"{chart.subject}:{line}",
-            f"{told.elsewhere} may say it, and is not read; what is on no volume is gone with the container",
+            f"{told.elsewhere} may set it, and is not read; data outside a volume is lost with the container",
             "PGDATA, written out beside the other variables",
         )
         return
@@ -182,7 +185,7 @@ def check_volumes(
         chart.note(
             f"a volume at {at[0]}",
             where,
-            f"right up to version 17, where the image has its data there; from {FIRST_NEW_IMAGE} on it is elsewhere",
+            f"right up to version 17, whose image keeps its data there; from {FIRST_NEW_IMAGE} on it is elsewhere",
             f"before an upgrade: a volume at {IMAGE_VOLUME}",
         )
     elif at is not None:
@@ -191,7 +194,7 @@ def check_volumes(
         chart.unknown(
             f"whether the data directory {data_dir} is on a volume",
             where,
-            "where a volume is mounted comes from a variable that is set elsewhere",
+            "the place of a volume comes from a variable that is set elsewhere",
             cure,
         )
     else:
@@ -199,7 +202,7 @@ def check_volumes(
         chart.wrong(
             f"no volume holds the data directory {data_dir}",
             where,
-            "what is in the container's own file system is gone with the container",
+            "data in the container's own file system is lost with the container",
             f"mount it at {IMAGE_VOLUME}; or, with data of an older version in it, that version's image"
             if is_old
             else cure,
@@ -212,7 +215,7 @@ def _holds(target: str, data_dir: PurePosixPath) -> bool:
 
 
 def _is_hidden(target: str, data_dir: PurePosixPath, version: int | None) -> bool:
-    """Whether a volume of the image's own, at the old place, lies between the mount and the data directory."""
+    """Whether the image's own volume, at the old place, lies between the mount and the data directory."""
     own = PurePosixPath(OLD_IMAGE_VOLUME)
     is_old = version is None or version < FIRST_NEW_IMAGE
     return is_old and PurePosixPath(target) in own.parents and _holds(OLD_IMAGE_VOLUME, data_dir)
@@ -223,7 +226,7 @@ def _check_hidden(
 ) -> None:
     why = (
         f"up to version 17 the image has a volume of its own at {OLD_IMAGE_VOLUME}: the data is on that one, which"
-        " has no name and goes with the container"
+        " has no name and is lost with the container"
     )
     cure = f"mount it at {OLD_IMAGE_VOLUME}"
     if version is None:
@@ -238,12 +241,12 @@ def _check_hidden(
 
 
 def _check_unsaid(chart: Chart, targets: Sequence[tuple[str, int]], line: int, cure: str) -> None:
-    """No PGDATA, and an image that does not tell its version: where the data is, only the image knows."""
+    """Without PGDATA, and without a version in the image's name, only the image knows where the data is."""
     if not targets:
         chart.wrong(
             "no volume holds the data directory",
             f"{chart.subject}:{line}",
-            "what is in the container's own file system is gone with the container",
+            "data in the container's own file system is lost with the container",
             cure,
         )
         return

@@ -46,7 +46,7 @@ READ = frozenset(
         *("build", "processes", "deploy", "metrics", "experimental"),
     }
 )
-"""What is looked at of a Postgres's file."""
+"""Keys that are checked in the fly.toml of a Postgres."""
 HARMLESS = ("app", "primary_region", "console_command", "swap_size_mb")
 
 
@@ -108,7 +108,7 @@ def examine(name: str, text: str, context: Context) -> Chart:
 
 
 def named_files(text: str) -> list[str]:
-    """The files that it refers to and that are to be read: paths relative to its own folder."""
+    """The files that it refers to and that should be read, as paths relative to its own folder."""
     try:
         path = dockerfile_path(read_toml(text).at("build"))
     except BadFile:
@@ -136,7 +136,7 @@ def _say_whose(chart: Chart, kind: Role, port: str) -> None:
             f"{chart.subject}:1",
             f"nothing says so: no service on port {port}, no image, no PGDATA, no PGIDLE_ variable; and nothing says"
             " that it is an application's file",
-            "PGIDLE_ variables under [env], if it is to be looked at as a Postgres that sleeps",
+            "PGIDLE_ variables under [env], if it should be checked as a Postgres that sleeps",
         )
 
 
@@ -171,7 +171,7 @@ def _check_environment(chart: Chart, environ: dict[str, Node], told: Told) -> No
         chart.note(
             "when-idle is stay",
             f"{chart.subject}:{node.line if node is not None else 1}",
-            "the machine goes on running, and costs, while Postgres sleeps",
+            "the machine keeps running, and costs money, while Postgres sleeps",
             'PGIDLE_WHEN_IDLE = "exit", which is the default',
         )
     if settings.idle_timeout is None:
@@ -190,7 +190,7 @@ def _check_environment(chart: Chart, environ: dict[str, Node], told: Told) -> No
             chart.note(
                 f"{name} has a password in this file",
                 f"{chart.subject}:{node.line}",
-                "whoever sees the file has it",
+                "anybody who sees the file has it",
                 f"fly secrets set {name}=...",
             )
     if (flex := environ.get("FLY_SCALE_TO_ZERO")) is not None:

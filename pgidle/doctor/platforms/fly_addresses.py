@@ -24,7 +24,7 @@ def check_addresses(chart: Chart, named: list[Address]) -> None:
             if one.is_sure:
                 chart.wrong(*said)
             else:
-                chart.note(said[0] + ", and perhaps a Postgres's", *said[1:])
+                chart.note(said[0] + ", and perhaps that of a Postgres", *said[1:])
         elif one.host.endswith(".flycast") and one.sslmode in ("require", "verify-ca", "verify-full"):
             chart.wrong(
                 f"sslmode={one.sslmode} over Flycast",

@@ -24,7 +24,7 @@ HEADINGS = {
     **dict.fromkeys(("source", "destination", "initial_size"), "[[mounts]]"),
     **dict.fromkeys(("policy", "retries"), "[[restart]]"),
 }
-"""Keys that mean something under a heading only."""
+"""Keys that have an effect only under a heading."""
 
 
 def check_keys(chart: Chart, root: Node) -> None:
@@ -36,7 +36,7 @@ def check_keys(chart: Chart, root: Node) -> None:
                     continue
                 near = get_close_matches(key, known, n=1, cutoff=0.75)
                 section = f" in [{path.replace('.*', '')}]" if path else ""
-                said = f"{key} is no key of flyctl's{section}", f"{chart.subject}:{value.line}"
+                said = f"flyctl has no key {key}{section}", f"{chart.subject}:{value.line}"
                 if near:
                     chart.wrong(*said, "flyctl ignores it without a warning", near[0])
                 else:
@@ -44,7 +44,7 @@ def check_keys(chart: Chart, root: Node) -> None:
 
 
 def _at(node: Node, path: list[str]) -> list[Node]:
-    """The tables at a path, `*` being any key, of every row of arrays."""
+    """The tables at a path, in every row of an array; `*` is any key."""
     if node.rows is not None:
         return [found for row in node.rows for found in _at(row, path)]
     if not path:
@@ -65,6 +65,6 @@ def check_headings(chart: Chart, lines: list[Statement]) -> None:
         chart.wrong(
             f"`{one.key}` stands above every heading",
             f"{chart.subject}:{one.line}",
-            f"there it means nothing: it belongs under {heading}",
+            f"it has no effect there: it belongs under {heading}",
             f"write {heading} on a line before it",
         )

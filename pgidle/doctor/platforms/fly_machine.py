@@ -44,7 +44,7 @@ def _gigabytes(text: str) -> int | None:
 
 
 def _size(text: str, step: int, unit: int) -> int | None:
-    """In `unit` bytes, of a size whose prefixes are powers of `step`; None if it is no size."""
+    """A size in units of `unit` bytes; its prefixes are powers of `step`. None if it is not a size."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         return None
@@ -54,7 +54,7 @@ def _size(text: str, step: int, unit: int) -> int | None:
 
 
 def check_size(chart: Chart, root: Node) -> None:
-    """[[vm]], by what flyctl refuses at the first deploy."""
+    """What flyctl would refuse about [[vm]] at the first deploy."""
     for vm in root.list("vm"):
         size = vm.word("size") or FLY_DEFAULT_SIZE
         where = f"{chart.subject}:{(vm.at('size') or vm).line}"
@@ -93,13 +93,13 @@ def _check_memory(chart: Chart, vm: Node, kind: str, cpus: int) -> None:
     where = f"{chart.subject}:{node.line}"
     step, least, most = FLY_MEMORY_STEP[kind], FLY_LEAST_MEMORY[kind] * cpus, FLY_MOST_MEMORY[kind] * cpus
     if memory is None:
-        chart.wrong(f"memory {node.text} is no size", where, "fly deploy refuses it", 'memory = "512mb"')
+        chart.wrong(f"memory {node.text} is not a size", where, "fly deploy refuses it", 'memory = "512mb"')
     elif memory % step or not least <= memory <= most:
         near = min(max(memory // step * step, least), most)
         chart.wrong(
             f"memory is {memory} MB, with {cpus} {kind} CPU{'s' * (cpus > 1)}",
             where,
-            f"Fly refuses it: it has {least} to {most} MB there, in steps of {step}",
+            f"Fly refuses it: such a machine has {least} to {most} MB, in steps of {step}",
             f'memory = "{near}mb"',
         )
     else:
@@ -107,13 +107,13 @@ def _check_memory(chart: Chart, vm: Node, kind: str, cpus: int) -> None:
 
 
 def check_volumes(chart: Chart, root: Node, told: Told, version: int | None) -> None:
-    """Where the data directory lies, and what the volume is to be."""
+    """Whether the data directory is on the volume, and the volume's own settings."""
     mounts = root.list("mounts")
     if not mounts:
         chart.wrong(
             "no volume is mounted",
             f"{chart.subject}:1",
-            "the machine's own file system is made anew at every start: the data would be gone",
+            "the machine's own file system is made anew at every start: the data would be lost",
             f'[[mounts]] source = "pgdata", destination = "{_parent(told)}"',
         )
     if len(mounts) > 1:
@@ -143,8 +143,8 @@ def _check_place(chart: Chart, mount: Node, told: Told, version: int | None) -> 
             where,
             "neither the file nor the image's name says where the data directory is"
             + (f"; Fly's own images have it in {' or '.join(FLY_DATA_DIRS)}" if fly_data else ""),
-            "PGDATA under [env]: the folder on the volume that has PG_VERSION in it, where there is one; in any other a"
-            " new database is made",
+            "PGDATA under [env]: the folder on the volume that has PG_VERSION in it, if there is one; any other folder"
+            " gets a new database",
         )
         return
     data_dir = PurePosixPath(said)
@@ -168,7 +168,7 @@ def _check_place(chart: Chart, mount: Node, told: Told, version: int | None) -> 
         chart.wrong(
             f"the data directory {data_dir} does not lie on the volume at {destination}",
             where,
-            "what is not on the volume is gone when the machine stops",
+            "what is not on the volume is lost when the machine stops",
             f'destination = "{data_dir.parent}"'
             if told.data_dir is None
             else f'destination = "{data_dir.parent}"; or PGDATA where the data is on this volume',

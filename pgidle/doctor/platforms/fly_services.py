@@ -29,9 +29,9 @@ HANDLERS = {
     "proxy_proto": "Postgres does not understand the PROXY protocol and closes the connection",
 }
 FEW = 100
-"""Postgres's default max_connections: a limit of the proxy's below it is met first."""
+"""Postgres's default max_connections: a limit of the proxy's below it is reached first."""
 LOCAL = {"127.0.0.1", "::1", "localhost", "fly-local-6pn"}
-"""Where the proxy does not come to."""
+"""Addresses that the proxy does not reach."""
 
 
 def check_pg_tls(chart: Chart, lines: Sequence[Statement]) -> None:
@@ -48,7 +48,7 @@ def check_pg_tls(chart: Chart, lines: Sequence[Statement]) -> None:
 
 
 def examine(chart: Chart, root: Node, told: Told) -> None:
-    """Services, their ports, limits and checks, and the checks that only inform."""
+    """Check the services, with their ports, limits and checks, and the top-level checks, which only inform."""
     port = str(told.settings.port)
     services = root.list("services")
     ours = [one for one in services if one.word("internal_port") == port]
@@ -147,7 +147,7 @@ def _check_port(chart: Chart, port: Node) -> None:
 
 
 def _check_proxy_stop(chart: Chart, services: Sequence[Node], told: Told) -> None:
-    """All services of a machine: any one of them stops it."""
+    """Check all services of the machine, as any one of them can stop it."""
     stopping = False
     for service in services:
         stop, least = service.at("auto_stop_machines"), service.at("min_machines_running")
@@ -170,7 +170,7 @@ def _check_proxy_stop(chart: Chart, services: Sequence[Node], told: Told) -> Non
             chart.note(
                 f"min_machines_running is {least.text}",
                 f"{chart.subject}:{least.line}",
-                "with auto_stop_machines off it means nothing; with anything else it keeps the machine running",
+                "with auto_stop_machines off it has no effect; with anything else it keeps the machine running",
                 "min_machines_running = 0",
             )
     if services and not stopping:
@@ -197,7 +197,7 @@ def _check_limits(chart: Chart, service: Node) -> None:
         chart.wrong(
             f"concurrency is counted in {kind.text}",
             f"{chart.subject}:{kind.line}",
-            "on a TCP service there are connections only",
+            "a TCP service has only connections",
             'type = "connections"',
         )
     hard = service.at("concurrency", "hard_limit")
@@ -205,7 +205,7 @@ def _check_limits(chart: Chart, service: Node) -> None:
         chart.note(
             f"hard_limit is {hard.text} connections",
             f"{chart.subject}:{hard.line}",
-            "one more waits at the proxy, although Postgres has room: pools of a few processes reach that soon",
+            "one more waits at the proxy although Postgres has room, and the pools of a few processes soon reach that",
             f"hard_limit = {FEW} or more, at least max_connections",
         )
 
@@ -246,16 +246,17 @@ def _check_checks(chart: Chart, root: Node, told: Told) -> None:
             _check_door(chart, f"check {name}", where, told)
             if (check.word("path") or "").rstrip("/").endswith("/ready"):
                 chart.note(
-                    f"check {name} asks for /ready", where, "that is 503 while Postgres starts: it only informs, and is"
-                    " red when a deploy looks", 'path = "/health"',
+                    f"check {name} asks for /ready", where, "it answers 503 while Postgres starts: the check only"
+                    " informs, and fails when a deploy looks", 'path = "/health"',
                 )  # fmt: skip
         elif (check.word("path") or "").startswith(FLY_IMAGE_CHECK):
             chart.wrong(
                 f"check {name} asks Fly's own Postgres image, on port {target}",
                 where,
-                "pgidle's image has nobody there: fly deploy waits for the check in vain; and in Fly's own image there"
-                " is no pgidle",
-                "none of Fly's image: checks, second service, [metrics]; pgidle init fly writes a whole file",
+                "in pgidle's image nothing listens there, so fly deploy waits for the check in vain; and Fly's own"
+                " image has no pgidle",
+                "leave out what is for Fly's image (checks, second service, [metrics]); pgidle init fly writes a whole"
+                " file",
             )
         else:
             # A check of this kind only informs, whatever answers it.
@@ -280,7 +281,7 @@ def _check_door(chart: Chart, what: str, where: str, told: Told) -> None:
         chart.wrong(
             f"{what} asks pgidle's HTTP, which is {said}",
             where,
-            "the check does not come over loopback, so nothing answers it",
+            "the check does not come from loopback, so nothing answers it",
             'PGIDLE_HTTP = ":8008" under [env]',
         )
     else:
@@ -288,7 +289,7 @@ def _check_door(chart: Chart, what: str, where: str, told: Told) -> None:
 
 
 def _check_times(chart: Chart, name: str, check: Node) -> None:
-    """A bare number is milliseconds here, and seconds in kill_timeout."""
+    """Check interval and timeout. A bare number is milliseconds here, although it is seconds in kill_timeout."""
     infinite = float("inf")
     for key, least, most, limit in (
         ("interval", FLY_SHORTEST_CHECK_INTERVAL, infinite, f"{FLY_SHORTEST_CHECK_INTERVAL:g} s at least"),

@@ -65,14 +65,14 @@ def check_stop(chart: Chart, root: Node, told: Told, context: Context) -> None:
     seconds = FLY_KILL_TIMEOUT if node is None else go_duration(node.text or "")
     if seconds is None:
         chart.wrong(
-            f"kill_timeout {node.text if node is not None else ''} is no duration",
+            f"kill_timeout {node.text if node is not None else ''} is not a duration",
             where, "fly deploy refuses it", 'kill_timeout = "30s"',
         )  # fmt: skip
         return
     if seconds > FLY_LONGEST_KILL_TIMEOUT:
         chart.wrong(
             f"kill_timeout is {written(seconds)}", where,
-            f"Fly grants {written(FLY_LONGEST_KILL_TIMEOUT)} at most", "kill_timeout = 300",
+            f"Fly allows {written(FLY_LONGEST_KILL_TIMEOUT)} at most", "kill_timeout = 300",
         )  # fmt: skip
         seconds = FLY_LONGEST_KILL_TIMEOUT
     longer = max(30, int(told.settings.stop_timeout + 5), int((context.shutdown or 0) * 2))
@@ -108,16 +108,16 @@ def check_deploy(chart: Chart, root: Node, told: Told) -> None:
     if settings.idle_timeout is not None and awake < FLY_DEPLOY_WATCH and settings.when_idle is WhenIdle.EXIT:
         node = root.at("env", "PGIDLE_IDLE_TIMEOUT")
         chart.note(
-            f"it may sleep {written(awake)} after waking",
+            f"Postgres may sleep {written(awake)} after waking",
             f"{chart.subject}:{node.line if node is not None else 1}",
-            "fly deploy waits until the machine has started and its checks pass, and calls a deploy failed whose"
-            " machine exits before",
+            "fly deploy waits until the machine has started and its checks pass, and fails if the machine exits before"
+            " that",
             'PGIDLE_MIN_AWAKE = "1min" under [env]',
         )
     if strategy is not None and strategy.text in ("canary", "bluegreen"):
         chart.wrong(
             f"deploy strategy is {strategy.text}",
             f"{chart.subject}:{strategy.line}",
-            "it starts a second machine beside the first, which a volume cannot be shared with",
+            "it starts a second machine beside the first, and the two cannot share a volume",
             'strategy = "rolling"',
         )

@@ -47,12 +47,12 @@ READ = frozenset(
         *("name", "image", "command", "args", "env", "envFrom", "ports", "volumeMounts", "lifecycle"),
     }
 )
-"""What is looked at of the container that runs pgidle."""
+"""Keys that are checked in the container that runs pgidle."""
 HARMLESS = frozenset(
     {"imagePullPolicy", "resources", "terminationMessagePath", "tty", "stdin", "resizePolicy"}
 )
 PASSING = ("emptyDir", "configMap", "secret", "projected", "downwardAPI", "ephemeral", "image")
-"""Volumes that hold no data longer than the pod lives, or none at all."""
+"""Volumes whose data does not outlive the pod, or that hold no data at all."""
 
 
 def examine(name: str, documents: Sequence[Node], context: Context) -> Chart:
@@ -100,7 +100,7 @@ def _no_pgidle(chart: Chart, objects: Sequence[Node]) -> None:
         chart.wrong(
             f"an operator runs Postgres here: {title(one)} ({one.word('apiVersion')})",
             f"{chart.subject}:{one.line}",
-            "pgidle has no part in it, and an operator takes a Postgres that sleeps for one that failed",
+            "pgidle plays no part in it, and an operator would take a sleeping Postgres for a failed one",
             "a StatefulSet of pgidle's own: pgidle init kubernetes",
         )
     elif packages:
@@ -120,8 +120,8 @@ def _no_pgidle(chart: Chart, objects: Sequence[Node]) -> None:
             chart.unknown(
                 "which container runs Postgres",
                 f"{chart.subject}:1",
-                "none here names pgidle, nor an image that is known to be PostgreSQL's",
-                "the file that has it; or image: pgidle, with PGIDLE_WHEN_IDLE: stay",
+                "none here names pgidle or an image that is known to be PostgreSQL's",
+                "give the file that has it; or image: pgidle, with PGIDLE_WHEN_IDLE: stay",
             )
             return
         chart.wrong(
@@ -146,7 +146,7 @@ def _runs_pgidle(container: Node, objects: Sequence[Node]) -> bool:
 
 
 def _told(chart: Chart, container: Node, objects: Sequence[Node], context: Context) -> Told | None:
-    """The settings that pgidle gets; None unless it is certain that pgidle is what starts."""
+    """The settings that pgidle gets; None unless pgidle is certain to be what starts."""
     at = container.at("args") or container.at("command") or container
     known, hidden = environment(container, objects)
     command, args = (_said(container, key, objects) for key in ("command", "args"))
@@ -209,7 +209,7 @@ def _examine_container(
                 hook,
                 words(command),
                 where,
-                "no such hook: the kubelet's SIGTERM stops it in good order",
+                "no such hook: the kubelet's SIGTERM stops it cleanly",
             )
     kinds = {
         each.word("name"): next((kind for kind in PASSING if each.at(kind) is not None), None)
@@ -239,7 +239,7 @@ def _examine_container(
 def _examine_others(
     chart: Chart, found: Sequence[Pod], pod: Pod, container: Node, told: Told, objects: Sequence[Node]
 ) -> None:
-    """Containers of the same pod, which reach Postgres on localhost, and those of other pods, by a Service."""
+    """Containers of the same pod, which reach Postgres on localhost, and of other pods, which use a Service."""
     names = {name.lower() for name in services_of(pod, objects)}
     for other in found:
         hosts = names | ({"localhost", "127.0.0.1", "::1"} if other is pod else set())
@@ -274,8 +274,8 @@ def _check_waking(chart: Chart, pod: Pod, container: Node, told: Told) -> None:
             "what when-idle is",
             where,
             f"{told.elsewhere} may set it, and is not in this file; with exit, the default, the container is started"
-            " again the moment that it sleeps",
-            "env: [{name: PGIDLE_WHEN_IDLE, value: stay}]; or give the file that has it in one, with ---",
+            " again the moment Postgres sleeps",
+            "env: [{name: PGIDLE_WHEN_IDLE, value: stay}]; or add what sets it to this file, after ---",
         )
         return
     if told.settings.when_idle is WhenIdle.STAY:
@@ -284,7 +284,7 @@ def _check_waking(chart: Chart, pod: Pod, container: Node, told: Told) -> None:
     chart.wrong(
         f"when-idle is exit, in a {pod.document.word('kind')} with restartPolicy {policy}",
         where,
-        "the container is started again the moment that it sleeps, ever more slowly (CrashLoopBackOff)"
+        "the container is started again the moment Postgres sleeps, ever more slowly (CrashLoopBackOff)"
         if policy == "Always"
         else "nothing starts the container again when a client connects",
         "env: [{name: PGIDLE_WHEN_IDLE, value: stay}]",
@@ -298,7 +298,7 @@ def _check_replicas(chart: Chart, document: Node) -> None:
         chart.wrong(
             f"replicas of the {kind} is {replicas.text}",
             f"{chart.subject}:{replicas.line}",
-            "each is a database of its own, and clients come now to one and now to another"
+            "each is a database of its own, and clients reach now one, now another"
             if kind == "StatefulSet"
             else "two servers on one volume destroy the data, and on volumes of their own they are two databases",
             "replicas: 1",
@@ -321,7 +321,7 @@ def _check_strategy(chart: Chart, document: Node) -> None:
 
 
 def _check_probe_port(chart: Chart, name: str, container: Node, told: Told) -> bool:
-    """Whether a probe connects to the database port, whatever it says there."""
+    """Whether a probe connects to the database port, by whatever protocol."""
     probe = container.at(name)
     if probe is None:
         return False
@@ -353,7 +353,7 @@ def _check_probe(chart: Chart, name: str, container: Node, told: Told, *, forgiv
                 chart.wrong(
                     "readinessProbe asks for /ready",
                     where,
-                    "that is 503 while Postgres sleeps, so the Service keeps the client out that is to wake it",
+                    "it answers 503 while Postgres sleeps, so the Service keeps out the client that should wake it",
                     "path: /health, or publishNotReadyAddresses: true in the Service",
                 )
         else:

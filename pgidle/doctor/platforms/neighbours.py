@@ -33,7 +33,7 @@ _ASKS = re.compile(r"\b(pg_isready|psql|nc|pg_dump|telnet)\b")
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """`environ` are its variables; `hides` where there may be more; `probes` its own checks, by name."""
+    """`environ` are its variables; `hides` says where it may have more; `probes` are its own checks, by name."""
 
     name: str
     image: str
@@ -45,12 +45,12 @@ class Neighbour:
 
 
 def is_monitor(image: str) -> bool:
-    """Whether what is in the image asks a Postgres over and over, by the image's name."""
+    """Whether the image, by its name, contains a program that queries Postgres over and over."""
     return _MONITORS.search(image_name(image)[0].lower()) is not None or "datadog/agent" in image
 
 
 def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: Told) -> None:
-    """`hosts` are the names by which it would reach the Postgres that is to sleep."""
+    """`hosts` are the names by which it would reach the Postgres that should sleep."""
     _check_probes(chart, one, hosts)
     _check_others(chart, one, hosts)
     if not is_monitor(one.image):
@@ -72,8 +72,8 @@ def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: 
             chart.wrong(
                 f"{one.name} ({image_name(one.image)[0]}) asks Postgres over its Unix socket, and is not ignored",
                 where,
-                "each session that comes and goes is a use: Postgres never sleeps",
-                "PGIDLE_IGNORE with its application_name or user, as docs/neighbours.md has it",
+                "each session that comes and goes counts as use: Postgres never sleeps",
+                "PGIDLE_IGNORE with its application_name or user, as docs/neighbours.md shows",
             )
         else:
             chart.fine(f"{one.name} asks over the Unix socket")
@@ -83,7 +83,8 @@ def check_neighbour(chart: Chart, one: Neighbour, hosts: Collection[str], told: 
             where,
             f"its connection string is not in this file{f' ({one.hides})' if one.hides else ''}; over TCP every scrape"
             " keeps Postgres awake",
-            "over the Unix socket, named in PGIDLE_IGNORE; or none, and pgidle's own /metrics",
+            "connect it over the Unix socket and name it in PGIDLE_IGNORE; or leave it out, and scrape pgidle's own"
+            " /metrics",
         )
 
 
@@ -95,7 +96,7 @@ def _addresses(text: str, host: str) -> bool:
 
 
 def _check_others(chart: Chart, one: Neighbour, hosts: Collection[str]) -> None:
-    """What keeps Postgres awake by what it is: a standby of it, or a program that asks its tables for work."""
+    """Neighbours that keep Postgres awake by their nature: its standby, or a program that polls its tables for work."""
     standby = next(
         (
             node
@@ -106,7 +107,7 @@ def _check_others(chart: Chart, one: Neighbour, hosts: Collection[str]) -> None:
     )
     if standby is not None:
         chart.note(
-            f"{one.name} replicates from it",
+            f"{one.name} replicates from this Postgres",
             f"{chart.subject}:{standby.line}",
             "a standby that is connected keeps its primary awake (setting replication)",
             "PGIDLE_REPLICATION: ignore, if Postgres may sleep all the same; docs/neighbours.md says what follows",
@@ -118,8 +119,8 @@ def _check_others(chart: Chart, one: Neighbour, hosts: Collection[str]) -> None:
         chart.note(
             f"{one.name} ({image_name(one.image)[0]}) asks Postgres for work every few seconds",
             f"{chart.subject}:{one.line}",
-            "as long as it runs Postgres does not sleep",
-            "stop it while nobody needs it; or a database of its own",
+            "as long as it runs, Postgres does not sleep",
+            "stop it while nobody needs it; or give it a database of its own",
         )
 
 
@@ -147,9 +148,9 @@ def _check_probes(chart: Chart, one: Neighbour, hosts: Collection[str]) -> None:
                 chart.unknown(
                     f"whether {name} of {one.name} gets through to Postgres ({text[:60]})",
                     f"{chart.subject}:{line}",
-                    "a query through a pool is a query of Postgres's, so Postgres never sleeps; one of the database"
-                    " pgbouncer is the pool's own",
-                    "pg_isready, which asks the pool alone",
+                    "a query through a pooler reaches Postgres, so Postgres never sleeps; only one of the database"
+                    " pgbouncer is answered by the pooler",
+                    "pg_isready, which asks only the pooler",
                 )
         elif _ASKS.search(text) is not None and any(_addresses(text, host) for host in hosts):
             chart.wrong(

@@ -31,7 +31,7 @@ def check_kill_timeout(
     *,
     is_given: bool = True,
 ) -> None:
-    """`name` is the platform's word for the seconds after which it kills; `change` gives it more."""
+    """`name` is the platform's name for the seconds after which it kills; `change` makes them more."""
     amount = written(seconds) if seconds == float("inf") else f"{seconds:g}s"
     said = f"{name} is {written(seconds)}" if is_given else f"{name} is not given, so it is {amount}"
     stop, took = told.settings.stop_timeout, context.shutdown
@@ -89,7 +89,7 @@ def check_stop_command(chart: Chart, name: str, command: Sequence[str], where: s
         f"{name} stops Postgres itself ({said[:60]})",
         where,
         "to pgidle that looks like an administrator's pg_ctl, so it starts Postgres again: the stop lasts until the"
-        " platform kills, and the next start has to recover",
+        " platform kills it, and the next start has to recover",
         change,
     )
     return True

@@ -25,7 +25,7 @@ READ = {
     "Socket": frozenset({"ListenStream", "BindIPv6Only", "FreeBind", "SocketUser", "Accept", "Service"}),
     "Unit": frozenset({"Requires"}),
 }
-"""What is looked at."""
+"""Keys that are checked."""
 HARMLESS = frozenset({"Description", "Documentation", "SyslogIdentifier", "WantedBy", "Alias", "Also"})
 
 
@@ -50,7 +50,7 @@ def examine(name: str, text: str, context: Context, beside: Beside) -> Chart:
             "what this Quadlet unit passes to its container",
             f"{name}:1",
             "podman generates the service from it, and its own sections are not read here",
-            "podman-system-generator --dryrun shows the unit that is made; give that to pgidle doctor",
+            "podman-system-generator --dryrun prints the generated unit; give that to pgidle doctor",
         )
     elif unit.has("Service"):
         examine_service(chart, unit, context, beside)

@@ -1,4 +1,4 @@
-"""What a unit's sandbox closes that pgidle or Postgres needs: systemd.exec(5), "Sandboxing"."""
+"""What a unit's sandbox denies although pgidle or Postgres needs it: systemd.exec(5), "Sandboxing"."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def check_sandbox(chart: Chart, unit: Unit, told: Told) -> None:
         chart.wrong(
             "PrivateNetwork=yes",
             unit.where("Service", "PrivateNetwork"),
-            "the service has a network of its own, with nobody else in it, where no client reaches what Postgres"
-            " listens on",
+            "the service has a network namespace of its own, in which no client reaches what Postgres listens on",
             "no PrivateNetwork=",
         )
     _check_paths(chart, unit, told)
@@ -51,6 +50,6 @@ def check_sandbox(chart: Chart, unit: Unit, told: Told) -> None:
         chart.note(
             "MemoryDenyWriteExecute=yes",
             unit.where("Service", "MemoryDenyWriteExecute"),
-            "Postgres compiles parts of long queries (JIT), which fail then",
+            "Postgres compiles parts of long queries (JIT), and those queries then fail",
             "jit = off in postgresql.conf",
         )

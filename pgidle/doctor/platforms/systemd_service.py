@@ -72,7 +72,7 @@ def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, comman
         chart.unknown(
             "what ExecStart= is",
             where,
-            "there is none in what was read",
+            "the files that were read have none",
             "give the unit that this is a drop-in of, too",
         )
     elif any("pgidle" in one for one in programs):
@@ -86,7 +86,7 @@ def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, comman
         chart.note(
             f"{min(programs & STAYS_CONNECTED)} stays connected to Postgres",
             where,
-            "it streams, and as long as it does Postgres is kept awake for it (setting replication)",
+            "it streams WAL, and keeps Postgres awake for as long as it does (setting replication)",
             'replication = "ignore", if Postgres may sleep all the same; docs/neighbours.md says what follows',
         )
     elif "patroni" in programs:
@@ -101,13 +101,13 @@ def _check_other_program(chart: Chart, unit: Unit, start: Setting | None, comman
             "ExecStart= does not start `pgidle run`",
             where,
             "the Postgres that it starts is not put to sleep",
-            "pgidle init systemd -D DATA_DIRECTORY, which writes units for data that is there, too",
+            "pgidle init systemd -D DATA_DIRECTORY, which also writes units for existing data",
         )
     else:
         chart.unknown(
             f"whether this unit has anything to do with Postgres: it starts `{' '.join(command)[:60]}`",
             where,
-            "it starts neither pgidle nor a Postgres that is known as one",
+            "it starts neither pgidle nor a program that is known to be Postgres",
             "give the unit that starts Postgres",
         )
 
@@ -136,7 +136,7 @@ def _check_files(chart: Chart, unit: Unit, beside: Beside, contents: Mapping[str
 
 
 def _expanded(word: str, said: Mapping[str, Node]) -> list[str]:
-    """As systemd puts variables in: $NAME alone becomes words, ${NAME} stays within its own."""
+    """A word with variables expanded as systemd does it: $NAME alone is split into words, ${NAME} is not."""
     alone = re.fullmatch(r"\$(\w+)", word)
     if alone is not None and alone[1] in said:
         return split(said[alone[1]].text or "")
@@ -209,7 +209,7 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
         for one in unit.all("Service", key):
             words = split(one.value.lstrip("@-:+!|"))
             if key == "ExecStop" and check_stop_command(
-                chart, "ExecStop=", words, one.where, "no ExecStop=: systemd's signal stops it in good order"
+                chart, "ExecStop=", words, one.where, "no ExecStop=: systemd's signal stops it cleanly"
             ):
                 continue
             if key == "ExecStop" and "$MAINPID" in one.value and re.search(r"\bkill\b", one.value):
@@ -218,8 +218,8 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
                 chart.unknown(
                     f"what {key}={one.value[:50]} does",
                     one.where,
-                    "it runs at each stop, or sleep; where it fails, the service has failed, and Restart=on-failure"
-                    " starts it again",
+                    "it runs at each stop or sleep; if it fails, the service has failed, and Restart=on-failure starts"
+                    " it again",
                     f"no {key}=",
                 )
     if (signal := unit.last("Service", "KillSignal")) is not None:
@@ -229,7 +229,7 @@ def _check_stop(chart: Chart, unit: Unit, told: Told, context: Context) -> None:
     seconds = SYSTEMD_STOP_TIMEOUT if found is None else systemd_span(found.value)
     if seconds is None:
         chart.wrong(
-            f"{found.key}={found.value} is no time span" if found is not None else "",
+            f"{found.key}={found.value} is not a time span" if found is not None else "",
             where,
             "systemd ignores it and uses its default",
             "TimeoutStopSec=30s",

@@ -14,7 +14,7 @@ LOOPBACK_OR_ANY = ("[::]", "[::1]", "0.0.0.0", "127.", "localhost")
 
 
 def _starts_pgidle(unit: Unit, beside: Beside) -> bool | None:
-    """Whether a socket unit starts pgidle; None if that cannot be told."""
+    """Whether a socket unit starts pgidle; None if that is unclear."""
     name = unit.name.rpartition("/")[2]
     if "pgidle" in name or "pgidle" in unit.word("Socket", "Service"):
         return True
@@ -73,7 +73,7 @@ def examine_socket(chart: Chart, unit: Unit, beside: Beside) -> None:
             chart.note(
                 f"ListenStream={one.value} without FreeBind=yes",
                 one.where,
-                "at boot the socket fails if the machine has not got the address yet",
+                "at boot the socket fails if the machine does not have the address yet",
                 "FreeBind=yes",
             )
     if unit.is_on("Socket", "Accept"):
@@ -93,24 +93,24 @@ def _check_unix(chart: Chart, unit: Unit, stream: Setting, streams: list[Setting
     said = unit.last("Socket", "SocketUser")
     if named is None and "%" not in stream.value:
         chart.wrong(
-            f"ListenStream={stream.value} is no Unix socket of Postgres's",
+            f"ListenStream={stream.value} is not a Unix socket of Postgres's",
             stream.where,
-            f"Postgres has it as .s.PGSQL.{port} in one of unix_socket_directories, and nowhere else",
+            f"Postgres listens on .s.PGSQL.{port} in one of unix_socket_directories, and nowhere else",
             f"ListenStream=/run/postgresql/.s.PGSQL.{port}",
         )
     elif named is not None and ports and named[1] not in ports:
         chart.wrong(
             f"ListenStream={stream.value} is for port {named[1]}, and TCP has {port}",
             stream.where,
-            "one Postgres has one port, by which its Unix socket is named, too",
+            "one Postgres has one port, and its Unix socket is named after it, too",
             f"ListenStream={stream.value[: named.start(1)]}{port}",
         )
     elif stream.value.startswith("/") and said is not None and said.value not in ("root", "0"):
         chart.note(
             f"SocketUser={said.value}",
             said.where,
-            f"systemd gives {said.value} whatever a link at {stream.value} leads to: a file of root's, where "
-            "that user may write the folder",
+            f"systemd gives {said.value} whatever a link at {stream.value} leads to, even a file of root's, if "
+            "that user may write to the folder",
             "leave it out: root's socket serves Postgres as well, and SocketMode= says who may connect",
         )
     else:

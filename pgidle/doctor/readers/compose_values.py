@@ -19,7 +19,7 @@ _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 
 
 def extended(service: Node, root: Node, depth: int = 0) -> Node:
-    """With what it has from a service of the same file; what it says itself wins, mappings are merged."""
+    """The service with what it extends from the same file: its own values win, mappings are merged."""
     extends = service.at("extends")
     if extends is None or extends.at("file") is not None or depth > 10:
         return service
@@ -50,7 +50,7 @@ def env_files(service: Node) -> Iterator[tuple[str, Node]]:
 
 
 def environment(service: Node, context: Context) -> tuple[dict[str, Node], Hidden]:
-    """The variables that are known, and what hides others. `environment` beats env_file, of which the last wins."""
+    """The variables with known values, and what hides others. `environment` overrides env_file; the last wins."""
     found: dict[str, Node] = {}
     sources = []
     for path, node in env_files(service):
@@ -66,7 +66,7 @@ def environment(service: Node, context: Context) -> tuple[dict[str, Node], Hidde
 
 
 def leads_to(target: str, port: str) -> bool:
-    """Whether a port, or a range of them, has that one."""
+    """Whether `target`, a port or a range of ports, includes `port`."""
     first, _, last = target.partition("-")
     if not first.isdecimal() or not (last or first).isdecimal() or not port:
         return False
@@ -74,7 +74,7 @@ def leads_to(target: str, port: str) -> bool:
 
 
 def port_of(node: Node) -> tuple[str, str, int]:
-    """The host's address, or nothing, and the container's port or range of ports."""
+    """The host's address (may be empty), the container's port or range of ports, and the line."""
     if node.table is not None:
         return node.word("host_ip") or "", node.word("target") or "", node.line
     text = (node.text or "").partition("/")[0]
@@ -83,7 +83,7 @@ def port_of(node: Node) -> tuple[str, str, int]:
 
 
 def target_of(node: Node) -> tuple[str, int]:
-    """Where in the container a volume is mounted: nothing for a tmpfs, which keeps no data."""
+    """Where in the container a volume is mounted (empty for a tmpfs, which keeps no data), and the line."""
     if node.table is not None:
         kept = node.word("type") not in ("tmpfs", "image", "npipe")
         return (node.word("target") or "") if kept else "", node.line
@@ -91,7 +91,7 @@ def target_of(node: Node) -> tuple[str, int]:
 
 
 def parts_of(text: str) -> tuple[str, str]:
-    """A short volume's source, empty for an anonymous one, and its target."""
+    """The source of a volume in short form, empty for an anonymous one, and its target."""
     drive = _DRIVE.match(text)
     rest = text[2:] if drive is not None else text
     parts = rest.split(":")

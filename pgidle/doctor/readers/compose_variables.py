@@ -1,6 +1,6 @@
-"""Compose's variables: ${NAME}, ${NAME:-default} and the like, put in their places before anything is read.
+"""Compose's variables: ${NAME}, ${NAME:-default} and the like, substituted before anything is read.
 
-A variable that is set nowhere that can be seen leaves a mark, so that what it stands in is known not to be known.
+A variable that is set nowhere the doctor can see leaves a mark, so that the text around it counts as unknown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgidle.doctor.readers.tree import Node
 
 OPEN, CLOSE = "\ue000", "\ue001"
-"""Around the name of a variable that is not known: characters of a private area, which no file has."""
+"""Put around the name of an unknown variable: private-use characters, which no file contains."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r":?[-?+]")
 
@@ -25,13 +25,13 @@ def is_known(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """With unknown variables as they were written, but for their defaults."""
+    """The text with unknown variables as they were written, but without their defaults."""
     return text.replace(OPEN, "${").replace(CLOSE, "}")
 
 
 def substitute(text: str, known: Mapping[str, str]) -> str:
-    """The text with every variable in its place. Where a variable is not known its default is taken: that is what
-    holds for who sets nothing."""
+    """The text with its variables substituted. An unknown variable gets its default, which is what applies to a user
+    who sets nothing."""
     made, at = "", 0
     while at < len(text):
         if text[at] != "$":
@@ -53,7 +53,7 @@ def substitute(text: str, known: Mapping[str, str]) -> str:
 
 
 def interpolate(root: Node, known: Mapping[str, str]) -> Node:
-    """The tree with every scalar substituted. What an anchor names is read once, however often it is named."""
+    """The tree with every scalar substituted. An anchored node is substituted once, however often it is referred to."""
     made: dict[int, Node] = {}
 
     def walk(node: Node) -> Node:
@@ -74,7 +74,7 @@ def interpolate(root: Node, known: Mapping[str, str]) -> Node:
 
 
 def _closing(text: str, at: int) -> int | None:
-    """Where the brace that was opened before is closed."""
+    """Where the brace opened just before `at` is closed."""
     depth = 1
     while at < len(text):
         if text.startswith("${", at):

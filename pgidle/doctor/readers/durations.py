@@ -19,14 +19,14 @@ _PART = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-zµ]*)")
 
 
 def go_duration(text: str) -> float | None:
-    """fly.toml's and Compose's: Go's time.ParseDuration ("1m30s"); a bare number is seconds."""
+    """As in fly.toml and Compose: Go's time.ParseDuration ("1m30s"); a bare number is seconds."""
     if text.isdecimal():
         return float(text)
     return _sum(text, _GO)
 
 
 def systemd_span(text: str) -> float | None:
-    """systemd.time(7)'s time span ("1min 30s", "90"); infinity, and 0 where it means that, is infinite."""
+    """systemd.time(7)'s time span ("1min 30s", "90"). 0 is infinite, too, as it is to systemd's timeouts."""
     if text.strip() == "infinity":
         return float("inf")
     seconds = _sum(text, _SYSTEMD)
@@ -46,9 +46,9 @@ def _sum(text: str, units: dict[str, float]) -> float | None:
 
 
 def written(seconds: float) -> str:
-    """A duration for people; pgidle's own settings read it too."""
+    """A duration for people, written so that pgidle's own settings accept it, unless it is infinite."""
     if seconds == float("inf"):
-        return "for ever"
+        return "infinite"
     if 0 < seconds < 1:
         return f"{seconds * 1000:.0f}ms"
     return format_duration(seconds) if seconds.is_integer() else f"{seconds:.1f}s"

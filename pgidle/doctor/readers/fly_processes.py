@@ -1,4 +1,4 @@
-"""A fly.toml as flyctl reads it: old spellings made new, one group of processes at a time, and whose app it is."""
+"""A fly.toml as flyctl reads it: old spellings updated, one process group at a time, and whose app it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgidle.doctor.readers.stated_settings import Context
 
 BY_GROUP = ("services", "mounts", "restart", "vm", "metrics", "files", "statics")
-"""Arrays of tables, each of which may name the groups that it is for."""
+"""Arrays of tables. Each table may name the process groups that it is for."""
 OLD = {"mount": "mounts", "metric": "metrics", "compute": "vm", "computes": "vm"}
 DEFAULT = "app"
 POOL_PORT = "6432"
@@ -27,16 +27,16 @@ _STARTS_POSTGRES = re.compile(r"\bpgidle\b|(?:^|[/\s])postgres(?:\s|$)|^-|docker
 
 
 class Role(Enum):
-    """What runs in the app, as far as its file tells."""
+    """What runs in the app, as far as its file says."""
 
     PGIDLE = "pgidle"
     POSTGRES = "Postgres, with pgidle or without"
     CLIENT = "an application"
-    UNKNOWN = "nobody can tell"
+    UNKNOWN = "unknown"
 
 
 def normalise(root: Node) -> Node:
-    """The document with arrays where flyctl makes them out of single tables, and under the names of today."""
+    """The document as flyctl normalises it: single tables turned into arrays, old names replaced by current ones."""
     table: dict[str, Node] = {}
     for key, node in (root.table or {}).items():
         name = OLD.get(key, key)
@@ -65,7 +65,7 @@ def groups(root: Node) -> list[str]:
 
 
 def flatten(root: Node, group: str) -> Node:
-    """What of the document is for one group: what names none is the default group's, but for [[vm]]."""
+    """The part of the document for one group. What names no group is for the default group; [[vm]] is for all."""
     known = groups(root)
     default = DEFAULT if DEFAULT in known else min(known)
     table = dict(root.table or {})
@@ -107,7 +107,7 @@ def of_postgres(root: Node, port: str) -> list[str]:
 
 
 def command(root: Node) -> Node | None:
-    """What follows the image's entrypoint, of a flattened document."""
+    """The command that follows the image's entrypoint, in a flattened document."""
     processes = [node for _, node in root.items("processes")]
     return processes[0] if len(processes) == 1 else root.at("experimental", "cmd")
 
@@ -129,7 +129,7 @@ def role(
         return Role.PGIDLE
     services = root.list("services")
     leads_there = any(one.word("internal_port") == port for one in (*services, *root.list("http_service")))
-    # Postgres on a port of its own behind the usual one; not a pool before a Postgres elsewhere.
+    # Postgres on an unusual port behind the usual one, but not a pooler in front of a Postgres elsewhere.
     leads_there = leads_there or any(
         each.word("port") == port and one.word("internal_port") != POOL_PORT
         for one in services
@@ -157,7 +157,7 @@ def role(
 
 
 def _serves_others(root: Node, services: Sequence[Node]) -> bool:
-    """Whether something is served that is certainly not Postgres."""
+    """Whether the app serves something that is certainly not Postgres."""
     return root.at("http_service") is not None or any(
         {"http", "tls", "edge_http"} & set(port.words("handlers"))
         for one in services

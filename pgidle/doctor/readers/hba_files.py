@@ -1,4 +1,4 @@
-"""pg_hba.conf and pg_ident.conf with the files that they include, read: paths to texts, for the pure readers."""
+"""Reads pg_hba.conf and pg_ident.conf, with the files that they include, for the pure readers: texts by path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST = 100
 
 
 def gather(path: str) -> Texts:
-    """The file and all that it names, as far as they can be read."""
+    """The file and every file that it names, as far as they can be read."""
     texts = Texts()
     waiting = [path]
     while waiting and len(texts.contents) + len(texts.unread) < MOST:

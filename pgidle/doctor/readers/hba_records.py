@@ -1,4 +1,4 @@
-"""pg_hba.conf's records as Postgres reads them, with those of included files, and the lines that are none.
+"""pg_hba.conf's records as Postgres reads them, with those of included files, and the lines that are not records.
 
 https://www.postgresql.org/docs/current/auth-pg-hba-conf.html and hba.c.
 """
@@ -17,15 +17,15 @@ _TOKEN = re.compile(r'\s*(,|"[^"]*"?|#.*|[^\s,"#]+)')
 HOST = ("host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc")
 INCLUDES = ("include", "include_if_exists", "include_dir")
 FIRST_WITH_INCLUDES = 16
-"""The major version that knows them: an older one does not start with such a line."""
+"""The first major version that knows them: an older one does not start with such a line."""
 MISSING = "No such file or directory"
 DEPTH = 10
-"""So deep may files include one another (CONF_FILE_MAX_DEPTH)."""
+"""How deep files may include one another (CONF_FILE_MAX_DEPTH)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Files by path: what is in them, which of them are folders (with the files that count), and why others could not
+    """Files by path: their texts, which paths are folders (with the files in them that count), and why others could not
     be read."""
 
     contents: dict[str, str] = field(default_factory=dict)
@@ -34,13 +34,13 @@ class Texts:
 
     @staticmethod
     def resolve(file: str, name: str) -> str:
-        """A path that a file names, which counts from its own folder."""
+        """The path `name`, relative to the folder of the file that gives it."""
         return name if name.startswith("/") else f"{file.rpartition('/')[0]}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line. `address` is empty for `local`, and CIDR where it was given with a mask."""
+    """One line. `address` is empty for `local`; an address given with a mask is written as CIDR."""
 
     line: int
     kind: str
@@ -67,7 +67,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Oddity:
-    """A line that is no record, or an include of a file that was not read. `why` is empty for what Postgres refuses."""
+    """A line that is not a record, or an include of a file that was not read. `why` is empty if Postgres refuses it."""
 
     where: str
     text: str
@@ -75,7 +75,7 @@ class Oddity:
 
 
 def numbered_fields(text: str) -> Iterator[tuple[int, list[list[str]]]]:
-    """The fields of each line that has any."""
+    """The number and the fields of each line that has any."""
     for number, line in _lines(text):
         if fields := _fields(line):
             yield number, fields
@@ -92,7 +92,7 @@ def named_files(file: str, text: str) -> list[str]:
 
 
 def read_all(file: str, texts: Texts, version: int, depth: int = 0) -> Iterator[Record | Oddity]:
-    """Records in order, those of included files in their place."""
+    """Records in order, with those of an included file in place of the include."""
     for one in read_hba(texts.contents.get(file, "")):
         if isinstance(one, Record):
             names = (_named(one.databases, file, texts), _named(one.users, file, texts))
@@ -116,7 +116,7 @@ def read_all(file: str, texts: Texts, version: int, depth: int = 0) -> Iterator[
 
 
 def _named(names: tuple[str, ...], file: str, texts: Texts) -> tuple[str, ...]:
-    """With the names that are in files in place of @FILE; where that was not read it stays."""
+    """The names, with each @FILE replaced by the names in the file; an @FILE that was not read stays."""
     found: list[str] = []
     for name in names:
         path = Texts.resolve(file, name[1:]) if name[:1] == "@" else ""
@@ -129,7 +129,7 @@ def _named(names: tuple[str, ...], file: str, texts: Texts) -> tuple[str, ...]:
 
 
 def read_hba(text: str) -> Iterator[Record | tuple[int, str]]:
-    """Records in order; for a line that is none, its number and what it says. An include is such a line too."""
+    """Records in order; for a line that is not a record, such as an include, its number and text."""
     for number, line in _lines(text):
         fields = _fields(line)
         if not fields:
@@ -164,7 +164,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _fields(line: str) -> list[list[str]]:
-    """Fields, each a list by comma; a quoted word is no keyword, and keeps its quotes off."""
+    """Fields, each a list of words separated by commas, without their quotes."""
     fields: list[list[str]] = []
     joins = False
     for found in _TOKEN.finditer(line):

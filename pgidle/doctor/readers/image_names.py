@@ -1,4 +1,4 @@
-"""What an image's name and a Dockerfile tell: whether pgidle is in it, and which PostgreSQL."""
+"""What an image's name and its Dockerfile reveal: whether pgidle is in it, and which PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgidle.doctor.readers.tree import Node
 
 SERVERS = re.compile(r"(?:postgres|postgresql|pgvector|postgis|timescaledb|spilo|paradedb|citus|pgvecto)\d*")
-"""What the names of images with a PostgreSQL server begin with."""
+"""How the names of images with a PostgreSQL server begin."""
 OTHERS = frozenset(
     {
         *("exporter", "backup", "backups", "client", "operator", "meta", "rest", "proxy", "bouncer"),
@@ -24,14 +24,14 @@ OTHERS = frozenset(
         *("upgrade", "sync", "job", "seed", "seeder", "setup", "cleaner", "cron"),
     }
 )
-"""Words in the names of images that only have to do with a server."""
+"""Words in the names of images that have to do with PostgreSQL but contain no server."""
 _BASE = re.compile(r"^\s*ARG\s+(\w+)=(\S+)", re.MULTILINE | re.IGNORECASE)
 _FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.MULTILINE | re.IGNORECASE)
 _PROGRAM = re.compile(r"^(?!\s*#).*\bpgidle\b", re.MULTILINE)
 
 
 class Contents(Enum):
-    """What is in an image, as far as its name tells."""
+    """What is in an image, as far as its name says."""
 
     PGIDLE = "pgidle"
     POSTGRES = "PostgreSQL without pgidle"
@@ -48,18 +48,18 @@ def contents(image: str) -> Contents:
 
 
 def check_named(chart: Chart, image: Node | None) -> None:
-    """The image of a container that is told of pgidle, and may have it under any name but PostgreSQL's."""
+    """Check the image of a container that has pgidle's settings: any image may contain pgidle but PostgreSQL's own."""
     if image is not None and image.text and contents(image.text) is Contents.POSTGRES:
         chart.wrong(
             f"pgidle is not in the image {image.text}",
             f"{chart.subject}:{image.line}",
-            "nothing puts Postgres to sleep, and PGIDLE_ variables mean nothing there",
+            "nothing puts Postgres to sleep, and PGIDLE_ variables have no effect there",
             cure(image.text),
         )
 
 
 def cure(image: str) -> str:
-    """The image's major version stays in the name of what is built: it says where the data is."""
+    """How to get an image with pgidle. Its name keeps the major version, which says where the data is."""
     version = image_major(image)
     ours = f"pgidle:{version}" if version is not None else "pgidle"
     build = "docker build --build-arg BASE={0} -t {1} . in a checkout of pgidle, and {1} as the image"
@@ -67,25 +67,25 @@ def cure(image: str) -> str:
         return build.format(image, ours)
     base = f"postgres:{version}" if version is not None else "postgres"
     return (
-        f"{build.format(base, ours)}; pgidle's image is on Debian, which sorts text otherwise than Alpine, so the"
-        " data moves by pg_dump, not with the volume"
+        f"{build.format(base, ours)}; pgidle's image is based on Debian, which sorts text differently from"
+        " Alpine, so move the data with pg_dump, not with the volume"
     )
 
 
 def check_image(chart: Chart, image: Node | None) -> None:
-    """The only thing that tells whether pgidle is there."""
+    """Check the image's name: nothing else says whether pgidle is in it."""
     check_named(chart, image)
     if image is not None and image.text and contents(image.text) is Contents.OTHER:
         chart.unknown(
             f"whether pgidle is in the image {image.text}",
             f"{chart.subject}:{image.line}",
-            "its name does not tell; without pgidle nothing puts Postgres to sleep",
-            f"docker run --rm --entrypoint pgidle {image.text} --version, which fails where it is not",
+            "its name does not say; without pgidle nothing puts Postgres to sleep",
+            f"docker run --rm --entrypoint pgidle {image.text} --version, which fails if it is not",
         )
 
 
 def built_major(build: Node | None, context: Context) -> int | None:
-    """The same of what is built: by the build's argument BASE, else by its Dockerfile."""
+    """PostgreSQL's major version in an image that is built: by the build argument BASE, else by the Dockerfile."""
     if build is not None and (base := _argument(build)) is not None:
         return image_major(base)
     dockerfile = _dockerfile(build, context)
@@ -101,7 +101,7 @@ def built_major(build: Node | None, context: Context) -> int | None:
 
 
 def builds_pgidle(build: Node | None, context: Context) -> bool | None:
-    """Whether the Dockerfile has to do with pgidle; None: it was not read, or it cannot tell."""
+    """Whether the Dockerfile has to do with pgidle; None if it was not read or does not say."""
     dockerfile = _dockerfile(build, context)
     if dockerfile is None:
         return None
@@ -112,7 +112,7 @@ def builds_pgidle(build: Node | None, context: Context) -> bool | None:
 
 
 def dockerfile_path(build: Node | None) -> str | None:
-    """Where the Dockerfile is, from the folder of the file that has `build`; None where it is no file near it."""
+    """The Dockerfile's path relative to the file that has `build`; None if it is inline or in a remote context."""
     if build is None:
         return "Dockerfile"
     folder = build.text or build.word("context") or "."
@@ -122,7 +122,7 @@ def dockerfile_path(build: Node | None) -> str | None:
 
 
 def _dockerfile(build: Node | None, context: Context) -> str | None:
-    """What the Dockerfile says; None where it was not read."""
+    """The Dockerfile's text; None if it was not read."""
     if build is not None and (inline := build.word("dockerfile_inline")) is not None:
         return inline
     path = dockerfile_path(build)

@@ -1,4 +1,4 @@
-"""Kubernetes's objects as they lie in files: lists and templates taken apart, pods found, variables put together."""
+"""Kubernetes objects from files: lists and templates unpacked, pods found, environments put together."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ OPERATORS = (
     ),
     *("postgres.anynines.com", "postgresql.baiju.dev", "kubeblocks.io"),
 )
-"""Groups of the APIs of operators that run Postgres themselves."""
+"""API groups of operators that run Postgres themselves."""
 PACKAGES = {
     **dict.fromkeys(("HelmRelease", "HelmChart", "HelmChartProxy"), "helm template"),
     **dict.fromkeys(("Application", "ApplicationSet"), "argocd app manifests"),
     **dict.fromkeys(("Kustomization", "Component"), "kubectl kustomize"),
 }
-"""Kinds that stand for manifests which are elsewhere, and the command that prints those."""
+"""Kinds that stand for manifests kept elsewhere, and the command that prints those."""
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """`document` is the object that makes it; `labels` are the pod's own."""
+    """`document` is the object that creates the pod; `labels` are the pod's own."""
 
     document: Node
     spec: Node
     labels: Mapping[str, str]
 
     def containers(self) -> Iterator[tuple[Node, bool]]:
-        """Each container that runs as long as the pod, and whether it is a main one."""
+        """Each container that runs as long as the pod does, and whether it is a main one."""
         for one in self.spec.list("containers"):
             yield one, True
         for one in self.spec.list("initContainers"):
@@ -65,7 +65,7 @@ def title(document: Node) -> str:
 
 
 def flatten(documents: Sequence[Node]) -> list[Node]:
-    """Every object, also those of lists and of OpenShift's templates."""
+    """Every object, including those in lists and in OpenShift's templates."""
     found = []
     for document in documents:
         inner = document.list("items") if (document.word("kind") or "").endswith("List") else ()
@@ -75,7 +75,7 @@ def flatten(documents: Sequence[Node]) -> list[Node]:
 
 
 def group(document: Node) -> str:
-    """The API group, empty for the core's."""
+    """The API group, empty for the core group."""
     return (document.word("apiVersion") or "").rpartition("/")[0]
 
 
@@ -113,8 +113,8 @@ def services_of(pod: Pod, documents: Sequence[Node]) -> list[str]:
 
 
 def environment(container: Node, documents: Sequence[Node]) -> tuple[dict[str, Node], Hidden]:
-    """The variables that are known, and what hides others: objects that are not among the documents, and what only
-    the cluster knows. `env` beats `envFrom`, of which the last wins."""
+    """The variables with known values, and what hides others: objects that are not among the documents, and values that
+    only the cluster knows. `env` overrides `envFrom`; the last `envFrom` wins."""
     found: dict[str, Node] = {}
     sources = []
     for one in container.list("envFrom"):
@@ -145,7 +145,7 @@ def environment(container: Node, documents: Sequence[Node]) -> tuple[dict[str, N
 
 
 def expand(text: str, known: Mapping[str, Node]) -> str:
-    """With $(NAME) in its place; $$ is a dollar. What is not set stays as it is, as the kubelet leaves it."""
+    """The text with each $(NAME) substituted; $$ is a dollar sign. An unset one stays, as the kubelet leaves it."""
 
     def put(found: re.Match[str]) -> str:
         if found[0] == "$$":
@@ -166,7 +166,7 @@ def _referred(variable: Node, documents: Sequence[Node]) -> str | None:
 
 
 def _data(kind: str, name: str, documents: Sequence[Node]) -> dict[str, str] | None:
-    """What a ConfigMap or a Secret of the file holds; None where it is not there."""
+    """The data of a ConfigMap or a Secret in the file; None if it is not there."""
     for one in documents:
         if one.word("kind") == kind and one.word("metadata", "name") == name:
             plain = {key: node.text or "" for key, node in one.items("data")}
@@ -184,7 +184,7 @@ def _decoded(text: str) -> str | None:
 
 
 def port(container: Node, said: str | None) -> str:
-    """A port by its number, where it is given by the name that the container has for it."""
+    """A port's number, which may be given by the container's name for it."""
     for one in container.list("ports"):
         if said is not None and one.word("name") == said:
             return one.word("containerPort") or ""

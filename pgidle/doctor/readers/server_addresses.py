@@ -1,4 +1,4 @@
-"""Which of the variables and words that a file has are the address of a Postgres server, and which only look so."""
+"""Which variables and words in a file are the address of a Postgres server, and which only look like one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PORT = "5432"
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A name and its value; the name of a word of a command is empty."""
+    """A variable, or a word of a command, whose name is empty."""
 
     name: str
     value: str
@@ -42,8 +42,8 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`host` is a folder for a Unix socket; `is_sure`: it is Postgres's, and not perhaps another database's; `sslmode`
-    is None where the value is no connection string, empty where that does not say."""
+    """`host` is a folder for a Unix socket. `is_sure`: it is certainly a Postgres, not perhaps another database.
+    `sslmode` is None if the value is not a connection string, and empty if the string does not set it."""
 
     variable: Variable
     host: str
@@ -57,7 +57,7 @@ class Address:
 
 
 def addresses(variables: Iterable[Variable]) -> Iterator[Address]:
-    """In the order of the variables."""
+    """The addresses, in the order of the variables."""
     variables = list(variables)
     dialect = " ".join(f"{one.name}={one.value}" for one in variables if _tells_dialect(one))
     is_postgres, is_other = _SAYS_POSTGRES.search(dialect), _SAYS_OTHER.search(dialect)
@@ -79,7 +79,7 @@ def _tells_dialect(one: Variable) -> bool:
 
 
 def _in_value(one: Variable) -> Iterator[Address]:
-    """Connection strings, and whatever ends in Postgres's own port."""
+    """Connection strings, and anything that ends in Postgres's default port."""
     urls = list(_URL.finditer(one.value))
     for found in urls:
         mode = _SSLMODE.search(found[2])

@@ -23,10 +23,10 @@ OURS = ("PGIDLE_", "PGDATA", "PGPORT")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known from elsewhere: `options` of the doctor's own command line, as variables, which the file's
-    own beat; `shutdown`, the seconds that the last one took, None where none was measured; `dockerfile`, what the
-    Dockerfile beside the file says; `beside`, the contents of other files that it names, None where one cannot be
-    read."""
+    """What is known from outside the file. `options`: those on the doctor's own command line, as variables, which the
+    file's variables override. `shutdown`: seconds that the last shutdown took, None if none was measured. `dockerfile`:
+    the text of the Dockerfile beside the file. `beside`: the contents of other files that it names, None for one that
+    cannot be read."""
 
     options: Mapping[str, str] = field(default_factory=dict)
     shutdown: float | None = None
@@ -43,7 +43,7 @@ class Hidden:
     sources: tuple[str, ...] = ()
 
     def of(self, known: Collection[str], given: Collection[str]) -> frozenset[str]:
-        """The settings that it may change: those that neither the environment nor the command line gives."""
+        """The settings that hidden variables may set: those that the known environment and command line do not give."""
         unknown = set()
         for option in OPTIONS:
             own = {option.variable, *option.env}
@@ -57,8 +57,8 @@ class Hidden:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Settings, and whether they name a data directory at all. `unknown` are the names of those that may be set from
-    elsewhere, where the doctor cannot look: their values here are only defaults. `elsewhere` names those places."""
+    """The settings that a file states, and the data directory if they name one. `unknown` are the names of settings
+    that may be set elsewhere, where the doctor cannot look: here they have defaults. `elsewhere` names those places."""
 
     settings: Settings
     data_dir: str | None
@@ -103,7 +103,7 @@ def settle(
     hidden: Hidden | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> Told:
-    """The settings that apply there. Each value that pgidle would refuse is a finding, and is then ignored.
+    """The settings that apply in the file. Each value that pgidle would refuse is a finding, and is then ignored.
 
     `line` is where the arguments are; `defaults` are the variables of the image itself.
     """

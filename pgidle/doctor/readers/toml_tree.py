@@ -1,6 +1,6 @@
-"""TOML with line numbers, which tomllib does not keep: the text is cut into statements, and the two are laid together.
+"""TOML with line numbers, which tomllib does not keep: the text is also split into statements, which have them.
 
-The statements are there for a file that is not TOML too: what somebody meant can still be said to them.
+A file that is not valid TOML still has statements, so that the doctor can say what is wrong with them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AT_LINE = re.compile(r"(.*) \(at line (\d+), column \d+\)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`key = value` and where it stands: `section` is its heading's name, empty above the first heading."""
+    """`key = value` and its place: `section` is its heading's name, empty above the first heading."""
 
     line: int
     section: tuple[str, ...]
@@ -56,7 +56,7 @@ def read_toml(text: str) -> Node:
 
 
 def statements(text: str) -> Iterator[Statement]:
-    """Every `key = value`, also of a file that tomllib refuses."""
+    """Every `key = value`, even of a file that tomllib refuses."""
     section: tuple[str, ...] = ()
     for path, line, value in _walk(text):
         if value is None:
@@ -100,7 +100,7 @@ def _walk(text: str) -> Iterator[tuple[Path, int, str | None]]:
 
 
 def _placed(keys: tuple[str, ...], arrays: dict[Path, int]) -> Path:
-    """A heading's keys; one that names an array means its last table."""
+    """The path of a heading's keys; a key that names an array means the array's last table."""
     path: Path = ()
     for key in keys:
         path = (*path, key)
@@ -110,7 +110,7 @@ def _placed(keys: tuple[str, ...], arrays: dict[Path, int]) -> Path:
 
 
 def _keys(statement: str, at: int) -> tuple[tuple[str, ...], int]:
-    """The dotted keys that begin there, and where they end."""
+    """The dotted keys that begin at `at`, and where they end."""
     keys = []
     while (found := _KEY.match(statement, at)) is not None:
         keys.append(next(part for part in found.groups() if part is not None))
@@ -122,7 +122,7 @@ def _keys(statement: str, at: int) -> tuple[tuple[str, ...], int]:
 
 
 def _cut(text: str) -> Iterator[tuple[int, str]]:
-    """Statements without their comments; one ends with its line, unless a bracket or a long string is open."""
+    """Statements without comments, with their lines. One ends with its line, unless a bracket or string is open."""
     at = begin = start = depth = 0
     line = 1
     kept = ""

@@ -20,7 +20,7 @@ class BadFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A scalar (`text`, as it is written, a truth value as `true` or `false`), a table or a list; all None: null."""
+    """A scalar (`text`, as written; a boolean as `true` or `false`), a table or a list; null if all are None."""
 
     line: int
     text: str | None = None
@@ -28,7 +28,7 @@ class Node:
     rows: tuple[Node, ...] | None = None
 
     def at(self, *path: str) -> Node | None:
-        """What the keys lead to, one below the other."""
+        """The node at the end of a path of keys, if there is one."""
         node: Node | None = self
         for key in path:
             node = node.table.get(key) if node is not None and node.table is not None else None
@@ -45,13 +45,13 @@ class Node:
         return [] if node is None else [each.text for each in node.each() if each.text is not None]
 
     def each(self) -> tuple[Node, ...]:
-        """The list's rows; anything else but null is a list of one."""
+        """The list's rows; any other value except null counts as a list of one."""
         if self.rows is not None:
             return self.rows
         return () if self.text is None and self.table is None else (self,)
 
     def list(self, *path: str) -> tuple[Node, ...]:
-        """The list there, or what stands there alone."""
+        """The rows of the list there; any other value counts as a list of one."""
         node = self.at(*path)
         return node.each() if node is not None else ()
 

@@ -30,7 +30,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit with its drop-ins: the last of a setting's values counts, an empty one takes back what came before."""
+    """A unit with its drop-ins: a setting's last value counts, and an empty value resets those before it."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -40,7 +40,7 @@ class Unit:
         return "@." in self.name.rpartition("/")[2]
 
     def where(self, section: str, *keys: str) -> str:
-        """The place of the first of the settings that is there, else the section's, else the file."""
+        """The place of the first of these settings that is set, else of the section, else of the file."""
         found = next((one for key in keys if (one := self.last(section, key)) is not None), None)
         first = next((one for one in self.settings if one.section == section), None)
         return found.where if found is not None else f"{self.name}:{first.line - 1 if first else 1}"
@@ -49,12 +49,12 @@ class Unit:
         return any(one.section == section for one in self.settings)
 
     def last(self, section: str, key: str) -> Setting | None:
-        """The one that counts, unless it is empty."""
+        """The setting that counts; None if it is missing or empty."""
         found = [one for one in self.settings if (one.section, one.key) == (section, key)]
         return found[-1] if found and found[-1].value else None
 
     def all(self, section: str, *keys: str) -> list[Setting]:
-        """Every one that counts of settings that are lists."""
+        """All settings that count, for keys that may be given several times."""
         found: list[Setting] = []
         for one in self.settings:
             if one.section == section and one.key in keys:
@@ -71,9 +71,9 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What belongs to a unit and is in other files: drop-ins by name, what EnvironmentFile= names (None: not there)
-    by path, the name of the socket unit of a service, if there is one, and what the service says that a socket starts,
-    None where that is not known."""
+    """What belongs to a unit but is in other files: drop-ins by name; the files of EnvironmentFile= by path (None: not
+    there); for a service, the name of its socket unit, if there is one; for a socket, the text of the service that it
+    starts, None if that is not known."""
 
     drop_ins: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str | None] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def _joined(text: str) -> list[tuple[int, str]]:
 
 
 def environment(unit: Unit, files: Mapping[str, str]) -> dict[str, Node]:
-    """What Environment= and EnvironmentFile= say; `files` has the files' contents by path."""
+    """The variables of Environment= and EnvironmentFile=; `files` has the contents of the latter by path."""
     found: dict[str, Node] = {}
     for one in unit.all("Service", "Environment"):
         for pair in split(one.value):
@@ -135,7 +135,7 @@ def environment(unit: Unit, files: Mapping[str, str]) -> dict[str, Node]:
 
 
 def split(text: str) -> list[str]:
-    """Words as systemd quotes them, near enough to a shell's way; what is not closed is taken as it stands."""
+    """Words by systemd's quoting, which is close enough to a shell's; an unclosed quote is taken literally."""
     try:
         return shlex.split(text)
     except ValueError:

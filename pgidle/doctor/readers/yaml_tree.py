@@ -1,4 +1,4 @@
-"""YAML with line numbers: nodes are composed, never constructed, so that no tag makes anything."""
+"""YAML with line numbers: nodes are composed, never constructed, so that no tag can create an object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 def read_yaml(text: str) -> list[Node]:
     """The documents of a file. Raises BadFile.
 
-    An anchor's node is read once, however often it is named, so that the tree is never larger than the file.
+    An anchored node is read once, however often it is referred to, so the tree is never larger than the file.
     """
     _refuse_depth(text)
     try:
