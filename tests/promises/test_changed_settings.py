@@ -112,7 +112,7 @@ def test_a_shorter_idle_timeout_shortens_what_flapping_adds_to_it(newest: Instal
     if os.getuid() == 0:
         shutil.chown(one.data_dir / "pgidle", server_user().pw_name)
     start_again(one)
-    one.wait_log("waiting 600 s longer")
+    one.wait_log("idle-timeout extended by 600 s")
     config.write_text('idle-timeout = "200ms"')
     one.signal(signal.SIGHUP)
     assert one.wait() == 0
