@@ -146,7 +146,7 @@ def test_an_own_certificate_passes_through_and_is_not_hidden(with_tls: Installat
     assert one.stop() == 0
     one = launch(with_tls, data_dir=one.data_dir, **SELF_SIGNED)
     line = refused(one, 2)
-    assert "ssl = on already, with own.crt: leave --tls out, or set ssl = off there" in line
+    assert "already has ssl = on, with own.crt: leave --tls out, or set ssl = off there" in line
     assert not folder(one).exists()
 
 
