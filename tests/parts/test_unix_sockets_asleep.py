@@ -269,7 +269,7 @@ def test_a_lock_that_another_user_has_made_meanwhile_is_named_and_nobody_is_lost
         visit = clients.submit(psycopg.connect, one.conninfo())
         said = one.wait_log("nobody's: Postgres does not start until it is removed").data
         assert str(lock) in said["topic"]
-        one.wait_log(f"Postgres does not start, .*{lock.name}")
+        one.wait_log(f"Postgres does not start .*{lock.name}")
         assert lock.lstat().st_uid == NOBODY
         lock.unlink()
         visit.result(PATIENCE).close()
