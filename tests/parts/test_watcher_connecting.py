@@ -29,7 +29,7 @@ def test_a_tcp_client_that_has_not_authenticated_is_active(
     with socket.create_connection((address, shared_cluster.port)) as client:
         client.sendall(said)
         found = watch.find(Signal.CONNECTING, ReasonKind.ACTIVITY)
-        assert f"{address} port {client.getsockname()[1]} " in found[0].text
+        assert found[0].text.endswith(f"{address} port {client.getsockname()[1]}")
     watch.settle()
 
 
