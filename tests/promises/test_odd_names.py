@@ -84,7 +84,7 @@ def test_a_refusal_names_what_is_not_utf_8(place: Place) -> None:
         check=False,
     )
     assert ran.returncode == 2
-    assert "caf\\udce9 \\udcff/conf.toml is not there" in ran.stderr
+    assert "caf\\udce9 \\udcff/conf.toml does not exist" in ran.stderr
     assert ran.stderr.count("\n") == 1
 
 
