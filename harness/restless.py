@@ -33,6 +33,9 @@ STARTUP = struct.pack("!I", 196608) + b"user\0postgres\0database\0postgres\0appl
 QUERY = b"SELECT 1\0"
 PATIENCE = 60.0
 
+ENDED = frozenset({"EOFError", "ConnectionResetError", "BrokenPipeError"})
+"""How a client meets the end of the process that accepted it; which it is depends on whether it reads or writes then."""
+
 
 @dataclass(slots=True)
 class Met:

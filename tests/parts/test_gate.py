@@ -138,7 +138,7 @@ def test_a_child_that_is_killed_shuts_it_before_anybody_is_refused(installation,
             assert any(one.startswith("ChildSignalled") for one in sharer.do("look")["told"])
         sharer.do("start")
         sharer.do("open")
-    assert not [what for what in clients.met.kinds if what not in ("EOFError", "ConnectionResetError")]
+    assert not [what for what in clients.met.kinds if what not in ENDED]
     assert "the database system is" not in sharer.log.read_text()
 
 
@@ -234,5 +234,5 @@ def test_rounds_of_sleep_crash_and_stop_under_clients_that_never_rest(
         assert met.failed == []
         assert met.cut == 0
     # Postgres had accepted them, and died or was stopped before they were through.
-    assert set(met.kinds) <= {"EOFError", "ConnectionResetError", "57P01", "57P02"}
+    assert set(met.kinds) <= ENDED | {"57P01", "57P02"}
     assert len(met.failed) <= 6 * (look["crashes"] + look["stops"])
