@@ -34,7 +34,7 @@ QUERY = b"SELECT 1\0"
 PATIENCE = 60.0
 
 ENDED = frozenset({"EOFError", "ConnectionResetError", "BrokenPipeError"})
-"""How a client meets the end of the process that accepted it; which it is depends on whether it reads or writes then."""
+"""How a client meets the end of the process that accepted it: which, depends on whether it reads or writes then."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import pytest
 
 from harness.installations import run_as_server
 from harness.postgres_fixture import wait_until
-from harness.restless import STARTUP, Restless, until_ready
+from harness.restless import ENDED, STARTUP, Restless, until_ready
 from harness.visitors import Visitor, come, session
 
 
