@@ -47,6 +47,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"\b(?:pgidle|tests|harness|bench|torture)/[\w/]+\.(?:py|c)\b", text)
+    assert [name for name in named if not (TOP / name).exists()] == []
+    tests = re.findall(r"`(test_[\w*]+\.py)`", text)
+    assert [name for name in tests if not list(TOP.glob(f"tests/*/{name}"))] == []
+
+
 def test_every_page_is_linked_from_the_first() -> None:
     linked = {
         link.partition("#")[0] for link in LINK.findall((TOP / "README.md").read_text(encoding="utf-8"))
