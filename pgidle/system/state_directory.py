@@ -44,7 +44,7 @@ class StateDir:
             os.makedirs(path, mode=0o700, exist_ok=True)
             self.folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             _refuse_shared(path, os.fstat(self.folder))
-            self._lock = _open_own("lock", self.folder, os.O_RDWR | os.O_CREAT)
+            self._lock = open_own("lock", self.folder, os.O_RDWR | os.O_CREAT)
             self._take()
             if os.fstat(self._lock).st_size < RECORD_BYTES + FAILURE_BYTES:
                 os.pwrite(self._lock, b" " * FAILURE_BYTES, RECORD_BYTES)
@@ -92,7 +92,7 @@ class StateDir:
             os.unlink(new, dir_fd=self.folder)
         except FileNotFoundError:
             pass
-        descriptor = _open_own(new, self.folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        descriptor = open_own(new, self.folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
             if durable:
@@ -134,7 +134,7 @@ def refuse_served(path: str) -> None:
     try:
         folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            descriptor = _open_own("lock", folder, os.O_RDONLY)
+            descriptor = open_own("lock", folder, os.O_RDONLY)
         finally:
             os.close(folder)
     except OSError:
@@ -163,7 +163,7 @@ def open_of_another(path: str) -> int:
 def read_kept(folder: int, name: str) -> bytes:
     """Read a file in a state directory. Not followed: links and pipes that others could have put there. Raises
     OSError."""
-    with open(_open_own(name, folder, os.O_RDONLY), "rb") as file:
+    with open(open_own(name, folder, os.O_RDONLY), "rb") as file:
         return file.read(LARGEST)
 
 
@@ -182,7 +182,7 @@ def last_failure(path: str) -> tuple[float, str] | None:
         return None
 
 
-def _open_own(name: str, folder: int, flags: int) -> int:
+def open_own(name: str, folder: int, flags: int) -> int:
     """Open a regular file of ours. O_NONBLOCK, as opening a pipe would wait for its other end. Raises OSError."""
     also = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(name, flags | also, 0o600, dir_fd=folder)

@@ -1,0 +1,109 @@
+"""The journal's events, as they are read: one record for each line. Pure.
+
+A line that is not one (torn by a power loss, or made by something else) is skipped, and so is a kind of event that this
+version does not know: a later version may have written it. Moments are Unix time, durations seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+LATEST = 253_402_300_799.0
+"""Unix time at the end of the year 9999."""
+
+
+class Kind(Enum):
+    """What has happened. The values stand in the journal, and are never given another meaning."""
+
+    STARTED = "started"
+    """pgidle has started, and Postgres starts."""
+    WOKEN = "woken"
+    """Postgres accepts clients, after it slept, or after pgidle started, or after a crash."""
+    CLIENT = "client"
+    """Which client came first after a wake: known from a look, some time later."""
+    USE = "use"
+    """Postgres was used after it had been idle for a while."""
+    SLEPT = "slept"
+    """Postgres was put to sleep."""
+    CRASHED = "crashed"
+    """Postgres has crashed, or was ended by somebody else; it is started again."""
+    START_FAILED = "start-failed"
+    """Postgres does not start; it is tried again."""
+    STOP = "stop"
+    """pgidle was asked to stop."""
+    EXITED = "exited"
+    """pgidle exits."""
+    HOLD = "hold"
+    RELEASE = "release"
+    HOLD_ENDED = "hold-ended"
+    SETTINGS = "settings"
+    """Settings have changed."""
+    FLAPPING = "flapping"
+    """A client reconnects as soon as it is cut, so sleep comes later."""
+    POLL = "poll"
+    """Something asks in a rhythm that keeps Postgres awake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line. `up`: seconds since the run began, on a clock that never jumps; `run` names the run, and `number`
+    counts its lines."""
+
+    at: float
+    up: float
+    run: int
+    number: int
+    kind: Kind
+    fields: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        """A field that is a text; empty if it is not there, or no text."""
+        return value if isinstance(value := self.fields.get(name), str) else ""
+
+    def seconds(self, name: str) -> float | None:
+        """A field that is a duration; None if it is not there, or none."""
+        value = self.fields.get(name)
+        return float(value) if isinstance(value, int | float) and 0 <= value <= LATEST else None
+
+    def count(self, name: str) -> int:
+        """A field that is a count; 0 if it is not there, or none."""
+        value = self.fields.get(name)
+        return value if isinstance(value, int) and 0 <= value < 2**53 else 0
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A field that is a list of texts."""
+        value = self.fields.get(name)
+        return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+def parse(line: bytes | str) -> Event | None:
+    """The event in a line; None if there is none."""
+    try:
+        fields = json.loads(line if isinstance(line, str) else line.decode())
+        kind = _KINDS.get(fields["event"])
+        at, up, run, number = fields["at"], fields["up"], fields["run"], fields["n"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if kind is None or type(run) is not int or type(number) is not int:
+        return None
+    if (
+        type(at) not in (int, float)
+        or type(up) not in (int, float)
+        or not (0 <= at <= LATEST and 0 <= up <= LATEST)
+    ):
+        return None
+    return Event(float(at), float(up), run, number, kind, fields)
+
+
+def parse_all(lines: Iterable[bytes]) -> Iterator[Event]:
+    """The events in lines."""
+    return (event for line in lines if (event := parse(line)) is not None)

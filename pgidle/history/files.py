@@ -1,0 +1,135 @@
+"""The journal's files, as they are read, and the older part reduced to day totals.
+
+Three files in the state directory: the lines written last, those before them, and the totals of all days before those
+lines begin. Each is optional. The older lines are in the totals as well once these say so (`covers`), and until the
+file is replaced: so a reader, or a reduction that was interrupted, never counts them twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pgidle.history.events import parse, parse_all
+from pgidle.history.journal import JOURNAL, OLDER, SEGMENT_BYTES
+from pgidle.history.tally import as_json, count_in, from_json, spend_in
+from pgidle.history.timeline import Timeline, kept, restored
+from pgidle.system.state_directory import open_of_another, open_own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pgidle.history.events import Event
+    from pgidle.history.tally import Days
+    from pgidle.system.state_directory import StateDir
+
+DAY_TOTALS = "journal-days.json"
+MOST_DAYS = 5 * 366
+"""Days of which totals are kept."""
+
+
+@dataclass(slots=True)
+class Reduced:
+    """The days before the lines begin, the timeline up to there, and the first of the lines that are in it."""
+
+    days: Days = field(default_factory=dict)
+    timeline: Timeline = field(default_factory=Timeline)
+    covers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Everything on record: `events` follow after what is `reduced`. Read them once, in order."""
+
+    reduced: Reduced
+    events: Iterator[Event]
+
+
+def read(folder: int) -> Read:
+    """What is on record in a state directory, given its descriptor. Missing files are empty; raises OSError for those
+    that cannot be read."""
+    # In this order: a file that is moved aside or reduced meanwhile is found under its new name, or noticed.
+    current, older = _open(folder, JOURNAL), _open(folder, OLDER)
+    reduced = read_day_totals(folder)
+    if older is not None and current is not None and os.path.sameopenfile(current, older):
+        os.close(older)
+        older = None
+    return Read(reduced, _events(older, current, reduced.covers))
+
+
+def read_of_another(state_dir: str) -> Read:
+    """The same, of a supervisor that need not run. Raises OSError."""
+    folder = open_of_another(state_dir)
+    try:
+        return read(folder)
+    finally:
+        os.close(folder)
+
+
+def read_day_totals(folder: int) -> Reduced:
+    """The totals of older days; empty if the file is missing, or not in this format."""
+    file = _open(folder, DAY_TOTALS)
+    if file is None:
+        return Reduced()
+    with open(file, "rb") as opened:
+        try:
+            said: dict[str, Any] = json.loads(opened.read())
+            days = {int(day): from_json(one) for day, one in said["days"].items()}
+            return Reduced(days, restored(said["timeline"]), str(said["covers"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return Reduced()
+
+
+def is_due(folder: int) -> bool:
+    """Whether the journal's file is to be moved aside, and so the one before it reduced first."""
+    try:
+        return os.stat(JOURNAL, dir_fd=folder, follow_symlinks=False).st_size >= SEGMENT_BYTES
+    except OSError:
+        return False
+
+
+def reduce_older(state_dir: StateDir) -> None:
+    """Add the older lines to the day totals, after which their file may be replaced. Raises OSError."""
+    file = _open(state_dir.folder, OLDER)
+    if file is None:
+        return
+    reduced = read_day_totals(state_dir.folder)
+    with open(file, "rb") as lines:
+        first = lines.readline()
+        if _name(first) == reduced.covers:
+            return
+        lines.seek(0)
+        for event in parse_all(lines):
+            for episode in reduced.timeline.add(event):
+                spend_in(reduced.days, episode)
+            count_in(reduced.days, event)
+    days = {day: as_json(reduced.days[day]) for day in sorted(reduced.days)[-MOST_DAYS:]}
+    content = {"covers": _name(first), "timeline": kept(reduced.timeline), "days": days}
+    state_dir.keep(DAY_TOTALS, json.dumps(content) + "\n", durable=True)
+
+
+def _events(older: int | None, current: int | None, covers: str) -> Iterator[Event]:
+    if older is not None:
+        with open(older, "rb") as lines:
+            first = lines.readline()
+            if not covers or _name(first) != covers:
+                lines.seek(0)
+                yield from parse_all(lines)
+    if current is not None:
+        with open(current, "rb") as lines:
+            yield from parse_all(lines)
+
+
+def _name(line: bytes) -> str:
+    """What tells one file from another: its first line's run and number."""
+    event = parse(line)
+    return f"{event.run}.{event.number}" if event is not None else line.decode(errors="replace")[:80]
+
+
+def _open(folder: int, name: str) -> int | None:
+    try:
+        return open_own(name, folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,128 @@
+"""The journal: what happened to Postgres, and why, as lines of JSON that outlive every supervisor. Here it is written.
+
+One line for each event, in `journal.jsonl` of the state directory; docs/journal.md describes them, and `events` reads
+them. Only the supervisor writes, and only after clients have been served. A line that cannot be written (a full disk)
+is written later or given up; its number is missing then, which tells the reader that something is.
+
+The standard library's json costs the supervisor more memory than all of this, so the lines are put together by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _json import encode_basestring_ascii as quoted
+
+from pgidle.base.errors import fault_text
+from pgidle.system.state_directory import open_own
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
+
+    from pgidle.system.log import Log
+    from pgidle.system.state_directory import StateDir
+
+    Value: TypeAlias = str | float | bool | Sequence["Value"] | Mapping[str, "Value"] | None
+
+JOURNAL, OLDER = "journal.jsonl", "journal-older.jsonl"
+"""The lines written last, and those before them, which are the next to be reduced to day totals."""
+
+SEGMENT_BYTES = 3 * 2**20
+"""Bytes from which on the journal's file is moved aside."""
+
+LARGEST_BYTES = 4 * SEGMENT_BYTES
+"""Bytes that it may reach if nobody moves it aside, as when no observer can be started."""
+
+LONGEST_LINE = 8192
+"""Bytes of a line: longer texts are cut."""
+
+LONGEST_TEXT = 500
+"""Characters of a text in it."""
+
+MOST_UNWRITTEN = 200
+"""Lines that are kept while the disk is full."""
+
+
+class Journal:
+    """Lines are noted at once, and written by `write`."""
+
+    def __init__(self, state_dir: StateDir, log: Log) -> None:
+        self._state_dir = state_dir
+        self._log = log
+        self._run = int(time.time() * 1000)
+        self._since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._number = 0
+        self._unwritten: list[bytes] = []
+        self._is_to_rotate = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are lines to be written."""
+        return bool(self._unwritten)
+
+    def note(self, event: str, fields: Mapping[str, Value]) -> None:
+        """Note an event that happens now."""
+        self.note_encoded(
+            event, "".join(f",{quoted(name)}:{_encoded(value)}" for name, value in fields.items())
+        )
+
+    def note_encoded(self, event: str, fields: str) -> None:
+        """Note an event whose fields are JSON already: `,"name":value` for each."""
+        self._number += 1
+        up = time.clock_gettime(time.CLOCK_BOOTTIME) - self._since
+        head = f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{self._run},"n":{self._number},"event":{quoted(event)}'
+        line = f"{head}{fields}}}\n".encode()
+        if len(line) <= LONGEST_LINE and len(self._unwritten) < MOST_UNWRITTEN:
+            self._unwritten.append(line)
+
+    def rotate(self) -> None:
+        """Move the file aside before the next line is written: the one before it has been reduced to day totals."""
+        self._is_to_rotate = True
+
+    def write(self) -> None:
+        """Write what has been noted. Where that fails, it is said in the log, and tried again the next time."""
+        if not self._unwritten:
+            return
+        try:
+            self._write()
+        except OSError as error:
+            self._log.once("journal", f"cannot write the journal: {fault_text(error)}")
+        else:
+            self._log.forget("journal")
+
+    def _write(self) -> None:
+        folder = self._state_dir.folder
+        if self._is_to_rotate:
+            os.replace(JOURNAL, OLDER, src_dir_fd=folder, dst_dir_fd=folder)
+            self._is_to_rotate = False
+        file = open_own(JOURNAL, folder, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            size = os.fstat(file).st_size
+            if size > LARGEST_BYTES:
+                self._unwritten.clear()
+                raise OSError(27, "it has grown too large, as nothing has reduced it to day totals")
+            data = b"".join(self._unwritten)
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                data = b"\n" + data  # Its last line is torn, and stays so by itself.
+            written = os.write(file, data)
+            if written < len(data):
+                # Half a line is no line: take it back, and write all of it once there is room.
+                os.ftruncate(file, size)
+                raise OSError(28, os.strerror(28))
+            self._unwritten.clear()
+        finally:
+            os.close(file)
+
+
+def _encoded(value: Value) -> str:
+    if isinstance(value, str):
+        return quoted(value[:LONGEST_TEXT])
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return f"{value:.15g}" if abs(value) < float("inf") else "null"
+    if hasattr(value, "items"):
+        return "{" + ",".join(f"{quoted(name)}:{_encoded(one)}" for name, one in value.items()) + "}"
+    return "[" + ",".join(map(_encoded, value)) + "]"
