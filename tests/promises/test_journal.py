@@ -1,4 +1,4 @@
-"""The journal of a real pgidle: every event is in it, with who caused it, or the reader is told that something is not."""
+"""The journal of a real pgidle: every event is in it, with who caused it, or the reader is told that it is not."""
 
 from __future__ import annotations
 
