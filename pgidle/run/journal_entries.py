@@ -49,7 +49,10 @@ class JournalEntries:
         self._failing = ""
         self._last_look = ""
         self._use: _MergedUse | None = None
-        self._note("started", {"why": moment.why, "version": VERSION, "settings": _relevant(settings)})
+        self._note(
+            "started",
+            {"why": moment.why, "pid": os.getpid(), "version": VERSION, "settings": _relevant(settings)},
+        )
         self._look_up()
 
     def asked_by(self, peer: str) -> None:
