@@ -13,7 +13,7 @@ import time
 from pgidle.base.builtin_modules import signal
 from pgidle.base.errors import FAULTS, fault_text
 from pgidle.base.record import record
-from pgidle.history.undelivered import find_undelivered, mark_delivered
+from pgidle.history.undelivered import find_undelivered, last_delivered, mark_delivered
 from pgidle.settings.options import harmless_receiver, is_address
 from pgidle.system.bounded_work import run_bounded
 from pgidle.system.forked import SupervisorGone, settle
@@ -23,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pgidle.history.undelivered import Line
     from pgidle.system.bounded_work import Ended
     from pgidle.system.log import Log
 
@@ -73,7 +72,12 @@ def deliver(delivery: Delivery) -> None:
 
 
 def _deliver(delivery: Delivery) -> int:
-    found = find_undelivered(delivery.folder, delivery.after)
+    last = last_delivered(delivery.folder)
+    if last is None:
+        # So that the next run finds what this one may leave over.
+        last = delivery.after
+        _mark(delivery, last)
+    found = find_undelivered(delivery.folder, last)
     if not found.lines:
         return DELIVERED
     texts = [line.text for line in found.lines]
@@ -88,16 +92,16 @@ def _deliver(delivery: Delivery) -> int:
     if failure:
         left = "" if is_all else f"; {len(texts) - count} events are not delivered yet"
         delivery.log.note("on-event", f"{harmless_receiver(delivery.receiver)}: {failure}{left}")
-    _mark(delivery, found.lines, len(texts) - count)
+    left = len(texts) - count
+    if left < len(found.lines):
+        line = found.lines[-left - 1]
+        _mark(delivery, (line.run, line.number))
     return DELIVERED if is_all else NOT_YET
 
 
-def _mark(delivery: Delivery, lines: Sequence[Line], left: int) -> None:
-    """Write down which lines have been delivered: all but the last `left`."""
-    if left >= len(lines):
-        return
+def _mark(delivery: Delivery, last: tuple[int, int]) -> None:
     try:
-        mark_delivered(delivery.folder, lines[-left - 1])
+        mark_delivered(delivery.folder, last)
     except OSError as error:
         delivery.log.note("on-event", f"events may be delivered again: {fault_text(error)}")
 

@@ -41,37 +41,39 @@ class Undelivered:
     dropped: int
 
 
-def find_undelivered(folder: int, after: tuple[int, int]) -> Undelivered:
-    """What is to be delivered, of the state directory with this descriptor. Raises OSError.
-
-    Where no line is known to have been delivered, or that line is gone, all lines of a run (`after[0]`) are, from the
-    one after number `after[1]` on.
-    """
-    journal = _read(JOURNAL, folder)
-    delivered = _read_delivered(folder)
-    rest = _after(delivered, journal) if delivered is not None else None
-    if rest is None and delivered is not None:
-        rest = _after(delivered, older := _read(OLDER, folder))
-        rest = rest + journal if rest is not None else None
-        del older
-    found = [
-        line
-        for text in (journal if rest is None else rest).splitlines(keepends=True)
-        if (line := _parse(text))
-    ]
-    if rest is None:
-        found = [line for line in found if line.run == after[0] and line.number > after[1]]
-    wanted = [line for line in found if line.event not in NOT_DELIVERED]
-    return Undelivered(tuple(wanted[-MOST:]), max(0, len(wanted) - MOST))
+def last_delivered(folder: int) -> tuple[int, int] | None:
+    """Run and number of the line up to which everything has been delivered, of the state directory with this
+    descriptor. Raises OSError."""
+    words = _read(DELIVERED, folder).split()
+    return (int(words[0]), int(words[1])) if len(words) == 2 and all(map(bytes.isdigit, words)) else None
 
 
-def mark_delivered(folder: int, line: Line) -> None:
-    """Write down that everything up to this line has been delivered. Raises OSError."""
+def mark_delivered(folder: int, last: tuple[int, int]) -> None:
+    """Write that down. Raises OSError."""
     file = open_own(DELIVERED, folder, os.O_WRONLY | os.O_CREAT)
     try:
-        os.pwrite(file, f"{line.run} {line.number}\n".encode().ljust(DELIVERED_BYTES), 0)
+        os.pwrite(file, (b"%d %d\n" % last).ljust(DELIVERED_BYTES), 0)
     finally:
         os.close(file)
+
+
+def find_undelivered(folder: int, last: tuple[int, int]) -> Undelivered:
+    """The lines after that one, which need not be there any more. Raises OSError."""
+    run, number = last
+    text = _read(JOURNAL, folder)
+    # Within a string there would be backslashes.
+    found = text.rfind(exact := b'"run":%d,"n":%d,' % last)
+    if found < 0:
+        text = _read(OLDER, folder) + text
+        found = text.rfind(exact)
+    if found < 0:
+        found = max(0, text.find(b'"run":%d,' % run))
+    lines = text[text.rfind(b"\n", 0, found) + 1 :].splitlines(keepends=True)
+    later = [
+        line for line in map(_parse, lines) if line is not None and (line.run != run or line.number > number)
+    ]
+    wanted = [line for line in later if line.event not in NOT_DELIVERED]
+    return Undelivered(tuple(wanted[-MOST:]), max(0, len(wanted) - MOST))
 
 
 def _read(name: str, folder: int) -> bytes:
@@ -80,18 +82,6 @@ def _read(name: str, folder: int) -> bytes:
             return file.read()
     except FileNotFoundError:
         return b""
-
-
-def _read_delivered(folder: int) -> tuple[int, int] | None:
-    words = _read(DELIVERED, folder).split()
-    return (int(words[0]), int(words[1])) if len(words) == 2 and all(map(bytes.isdigit, words)) else None
-
-
-def _after(line: tuple[int, int], text: bytes) -> bytes | None:
-    """The lines after the one with this run and number; None if it is not there."""
-    # Within a string there would be backslashes.
-    at = text.rfind(b'"run":%d,"n":%d,' % line)
-    return text[at:].partition(b"\n")[2] if at >= 0 else None
 
 
 def _parse(text: bytes) -> Line | None:
