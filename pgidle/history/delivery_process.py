@@ -88,15 +88,14 @@ def _deliver(delivery: Delivery) -> int:
         )
     pass_on = _post if is_address(delivery.receiver) else _run_program
     count, failure = pass_on(delivery, texts)
-    is_all = count == len(texts)
-    if failure:
-        left = "" if is_all else f"; {len(texts) - count} events are not delivered yet"
-        delivery.log.note("on-event", f"{harmless_receiver(delivery.receiver)}: {failure}{left}")
     left = len(texts) - count
+    if failure:
+        rest = f"; {left} events are not delivered yet" if left else ""
+        delivery.log.note("on-event", f"{harmless_receiver(delivery.receiver)}: {failure}{rest}")
     if left < len(found.lines):
         line = found.lines[-left - 1]
         _mark(delivery, (line.run, line.number))
-    return DELIVERED if is_all else NOT_YET
+    return NOT_YET if left else DELIVERED
 
 
 def _mark(delivery: Delivery, last: tuple[int, int]) -> None:
