@@ -25,7 +25,7 @@ def work(say):
     elif script == "raise":
         raise LookupError
     else:
-        os.execv("/bin/sh", ["sh", "-c", script])
+        os.execv("/bin/sh", ["sh", "-c", "exec >/dev/null; " + script])
 ended = run_bounded(work, (), seconds)
 try:
     os.waitpid(-1, os.WNOHANG)
@@ -64,10 +64,10 @@ def test_nothing_of_it_is_left(tmp_path: Path, seconds: float) -> None:
     pids = tmp_path / "pids"
     note = f"echo $! >> {pids}"
     script = (
-        f"sleep 1000 & {note}; setsid sleep 1000 & {note}; trap '' TERM; (trap '' TERM; sleep 1000) & {note};"
-        f" (setsid sh -c 'setsid sleep 1000 & {note}' &); until [ $(wc -l < {pids}) = 4 ]; do sleep 0.01; done;"
+        f"sleep 100 & {note}; setsid sleep 100 & {note}; trap '' TERM; (trap '' TERM; sleep 100) & {note};"
+        f" (setsid sh -c 'setsid sleep 100 & {note}' &); until [ $(wc -l < {pids}) = 4 ]; do sleep 0.01; done;"
     )
-    status, _, children, _ = run(script + (" sleep 1000" if seconds < 30 else ""), seconds)
+    status, _, children, _ = run(script + (" sleep 100" if seconds < 30 else ""), seconds)
     assert status == (None if seconds < 30 else 0)
     assert not children
     found = [int(word) for word in pids.read_text().split()]
@@ -76,7 +76,7 @@ def test_nothing_of_it_is_left(tmp_path: Path, seconds: float) -> None:
 
 def test_it_ends_with_whoever_runs_it(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    command = [sys.executable, "-c", RUN, "30", f"echo $$ > {pids}; exec sleep 1000"]
+    command = [sys.executable, "-c", RUN, "30", f"echo $$ > {pids}; exec sleep 100"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as runner:
         wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
         runner.kill()
