@@ -160,3 +160,11 @@ def test_the_last_events_are_delivered_as_far_as_there_is_time(made: Made) -> No
     made.happen(2)
     made.delivery.leave(0.1)
     assert made.delivery.pid is not None
+
+
+def test_a_program_runs_in_a_folder_that_is_nobody_s_at_the_lowest_priority(made: Made) -> None:
+    made.write(f"pwd >> {made.given}; nice >> {made.given}; cat > /dev/null; echo $PGDATA >> {made.given}")
+    assert os.getcwd() != "/"
+    made.happen(1)
+    made.turn_until(lambda: made.settled)
+    assert made.given.read_text().splitlines() == ["/", "19", "/d"]

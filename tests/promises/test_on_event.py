@@ -133,14 +133,19 @@ def test_who_comes_while_the_sleep_is_told_is_served(newest, launch, program) ->
 
 
 def test_an_exit_waits_for_no_program_that_hangs(newest, launch, program) -> None:
-    one = launch(newest, on_event=program.records('grep -q slept "$GIVEN" && echo $$ > hung && sleep 1000'))
+    pids = program.folder / "pids"
+    hang = f'grep -q slept "$GIVEN" && {{ sleep 100 & echo $$ $! > {pids}; wait; }}'
+    one = launch(newest, on_event=program.records(hang))
     assert one.wait() == 0
     assert one.states[-2:] == ["asleep", "leaving"]
+    assert not [line for line in one.lines if "longer than" in line.text]  # Its own time was not over.
+    for pid in program.pids("pids", 2):
+        wait_until(lambda pid=pid: is_gone(pid))
 
 
 def test_a_stop_waits_for_no_program_that_hangs(newest, launch, program) -> None:
     pids = program.folder / "pids"
-    hang = f'grep -q stop "$GIVEN" && {{ sleep 1000 & echo $$ $! > {pids}; wait; }}'
+    hang = f'grep -q stop "$GIVEN" && {{ sleep 100 & echo $$ $! > {pids}; wait; }}'
     one = launch(newest, **SLEEPER, on_event=program.records(hang))
     program.wait_for("woken")
     assert one.stop() == 0
@@ -149,7 +154,7 @@ def test_a_stop_waits_for_no_program_that_hangs(newest, launch, program) -> None
 
 
 def test_nothing_of_a_delivery_outlives_a_killed_pgidle(newest, launch, program) -> None:
-    hang = f"sleep 1000 & setsid sleep 1000 & echo $$ $! > {program.folder}/pids; wait"
+    hang = f"sleep 100 & setsid sleep 100 & echo $$ $! > {program.folder}/pids; wait"
     one = launch(newest, **SLEEPER, on_event=program.write(hang))
     pids = program.pids("pids", 2)
     one.kill()
@@ -239,7 +244,7 @@ def test_a_program_has_no_right_and_no_descriptor_of_pgidle_s(newest, launch, pr
 
 @needs_root
 def test_the_first_process_of_a_container_tells_events_and_reaps(newest, launch, program) -> None:
-    leave = f"setsid sleep 1000 & echo $! >> {program.folder}/left"
+    leave = f"setsid sleep 100 & echo $! >> {program.folder}/left"
     one = launch(
         newest,
         **SLEEPER,
@@ -416,11 +421,27 @@ def test_tls_is_checked(newest, launch, server, place) -> None:
     server.wait_for("woken", 2)
 
 
-def test_a_server_that_hangs_delays_neither_wakes_nor_a_stop(newest, launch, place) -> None:
+def test_a_server_that_hangs_delays_neither_wakes_nor_a_stop(newest, launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        one = launch(newest, **SLEEPER, on_event=f"http://127.0.0.1:{silent.getsockname()[1]}")
-        for _ in range(2):
-            mark = one.mark()
-            one.wait_for_state("asleep", since=mark)
-            wake(one)
-        assert one.stop() == 0
+        port = silent.getsockname()[1]
+        one = launch(newest, **SLEEPER, on_event=f"http://127.0.0.1:{port}")
+        asked, _ = silent.accept()
+        with asked:
+            posting = [child for child in children(one) if child.net_connections()]
+            # Neither the process nor its parent has a listener, or a Unix socket.
+            (connection,) = posting[0].net_connections("all")
+            assert connection.raddr.port == port
+            (parent,) = [child for child in children(one) if child.pid == posting[0].ppid()]
+            assert parent.name() == "pgidle-events"
+            assert parent.net_connections("all") == []
+            for _ in range(2):
+                mark = one.mark()
+                one.wait_for_state("asleep", since=mark)
+                wake(one)
+            assert one.stop() == 0
+
+
+def children(one: Supervised) -> list[psutil.Process]:
+    """Those that deliver."""
+    found = psutil.Process(one.pid).children(recursive=True)
+    return [child for child in found if child.name() == "pgidle-events"]
