@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgidle.base.json_text import Value
     from pgidle.gate.listeners import Waiting
-    from pgidle.history.journal import Value
     from pgidle.lifecycle.transitions import Moment
     from pgidle.run.runtime import Runtime
     from pgidle.settings.resolve import Settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ from pgidle.system.state_directory import StateDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LINE = '{"at":1.000,"up":1.000,"run":1,"n":%d,"event":"woken"}\n'
 
@@ -164,7 +164,7 @@ def test_the_last_events_are_delivered_as_far_as_there_is_time(made: Made) -> No
 
 def test_a_program_runs_in_a_folder_that_is_nobody_s_at_the_lowest_priority(made: Made) -> None:
     made.write(f"pwd >> {made.given}; nice >> {made.given}; cat > /dev/null; echo $PGDATA >> {made.given}")
-    assert os.getcwd() != "/"
+    assert str(Path.cwd()) != "/"
     made.happen(1)
     made.turn_until(lambda: made.settled)
     assert made.given.read_text().splitlines() == ["/", "19", "/d"]
