@@ -183,15 +183,21 @@ def test_a_program_that_fails_is_logged_and_given_what_comes_next(newest, launch
     one = launch(newest, **SLEEPER, on_event=program.records("exit 7"))
     one.wait_log("on-event.*/tell: exited with status 7")
     program.wait_for("slept")
-    program.write("kill -9 $$")
-    wake(one)
-    one.wait_log("on-event.*/tell: killed by signal 9")
-    program.path.chmod(0o644)
-    mark = one.mark()
-    wake(one)
-    one.wait_log("on-event.*/tell: it cannot be run: Permission denied", since=mark)
-    program.path.unlink()
-    one.wait_log("on-event.*/tell: it cannot be run: No such file")
+    for change, complaint in (
+        (lambda: program.write("kill -9 $$"), "killed by signal 9"),
+        (lambda: program.path.chmod(0o644), "it cannot be run: Permission denied"),
+        (program.path.unlink, "it cannot be run: No such file"),
+        (
+            lambda: program.path.write_bytes(b"") or program.path.chmod(0o755),
+            "it cannot be run: Exec format error",
+        ),
+    ):
+        one.wait_for_state("asleep")
+        mark = one.mark()
+        change()
+        wake(one)
+        one.wait_log(f"on-event.*/tell: {complaint}", since=mark)
+        one.wait_for_state("asleep", since=mark)
     assert one.stop() == 0
 
 
