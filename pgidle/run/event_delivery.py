@@ -109,7 +109,10 @@ class EventDelivery:
     def _forget(self) -> None:
         """Without a receiver nothing is left over for a later one."""
         if not self._is_forgotten:
-            self._runtime.state_dir.forget(DELIVERED)
+            try:
+                self._runtime.state_dir.forget(DELIVERED)
+            except OSError:
+                return  # The next line that is written makes another attempt.
             self._is_forgotten = True
 
     def _start_unless_waking(self) -> None:

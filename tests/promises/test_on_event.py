@@ -303,6 +303,18 @@ def test_it_may_be_changed_while_pgidle_runs(newest, launch, program, place) -> 
     assert program.events == ["settings", "settings"]
 
 
+def test_without_a_receiver_a_mark_that_cannot_be_removed_harms_nothing(newest, launch) -> None:
+    one = launch(newest, start=False, idle_timeout="500ms")
+    (one.data_dir / "pgidle" / DELIVERED).mkdir(parents=True)
+    (one.data_dir / "pgidle").chmod(0o700)
+    if os.geteuid() == 0:
+        os.chown(one.data_dir / "pgidle", server_user().pw_uid, server_user().pw_gid)
+    one.start()
+    assert one.wait() == 0
+    assert journal(one)[-1]["event"] == "exited"
+    assert not [line for line in one.lines if "retrying" in line.text]
+
+
 class Server:
     """A web server that answers with `statuses` in turn, and with 204 after them."""
 
