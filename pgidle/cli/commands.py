@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pgidle.base.version import VERSION
 from pgidle.cli.config import config
 from pgidle.cli.doctor import doctor
 from pgidle.cli.hold import hold, release
@@ -15,7 +16,7 @@ from pgidle.cli.usage import Group
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="pgidle")
+@click.version_option(VERSION)
 def cli() -> None:
     """Puts an idle PostgreSQL to sleep, and wakes it without anybody noticing."""
 
