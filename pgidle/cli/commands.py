@@ -12,6 +12,7 @@ from pgidle.cli.init import init
 from pgidle.cli.run import run
 from pgidle.cli.sleep_wake import sleep, wake
 from pgidle.cli.status import health, status
+from pgidle.cli.top import top
 from pgidle.cli.usage import Group
 
 
@@ -21,5 +22,5 @@ def cli() -> None:
     """Puts an idle PostgreSQL to sleep, and wakes it without anybody noticing."""
 
 
-for command in (run, status, health, sleep, wake, hold, release, config, init, doctor):
+for command in (run, status, top, health, sleep, wake, hold, release, config, init, doctor):
     cli.add_command(command)

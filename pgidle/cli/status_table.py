@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
+INDENT = 12
+"""Columns of the words before the texts."""
+
 COLOURS = {"awake": 32, "asleep": 34, "failed": 31}
 """Of states (SGR, ECMA-48); others are yellow."""
 
@@ -37,7 +40,7 @@ def as_table(status: Mapping[str, Any], *, colour: bool = False) -> str:
     before = ""
     for word, text in _rows(status):
         shown = "" if word == before else word
-        lines.append(f"{shown:<12}{one_line(text)}".rstrip())
+        lines.append(f"{shown:<{INDENT}}{one_line(text)}".rstrip())
         before = word
     if colour:
         lines[0] = _bold(lines[0], status["state"], status["state"])

@@ -111,15 +111,18 @@ def _stopping(status: Status) -> str:
 
 
 def _asleep(status: Status) -> str:
+    spent = status["seconds_in_state"]
+    lasts = f" for {duration_text(spent)}" if spent is not None else ""
+    return f"Asleep{lasts}{_slept_because(status)}. The next client wakes it."
+
+
+def _slept_because(status: Status) -> str:
     last = status["last_sleep"]
-    why = f"; it was {last['why']}" if last and last["why"] else ""
-    return f"Asleep for {duration_text(status['seconds_in_state'])}{why}. The next client wakes it."
+    return f"; it was {last['why']}" if last and last["why"] else ""
 
 
 def _leaving(status: Status) -> str:
-    last = status["last_sleep"]
-    why = f"; it was {last['why']}" if last and last["why"] else ""
-    return f"Asleep{why}. pgidle is about to exit; the platform starts it for the next client."
+    return f"Asleep{_slept_because(status)}. pgidle is about to exit; the platform starts it for the next client."
 
 
 def _terminating(status: Status) -> str:
@@ -163,7 +166,7 @@ def _first(
 
 
 def _waiting(status: Status) -> str:
-    return f" {_clients(status['parked'])} meanwhile." if status["parked"] else ""
+    return f" {_clients(status['parked'])} meanwhile." if status.get("parked") else ""
 
 
 def _clients(count: int) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pgidle.lifecycle.transitions import State
     from pgidle.settings.resolve import Settings
 
+NO_LOOK = "look=no"
+"""The query of a request for the status as it was at the last look, rather than at one taken for it."""
+
 MOST_LISTED = 100
 """Sessions that are listed; the rest are counted."""
 
