@@ -17,6 +17,8 @@ from pgidle.base.errors import PgidleError, SettingsError
 from pgidle.control import sentence
 from pgidle.control.client import NotRunning, request, request_url
 from pgidle.control.status import NO_LOOK
+from pgidle.history.events import Kind
+from pgidle.history.files import last_event
 from pgidle.history.sleeps import last_sleep
 from pgidle.lifecycle.transitions import State
 from pgidle.system.state_directory import last_failure
@@ -139,11 +141,17 @@ def asleep(state_dir: str) -> Status:
 
 def left_behind(state_dir: str) -> Status:
     """The status where no supervisor runs: what the last one has left behind."""
-    last, failed = last_sleep(state_dir), last_failure(state_dir)
+    last, failed, event = last_sleep(state_dir), last_failure(state_dir), last_event(state_dir)
+    ended = None
+    if event is not None:
+        has_exited = event.kind is Kind.EXITED
+        state, why = (event.text("state"), event.text("why")) if has_exited else (sentence.LOST, "")
+        ended = {"at": event.at, "state": state, "why": why}
     return {
         "state": sentence.NOT_RUNNING,
         "failure": {"why": failed[1], "at": failed[0]} if failed is not None else None,
         "last_sleep": asdict(last) if last is not None else None,
+        "ended": ended,
     }
 
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     Status = Mapping[str, Any]
 
 NOT_RUNNING = "not running"
-"""The state where no supervisor answers: `{"state": NOT_RUNNING, "failure": …, "last_sleep": …}`."""
+"""The state where no supervisor answers. Such a status has what the last one has left behind: `failure`, `last_sleep`
+and `ended`."""
+
+LOST = "lost"
+"""The state in which a supervisor has ended whose end is not on record."""
 
 KEEPING = (ReasonKind.ACTIVITY.value, ReasonKind.BLOCKER.value)
 
@@ -133,11 +137,20 @@ def _failed(status: Status) -> str:
     return f"Failed, and exits: {status['why']}."
 
 
-def _not_running(status: Status, wall: float) -> str:
-    failure, last = status["failure"], status["last_sleep"]
+def _not_running(left: Status, wall: float) -> str:
+    failure, last, ended = left["failure"], left["last_sleep"], left["ended"]
     if failure:
         ago = duration_text(wall - failure["at"])
         return f"Not running, as pgidle failed {ago} ago: {failure['why']}."
+    if ended and ended["state"] == LOST:
+        ago = duration_text(wall - ended["at"])
+        return f"Not running: pgidle was killed, or its machine was lost, at most {ago} ago."
+    if ended and ended["state"] == State.LEAVING.noun and last:
+        ago = duration_text(wall - last["at"])
+        because = _slept_because(left)
+        return f"Asleep for {ago}{because}. pgidle has exited; the platform starts it for the next client."
+    if ended:
+        return f"Not running; it ended {duration_text(wall - ended['at'])} ago: {ended['why']}."
     if last:
         ago = duration_text(wall - last["at"])
         return f"Not running; Postgres was last put to sleep {ago} ago: it was {last['why']}."

@@ -140,7 +140,12 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, kept: str) -> None
     (tmp_path / "last.json").write_text(kept)
     done = pgidle("status", "--json", "--state-dir", tmp_path)
     assert done.returncode == 3
-    assert json.loads(done.stdout) == {"state": "not running", "last_sleep": None, "failure": None}
+    assert json.loads(done.stdout) == {
+        "state": "not running",
+        "last_sleep": None,
+        "failure": None,
+        "ended": None,
+    }
 
 
 def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
@@ -157,6 +162,31 @@ def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
         "at": 1795390801.5,
         "seconds": None,
     }
+
+
+LINE = '{"at":%f,"up":1,"run":%d,"n":%d,"event":"%s","why":"SIGTERM received","state":"terminating"}\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ((LINE % (1.7e9, 5, 1, "started"), LINE % (1.6e9, 4, 2, "exited")), "; it ended "),
+        ((LINE % (1.7e9, 5, 1, "exited"), '{"torn'), "; it ended "),
+        ((LINE % (1.7e9, 5, 1, "exited"), LINE % (1.7e9, 6, 1, "woken")), ": pgidle was killed, or "),
+        (
+            (*(LINE % (1.7e9, 5, n, "use") for n in range(9999)), LINE % (1.7e9, 5, 9999, "exited")),
+            "; it ended ",
+        ),
+        (("nonsense\n",), ", and no sleep is on record"),
+        ((), ", and no sleep is on record"),
+    ],
+    ids=["by its place", "torn", "killed", "long", "nonsense", "empty"],
+)
+def test_the_journals_last_line_tells_how_it_ended(tmp_path: Path, lines: tuple[str, ...], says: str) -> None:
+    (tmp_path / "journal.jsonl").write_text("".join(lines))
+    done = pgidle("status", "--state-dir", tmp_path)
+    assert done.returncode == 3
+    assert done.stdout.startswith(f"Not running{says}")
 
 
 @pytest.mark.parametrize(

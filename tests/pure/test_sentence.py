@@ -179,10 +179,31 @@ def test_every_state_has_one(state: State) -> None:
             },
             f"Not running, as pgidle failed 1min ago: {FATAL}.",
         ),
+        (
+            {
+                "last_sleep": {"why": "idle 5min", "at": WALL - 10800, "seconds": None},
+                "ended": {"at": WALL - 10800, "state": "leaving", "why": "nobody parked"},
+            },
+            "Asleep for 3h; it was idle 5min. pgidle has exited; the platform starts it for the next client.",
+        ),
+        (
+            {
+                "last_sleep": {"why": "idle 5min", "at": WALL - 10800, "seconds": None},
+                "ended": {"at": WALL - 60, "state": "terminating", "why": "SIGTERM received"},
+            },
+            "Not running; it ended 1min ago: SIGTERM received.",
+        ),
+        (
+            {"ended": {"at": WALL - 60, "state": "lost", "why": ""}},
+            "Not running: pgidle was killed, or its machine was lost, at most 1min ago.",
+        ),
     ],
 )
 def test_where_nothing_runs_it_says_what_was_left_behind(left: dict[str, Any], says: str) -> None:
-    assert sentence({"state": "not running", "last_sleep": None, "failure": None} | left, WALL) == says
+    assert (
+        sentence({"state": "not running", "last_sleep": None, "failure": None, "ended": None} | left, WALL)
+        == says
+    )
 
 
 @pytest.mark.parametrize("nonsense", [{}, {"state": None}, {"state": "awake"}, {"state": "dreaming"}])
