@@ -98,7 +98,7 @@ def _drawn(asking: Asking, hidden: int, size: Size, *, colour: bool) -> Drawn:
     wall = time.time()
     rows = [row(answer, wall) for answer in asking.answers()]
     heading, lines = table(rows, size.width, colour=colour)
-    return Drawn([f"{time.strftime('%H:%M:%S')} {_head(rows, hidden)} (q quits)", heading], lines)
+    return Drawn([f"{time.strftime('%H:%M:%S')}, q quits: {_head(rows, hidden)}", heading], lines)
 
 
 def _text(asking: Asking, hidden: int) -> str:

@@ -90,7 +90,8 @@ def table(rows: Iterable[Row], width: int, *, colour: bool) -> tuple[str, list[s
 def _row(where: str, said: Status, wall: float) -> Row:
     spent, left = said.get("seconds_in_state"), said.get("sleeps_in")
     sizes = [size for size in said.get("memory", {}).values() if size is not None]
-    why = sentence(said, wall)
+    # The state stands before it.
+    why = sentence(said, wall).removeprefix("Awake: ")
     if woken_by := said.get("woken_by"):
         why = f"{why} Woken by {woken_by}."
     cells = (

@@ -6,8 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pgidle.control.sentence import sentence
-
 if TYPE_CHECKING:
     from pgidle.idle.flapping import LastSleep
     from pgidle.idle.policy import Lease
@@ -81,6 +79,8 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
 
     `now` and `wall` are the monotonic and the wall clock at the same moment.
     """
+    from pgidle.control.sentence import sentence  # Like `sessions`, only once somebody asks.
+
     seen, left_out = _sessions(report, now)
     said = {
         "version": report.version,
