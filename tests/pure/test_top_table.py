@@ -49,7 +49,7 @@ def test_two_lines_for_each_on_eighty_columns() -> None:
     assert lines(busy) == [
         "pgidle       state       for       sleeps in sess wait memory",
         "/srv/pg      awake       1min 30s  4min 48s  3    1    100.0 MB",
-        '  idle for 12s, last used by app "web"; sleeps in 4min 48s if nobody comes. Wok…',
+        '  idle for 12s, last used by app "web"; sleeps in 4min 48s if nobody comes. 1 c…',
     ]
 
 
