@@ -27,6 +27,9 @@ MOST_WAKERS = 50
 OTHERS = "others"
 DAY = 86400.0
 
+MOST_DAYS = 5 * 366
+"""Days of which totals are kept."""
+
 
 @dataclass(slots=True)
 class Histogram:
@@ -136,7 +139,8 @@ def count_in(days: Days, event: Event) -> None:
 
 def spend_in(days: Days, episode: Episode) -> None:
     """Add an episode's time to the days that it touches, and its waker to the day on which it began."""
-    for day, seconds in parts(episode.begin, episode.end):
+    # A clock that once stood at another year must not make days without number.
+    for day, seconds in parts(max(episode.begin, episode.end - MOST_DAYS * DAY), episode.end):
         days.setdefault(day, Tally()).spend(episode.condition, seconds)
     if episode.condition is Condition.AWAKE:
         days.setdefault(day_of(episode.begin), Tally()).woken_by(episode.waker)
