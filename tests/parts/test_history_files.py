@@ -11,8 +11,8 @@ import pytest
 from harness.journal_script import DAY, MIDNIGHT, Script
 from harness.made_journal import make
 from pgidle.history import files
-from pgidle.history.files import DAY_TOTALS, is_due, read, read_of_another, reduce_older
-from pgidle.history.journal import JOURNAL, OLDER, SEGMENT_BYTES
+from pgidle.history.files import DAY_TOTALS, read, read_of_another, reduce_older
+from pgidle.history.journal import JOURNAL, OLDER, SEGMENT_BYTES, is_full
 from pgidle.history.tally import MOST_DAYS, Days, Tally, as_json, count_in, spend_in
 from pgidle.system.state_directory import StateDir
 
@@ -86,7 +86,7 @@ def rotate(state_dir: StateDir) -> None:
 def test_nothing_is_on_record(state_dir: StateDir) -> None:
     assert totals(state_dir, MIDNIGHT) == ({}, 0)
     reduce_older(state_dir)
-    assert not is_due(state_dir.folder)
+    assert not is_full(state_dir)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 20])
@@ -221,9 +221,9 @@ def test_a_reader_that_is_overtaken_counts_nothing_twice(
 
 def test_it_is_due_when_it_has_grown(state_dir: StateDir) -> None:
     write(state_dir, JOURNAL, [b"x" * (SEGMENT_BYTES - 1)])
-    assert not is_due(state_dir.folder)
+    assert not is_full(state_dir)
     write(state_dir, JOURNAL, [b"x" * SEGMENT_BYTES])
-    assert is_due(state_dir.folder)
+    assert is_full(state_dir)
 
 
 def test_days_are_kept_for_years_and_those_to_come_do_not_displace_them(state_dir: StateDir) -> None:
