@@ -6,6 +6,7 @@ import click
 
 from pgidle.cli.config import config
 from pgidle.cli.doctor import doctor
+from pgidle.cli.history import history
 from pgidle.cli.hold import hold, release
 from pgidle.cli.init import init
 from pgidle.cli.run import run
@@ -20,5 +21,5 @@ def cli() -> None:
     """Puts an idle PostgreSQL to sleep, and wakes it without anybody noticing."""
 
 
-for command in (run, status, health, sleep, wake, hold, release, config, init, doctor):
+for command in (run, status, history, health, sleep, wake, hold, release, config, init, doctor):
     cli.add_command(command)

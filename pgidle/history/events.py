@@ -110,13 +110,14 @@ class Terms:
     extra: float = 0.0
 
 
+_decode = json.JSONDecoder().decode
 _KINDS = {kind.value: kind for kind in Kind}
 
 
 def parse(line: bytes | str) -> Event | None:
     """The event in a line; None if there is none."""
     try:
-        fields = json.loads(line if isinstance(line, str) else line.decode())
+        fields = _decode(line if isinstance(line, str) else line.decode())
         kind = _KINDS.get(fields["event"], Kind.OTHER)
         at, up, run, number = fields["at"], fields["up"], fields["run"], fields["n"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -33,6 +33,9 @@ NOT_WAKERS = ("start", "crash")
 """Causes of a wake that no client is behind, even if one came first afterwards."""
 
 
+_BEGINS = frozenset((Kind.STARTED, Kind.WOKEN, Kind.CRASHED, Kind.START_FAILED, Kind.SLEPT, Kind.EXITED))
+
+
 class Condition(Enum):
     """What Postgres does in an episode."""
 
@@ -201,7 +204,7 @@ class Timeline:
 
     def _begin(self, event: Event) -> Iterator[Episode]:
         """Begin another episode, if this event does."""
-        begun = _begun(event, self.current)
+        begun = _begun(event, self.current) if event.kind in _BEGINS else None
         if begun is None:
             if self.current is not None:
                 _learn(self.current, event)

@@ -16,6 +16,7 @@ from pgidle.settings.options import (
     Kind,
     LogFormat,
     Option,
+    Price,
     Tls,
     WhenIdle,
     absolute,
@@ -75,6 +76,7 @@ class Settings:
     watch: str | None
     tls: Tls
     log_format: LogFormat
+    price: Price | None
     postgres_args: tuple[str, ...] = ()
 
 

@@ -48,6 +48,7 @@ def test_defaults() -> None:
         watch=None,
         tls=Tls.AS_CONFIGURED,
         log_format=LogFormat.TEXT,
+        price=None,
         postgres_args=(),
     )
 
