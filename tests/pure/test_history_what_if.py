@@ -159,3 +159,25 @@ def test_what_is_recommended_is_one_of_them(gaps: list[float], timeout: float, o
     outcomes = [replay(found, 0.0, one) for one in others]
     advice = recommend(now, outcomes)
     assert advice.best is None or advice.best in (now, *outcomes)
+
+
+def test_a_sleep_within_a_time_awake_comes_no_sooner_than_min_awake_after_the_one_before() -> None:
+    script = Script().started(300, 200).woken("client").wait(250).note("use", idle=250, count=1).wait(1)
+    assert outcome(script, 10.0) == (50, 2)
+    script = Script().started(300, 200).woken("client").wait(150).note("use", idle=150, count=1).wait(1)
+    assert outcome(script, 10.0) == (0, 1)
+
+
+def test_what_was_before_the_span_does_not_count() -> None:
+    script = Script().started(300).woken("client", took=0).wait(250).note("use", idle=250).wait(900)
+    found = episodes(script)
+    assert replay(found, MIDNIGHT, 50.0) == Outcome(50.0, 200, 2)
+    assert replay(found, MIDNIGHT + 500, 50.0) == Outcome(50.0, 0, 0)
+
+
+def test_a_sleep_of_which_the_idle_time_is_not_on_record_began_with_the_timeout() -> None:
+    script = Script().started(300).woken("start").wait(400).slept(idle=None).wait(1000).woken()
+    assert outcome(script, 400.0) == (900, 1)
+    assert outcome(script, math.inf) == (0, 0)
+    script = Script().started(None).woken("start").wait(400).slept(idle=None).wait(1000).woken()
+    assert outcome(script, 400.0) == (1000, 1)
