@@ -42,8 +42,8 @@ LINGER = 60.0
 ATTEND_AFTER = 0.15
 """Seconds after a wake that are left to Postgres and its clients before an observer is started."""
 
-QUIET_POLL, QUIET_PATIENCE, QUIET_PART = 0.5, 30.0, 0.1
-"""Where other processes wait for a processor, perhaps other databases that wake: seconds between two looks whether that
+QUIET_POLL, QUIET_PATIENCE, QUIET_PART = 0.5, 10.0, 0.1
+"""Where many other processes wait for a processor, perhaps other databases that wake: seconds between two looks whether that
 is over; and most seconds for which an observer is put off, which is at most this part of the idle timeout."""
 
 WAKING = (b"POST /wake", b"POST /hold")

@@ -6,11 +6,11 @@ import os
 
 
 def is_quiet() -> bool:
-    """Whether no process waits for a processor: no more can run than there are, this one included. True where the
+    """Whether few processes wait for a processor: no more can run than twice as many as there are. True where the
     kernel does not tell. (proc_loadavg(5), the fourth field; of the whole machine, in containers too)"""
     try:
         with open("/proc/loadavg", "rb") as file:
             runnable = int(file.read().split()[3].partition(b"/")[0])
     except (OSError, ValueError, IndexError):
         return True
-    return runnable <= (os.cpu_count() or 1)
+    return runnable <= 2 * (os.cpu_count() or 1)
