@@ -105,8 +105,11 @@ class Answering:
 
     async def _run(self) -> None:
         meter, timers = MemoryReader(), Timers()
-        telling = HttpServer(Application(self._report, self._state, meter).answer)
-        ordering = HttpServer(Application(self._report, self._state, meter, self.orders.put).answer)
+        folder = os.open(self.state_dir, os.O_PATH)
+        telling = HttpServer(Application(self._report, self._state, meter, folder=folder).answer)
+        ordering = HttpServer(
+            Application(self._report, self._state, meter, self.orders.put, folder=folder).answer
+        )
         tasks = set()
 
         def hand_on(server: HttpServer) -> Callable[[socket.socket, bytes], None]:
@@ -127,3 +130,4 @@ class Answering:
             listener.close()
         for server in (telling, ordering):
             await server.close()
+        os.close(folder)
