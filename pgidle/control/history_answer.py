@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 AT_ONCE = 100
 """Lines that are read before other work gets its turn: about 2 ms."""
 
-MOST_NAMES = 10
-"""Clients that are named for one span, or in all."""
+MOST_NAMES, MOST_OF_MIXED = 10, 3
+"""Clients that are named in all or for an episode, and for several episodes in one."""
 
 
 async def history(folder: int, seconds: float, now: float) -> dict[str, Any]:
@@ -46,6 +46,7 @@ async def history(folder: int, seconds: float, now: float) -> dict[str, Any]:
         stretch.add_event(event)
         if number % AT_ONCE == 0:
             await asyncio.sleep(0)
+    stretch.finish()
     if (lasting := timeline.open(now, is_running=True)) is not None:
         stretch.add(lasting)
     return _as_dict(stretch, since, timeline.position.lost)
@@ -78,7 +79,7 @@ def _span(one: Span) -> dict[str, Any]:
             "condition": "mixed",
             "seconds": said,
             "wakes": one.wakes,
-            "wakers": _most(one.wakers),
+            "wakers": _most(one.wakers, MOST_OF_MIXED),
         }
     return {"condition": one.condition.value} | head | _details(one)
 
@@ -116,5 +117,5 @@ def _poll(event: Event) -> dict[str, Any]:
     }
 
 
-def _most(names: Counter[str]) -> dict[str, int]:
-    return {name: count for name, count in names.most_common(MOST_NAMES) if name}
+def _most(names: Counter[str], most: int = MOST_NAMES) -> dict[str, int]:
+    return {name: count for name, count in names.most_common(most) if name}

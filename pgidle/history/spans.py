@@ -25,6 +25,9 @@ MOST_SPANS = 2000
 COLUMNS = 1500
 """A waking that is shorter than this part of the whole is drawn as part of the time awake that follows."""
 
+FINEST = 8000
+"""Neighbours are merged at first if they are shorter than this part of the whole."""
+
 MOST_POLLS = 20
 """Findings about clients that ask in a rhythm: the latest ones."""
 
@@ -65,7 +68,9 @@ class Stretch:
         self.days: Days = {}
         """By UTC day, of the first and the last only the part between the two moments."""
         self.polls: list[Event] = []
-        self._resolution = (end - begin) / COLUMNS
+        self._waking = (end - begin) / COLUMNS
+        self._shortest = (end - begin) / FINEST
+        self._is_merged = False
 
     def add_days(self, days: Days, until: float) -> None:
         """Take the totals of older days. What is on record of them as episodes begins at `until`."""
@@ -102,7 +107,7 @@ class Stretch:
             and not isinstance(last, Mixed)
             and last.condition is Condition.WAKING
             and last.end == one.begin
-            and last.seconds < self._resolution
+            and last.seconds < self._waking
         ):
             self.spans[-1] = replace(one, begin=last.begin)
         else:
@@ -117,11 +122,18 @@ class Stretch:
             total.merge(self.days[day])
         return total
 
+    def finish(self) -> None:
+        """Merge what was added last as the rest was, so that all of it is as fine."""
+        if self._is_merged:
+            self.spans = _merged(self.spans, self._shortest)
+
     def _merge(self) -> None:
         """Merge neighbours that are too short, with a limit that grows until enough of them are."""
+        self.spans = _merged(self.spans, self._shortest)
         while len(self.spans) > MOST_SPANS:
-            self.spans = _merged(self.spans, self._resolution)
-            self._resolution *= 1.5
+            self._shortest *= 1.5
+            self.spans = _merged(self.spans, self._shortest)
+        self._is_merged = True
 
 
 def _merged(spans: list[Span], shortest: float) -> list[Span]:

@@ -8,6 +8,7 @@ const HISTORY_AGAIN = 20; // seconds after a change: who came is known only afte
 const LONGEST_PAUSE = 60; // seconds, after failures
 const PATIENCE = 30; // seconds for an answer: an observer may have to start first
 const ROWS_OF_TABLE = 50;
+const MOST_WAKERS = 6;
 const DAYS = { day: 1, week: 7, month: 30 };
 const TITLES = { day: "The last day", week: "The last 7 days", month: "The last 30 days" };
 const ROW_HEIGHT = { day: [52, 0], week: [24, 6], month: [11, 4] }; // and the gap below, pixels
@@ -115,7 +116,8 @@ function moment(at, isExact = false) {
 function sentence(text) {
   const trimmed = (text ?? "").trim();
   if (!trimmed) return "";
-  return trimmed[0].toUpperCase() + trimmed.slice(1) + (/[.?!]$/.test(trimmed) ? "" : ".");
+  const first = trimmed.startsWith("pgidle") ? "p" : trimmed[0].toUpperCase();
+  return first + trimmed.slice(1) + (/[.?!]$/.test(trimmed) ? "" : ".");
 }
 
 const counted = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
@@ -123,6 +125,12 @@ const counted = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one 
 function named(counts) {
   const said = Object.entries(counts ?? {}).map(([name, count]) => (count > 1 ? `${name} (${count} times)` : name));
   return said.join("; ");
+}
+
+function tally(names) {
+  const counts = {};
+  for (const name of names) counts[name] = (counts[name] ?? 0) + 1;
+  return counts;
 }
 
 // Spans
@@ -158,7 +166,7 @@ function storyOf(span) {
     said.push(sentence(span.why));
     if (span.last_use && !(span.why ?? "").includes(span.last_use)) said.push(sentence(`Last use: ${span.last_use}`));
     if (span.shutdown) said.push(`The shutdown took ${duration(span.shutdown)}.`);
-    if (span.cut) said.push(sentence(`${counted(span.cut.length, "session")} cut: ${span.cut.join("; ")}`));
+    if (span.cut) said.push(sentence(`${counted(span.cut.length, "session")} cut: ${named(tally(span.cut))}`));
   }
   return said.filter((one) => one);
 }
@@ -197,8 +205,9 @@ function whyOf(one) {
     if (one.sleeps_in === null && reasons.length) return sentence(reasons[0].text);
     return "Nobody is using it at this moment.";
   }
-  if (SLEEPING.includes(one.state) && one.last_sleep?.why) return sentence(`It was ${one.last_sleep.why}`);
-  return sentence(one.why);
+  const last = history?.spans.at(-1);
+  const why = SLEEPING.includes(one.state) && (one.last_sleep?.why || (last?.lasts && last.condition === "asleep" && last.why));
+  return sentence(why || one.why);
 }
 
 function showStatus() {
@@ -271,9 +280,9 @@ function showFigures() {
   const all = Object.values(seconds).reduce((sum, one) => sum + one, 0);
   const { wakes, wait, crashes, failed_starts: failed } = history.total;
   const asleep = seconds.asleep ?? 0;
-  const share = all ? ` (${Math.floor((asleep / all) * 100)} %)` : "";
+  const share = all ? `, ${Math.floor((asleep / all) * 100)} % of the time` : "";
   const figures = [
-    ["asleep", `${duration(Math.round(asleep))}${share}`],
+    [`asleep${share}`, duration(Math.round(asleep))],
     ["awake", duration(Math.round((seconds.awake ?? 0) + (seconds.waking ?? 0)))],
     ["wakes", String(Object.values(wakes).reduce((sum, one) => sum + one, 0))],
   ];
@@ -287,7 +296,7 @@ function showFigures() {
 }
 
 function showWakers() {
-  const wakers = Object.entries(history.total.wakers).sort((one, other) => other[1] - one[1]);
+  const wakers = Object.entries(history.total.wakers).sort((one, other) => other[1] - one[1]).slice(0, MOST_WAKERS);
   element("wakers-section").hidden = !wakers.length;
   fill(element("wakers"), wakers, (all) => all.map(([name, count]) => {
     const part = make("i");
@@ -424,7 +433,7 @@ function showChosen() {
   chart.setAttribute("aria-valuemax", String(Math.max(1, spans.length)));
   if (!span) {
     const text = historyFault || (history ? "Nothing is on record yet." : "");
-    chart.setAttribute("aria-valuetext", text || "loading");
+    chart.setAttribute("aria-valuetext", text || "being read");
     outline.removeAttribute("d");
     fill(element("detail"), text, () => [make("p", { class: "quiet" }, text)]);
     return;
@@ -519,7 +528,11 @@ chart.addEventListener("keydown", (event) => {
 });
 new ResizeObserver(showChart).observe(chart);
 
-element("legend").append(...STACK.map((one) => make("li", { class: `is-${one}` }, WORDS[one].toLowerCase())));
+function showLegend() {
+  const seconds = secondsNow();
+  const drawn = STACK.filter((one) => ["awake", "asleep"].includes(one) || seconds[one] >= 1);
+  fill(element("legend"), drawn, () => drawn.map((one) => make("li", { class: `is-${one}` }, WORDS[one].toLowerCase())));
+}
 
 // The table
 
@@ -533,7 +546,8 @@ function showTable() {
     const isExact = lengthOf(span) < 600;
     const cells = [moment(span.begin, isExact), span.lasts ? "now" : moment(span.end, isExact),
       span.lasts ? "" : duration(lengthOf(span)), WORDS[span.condition] ?? span.condition, storyOf(span).join(" ")];
-    return make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
+    // The roles stay where narrow screens show the cells below each other.
+    return make("tr", { role: "row" }, ...cells.map((cell) => make("td", { role: "cell" }, cell)));
   }));
 }
 
@@ -574,6 +588,7 @@ async function askHistory() {
   const was = chosen === null ? null : history?.spans[chosen];
   historyFault = code === 200 ? "" : sentence(said.error);
   historyAt = uptime();
+  element("past").removeAttribute("aria-busy");
   if (code === 200) {
     history = said;
     chosen = was ? history.spans.findIndex((span) => span.begin === was.begin) : null;
@@ -582,6 +597,8 @@ async function askHistory() {
     showFigures();
     showWakers();
     showPolls();
+    showLegend();
+    say(element("why"), whyOf(status));
   }
   showChart();
   showTable();
@@ -649,6 +666,8 @@ function choose(next) {
     button.setAttribute("aria-pressed", String(button.dataset.range === range));
   }
   say(element("range-heading"), TITLES[range]);
+  history = null;
+  element("past").setAttribute("aria-busy", "true");
   shownInTable = ROWS_OF_TABLE;
   showChart();
   turn();
