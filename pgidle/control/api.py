@@ -132,7 +132,10 @@ class Application:
             return _error(400, str(error))
         try:
             async with self._reading:
-                return _json(200, await history(self._folder, seconds, time.time()))
+                # Only the control socket knows who asks: root, or Postgres's user.
+                with_statements = self._take is not None
+                said = await history(self._folder, seconds, time.time(), with_statements=with_statements)
+                return _json(200, said)
         except OSError as error:
             return _error(500, f"cannot read the journal: {error.strerror}")
 

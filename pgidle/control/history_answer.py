@@ -27,10 +27,13 @@ MOST_NAMES, MOST_OF_MIXED = 10, 3
 """Clients that are named in all or for an episode, and for several episodes in one."""
 
 
-async def history(folder: int, seconds: float, now: float) -> dict[str, Any]:
+async def history(
+    folder: int, seconds: float, now: float, *, with_statements: bool = False
+) -> dict[str, Any]:
     """The last `seconds` before `now` (Unix time), from the journal in a state directory, given its descriptor.
 
-    Moments are Unix time, durations seconds. Raises OSError if the journal cannot be read.
+    Moments are Unix time, durations seconds. `with_statements`: for those who may know what is asked. Raises OSError
+    if the journal cannot be read.
     """
     stretch = Stretch(now - seconds, now)
     on_record = read(folder)
@@ -49,7 +52,8 @@ async def history(folder: int, seconds: float, now: float) -> dict[str, Any]:
     stretch.finish()
     if (lasting := timeline.open(now, is_running=True)) is not None:
         stretch.add(lasting)
-    return _as_dict(stretch, since, timeline.position.lost)
+    found = [_poll(event, with_statements) for event in stretch.polls]
+    return _as_dict(stretch, since, timeline.position.lost) | {"polls": found}
 
 
 def _as_dict(stretch: Stretch, since: float | None, lost: int) -> dict[str, Any]:
@@ -67,7 +71,6 @@ def _as_dict(stretch: Stretch, since: float | None, lost: int) -> dict[str, Any]
             for day, tally in sorted(stretch.days.items())
         },
         "total": as_json(total) | {"wakers": _most(total.wakers)},
-        "polls": [_poll(event) for event in stretch.polls],
     }
 
 
@@ -107,13 +110,12 @@ def _details(one: Episode) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-def _poll(event: Event) -> dict[str, Any]:
+def _poll(event: Event, with_statements: bool) -> dict[str, Any]:
     return {
         "at": event.at,
-        "client": event.text("client"),
-        "statement": event.text("statement"),
+        "client": event.text("client") or None,
+        "statement": (event.text("statement") or None) if with_statements else None,
         "every": event.seconds("every"),
-        "since": event.seconds("since"),
     }
 
 

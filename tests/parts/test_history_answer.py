@@ -19,6 +19,7 @@ import pytest
 from harness.answering import PATIENCE, Answering
 from harness.made_journal import make
 from pgidle.control import history_answer
+from pgidle.control.client import request
 from pgidle.history import spans
 from pgidle.history.files import DAY_TOTALS, read
 from pgidle.history.journal import JOURNAL, OLDER
@@ -111,7 +112,14 @@ def test_what_has_happened(answering: Answering) -> None:
     assert said["total"]["seconds"]["asleep"] == pytest.approx(3600 + 600, abs=5)
     assert said["total"]["wakers"] == {HTML: 1}
     assert said["polls"][0]["client"] == HTML
-    assert (said["polls"][0]["statement"], said["polls"][0]["every"]) == ("SELECT 1", 30.0)
+    assert (said["polls"][0]["statement"], said["polls"][0]["every"]) == (None, 30.0)
+
+
+def test_only_who_may_give_orders_is_told_a_statement(answering: Answering) -> None:
+    write(answering, *STORY)
+    assert b"SELECT" not in ask(answering, "/history")[2]
+    status, said = request(str(answering.state_dir), "GET", "/history")
+    assert (status, said["polls"][0]["statement"]) == (200, "SELECT 1")
 
 
 def test_only_as_far_back_as_asked(answering: Answering) -> None:

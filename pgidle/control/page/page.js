@@ -27,6 +27,7 @@ const CAUSES = {
   order: "Woken by pgidle wake", hold: "Woken by pgidle hold", start: "pgidle started", crash: "Back after a crash",
 };
 const EFFECTS = { active: "keeps it awake", blocks: "delays sleep", idle: "lets it sleep", ignored: "ignored" };
+const HOURS = { h: 1, d: 24, month: 730 }; // of the times for which prices are given
 const KEEPS = ["activity", "blocker"];
 
 let status = null;
@@ -116,7 +117,8 @@ function moment(at, isExact = false) {
 function sentence(text) {
   const trimmed = (text ?? "").trim();
   if (!trimmed) return "";
-  const first = trimmed.startsWith("pgidle") ? "p" : trimmed[0].toUpperCase();
+  // Names keep their first letter.
+  const first = /^(pgidle|app ")/.test(trimmed) ? trimmed[0] : trimmed[0].toUpperCase();
   return first + trimmed.slice(1) + (/[.?!]$/.test(trimmed) ? "" : ".");
 }
 
@@ -225,6 +227,7 @@ function showStatus() {
   showNow();
   showReasons();
   showSessions();
+  showPolls();
   showSettings();
   const version = status.version ? `pgidle ${status.version}` : "pgidle";
   say(element("footer"), `${version} · This page only reads, and never wakes Postgres or keeps it awake.`);
@@ -269,10 +272,11 @@ function secondsNow() {
 }
 
 function saved(asleep) {
-  const price = /^\s*([^\d\s.]*)\s*(\d*\.?\d+)\s*([^\d\s/]*)\s*\/\s*h/.exec(status?.settings?.price ?? "");
+  const price = /^([^\d.]*)([\d.]+)([^\d./]*)\/\s*(h|d|month)$/.exec(status?.settings?.price ?? "");
   if (!price) return "";
-  const amount = (Number(price[2]) * asleep) / 3600;
-  return [price[1], amount.toFixed(2), price[3] && ` ${price[3]}`].filter((part) => part).join("");
+  const [, before, number, behind, unit] = price;
+  const amount = (Number(number) / HOURS[unit]) * (asleep / 3600);
+  return `${before}${amount.toFixed(amount >= 0.1 ? 2 : 4)}${behind}`;
 }
 
 function showFigures() {
@@ -284,7 +288,7 @@ function showFigures() {
   const figures = [
     [`asleep${share}`, duration(Math.round(asleep))],
     ["awake", duration(Math.round((seconds.awake ?? 0) + (seconds.waking ?? 0)))],
-    ["wakes", String(Object.values(wakes).reduce((sum, one) => sum + one, 0))],
+    ["wakes", String(Object.entries(wakes).reduce((sum, [cause, one]) => sum + (cause === "crash" ? 0 : one), 0))],
   ];
   if (wait.longest) figures.push(["longest wait of a client", duration(wait.longest)]);
   if (saved(asleep)) figures.push([`saved, at ${status.settings.price}`, saved(asleep)]);
@@ -306,14 +310,21 @@ function showWakers() {
   }));
 }
 
+/** Who asks in a rhythm now, and what would be without that; then who did before. */
 function showPolls() {
-  const latest = new Map(history.polls.map((one) => [`${one.client}\n${one.statement}`, one]));
-  const polls = [...latest.values()].reverse();
-  element("polls-section").hidden = !polls.length;
-  fill(element("polls"), polls, (all) => all.map((one) => make("li", {},
-    make("span", {}, one.client || "A client", one.statement ? " asks " : " comes ", one.statement ? make("code", {}, one.statement) : "",
-      one.every ? ` every ${duration(one.every)}` : " in a rhythm", "."),
-    make("span", { class: "sub" }, `Noticed ${moment(one.at)}.`))));
+  const lasting = (status?.polls ?? []).map(({ client, text, since }) => ({ client, text, since: Math.round(since) }));
+  const clients = new Set(lasting.map((one) => one.client));
+  const ended = new Map();
+  for (const one of history?.polls ?? []) if (!clients.has(one.client)) ended.set(one.client, one);
+  const polls = { lasting, ended: [...ended.values()].reverse(), without: status?.without_polls?.text ?? "" };
+  element("polls-section").hidden = !lasting.length && !ended.size;
+  fill(element("polls"), polls, () => [
+    ...lasting.map((one) => make("li", {}, sentence(one.text), make("span", { class: "sub" }, `Since ${moment(one.since)}.`))),
+    ...(polls.without ? [make("li", { class: "without" }, sentence(polls.without))] : []),
+    ...polls.ended.map((one) => make("li", {},
+      sentence(`${one.client ?? "somebody"} ${one.every ? `asked every ${duration(one.every)}` : "asked in a rhythm"}`),
+      make("span", { class: "sub" }, `Noticed ${moment(one.at)}.`))),
+  ]);
 }
 
 // The chart
