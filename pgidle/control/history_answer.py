@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pgidle.history.files import read
@@ -16,6 +15,8 @@ from pgidle.history.spans import Mixed, Stretch
 from pgidle.history.tally import DAY, as_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgidle.history.events import Event
     from pgidle.history.spans import Span
     from pgidle.history.timeline import Episode
@@ -89,9 +90,9 @@ def _span(one: Span) -> dict[str, Any]:
 
 def _details(one: Episode) -> dict[str, Any]:
     """What is known of an episode; what is not is left out, which is most."""
-    used_by: Counter[str] = Counter()
+    used_by: dict[str, int] = {}
     for use in one.uses:
-        used_by[use.by] += use.count
+        used_by[use.by] = used_by.get(use.by, 0) + use.count
     said = {
         "lasts": one.lasts,
         "why": one.why,
@@ -119,5 +120,6 @@ def _poll(event: Event, with_statements: bool) -> dict[str, Any]:
     }
 
 
-def _most(names: Counter[str], most: int = MOST_NAMES) -> dict[str, int]:
-    return {name: count for name, count in names.most_common(most) if name}
+def _most(names: Mapping[str, int], most: int = MOST_NAMES) -> dict[str, int]:
+    named = sorted(((count, name) for name, count in names.items() if name), key=lambda one: -one[0])
+    return {name: count for count, name in named[:most]}

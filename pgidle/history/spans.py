@@ -6,12 +6,11 @@ says how much of it was what. An episode that is long enough, or has no short ne
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from pgidle.history.events import Kind
-from pgidle.history.tally import DAY, Tally, count_in, day_of, parts
+from pgidle.history.tally import DAY, Tally, day_of, parts
 from pgidle.history.timeline import Condition
 
 if TYPE_CHECKING:
@@ -38,22 +37,24 @@ class Mixed:
 
     begin: float
     end: float
-    seconds: Counter[Condition] = field(default_factory=Counter)
+    seconds: dict[Condition, float] = field(default_factory=dict)
     wakes: int = 0
-    wakers: Counter[str] = field(default_factory=Counter)
+    wakers: dict[str, int] = field(default_factory=dict)
 
     def add(self, span: Span) -> None:
         """Take what follows into it."""
         self.end = span.end
         if isinstance(span, Mixed):
-            self.seconds.update(span.seconds)
+            for condition, seconds in span.seconds.items():
+                self.seconds[condition] = self.seconds.get(condition, 0.0) + seconds
             self.wakes += span.wakes
-            self.wakers.update(span.wakers)
-        else:
-            self.seconds[span.condition] += span.seconds  # type: ignore[assignment]
-            self.wakes += span.condition is Condition.AWAKE
-            if span.condition is Condition.AWAKE:
-                self.wakers[span.waker] += 1
+            for waker, times in span.wakers.items():
+                self.wakers[waker] = self.wakers.get(waker, 0) + times
+            return
+        self.seconds[span.condition] = self.seconds.get(span.condition, 0.0) + span.seconds
+        if span.condition is Condition.AWAKE:
+            self.wakes += 1
+            self.wakers[span.waker] = self.wakers.get(span.waker, 0) + 1
 
 
 Span: TypeAlias = "Episode | Mixed"
@@ -79,15 +80,15 @@ class Stretch:
             if begin < self.begin or end <= begin:
                 continue  # A part of a total cannot be told.
             tally = days[day]
-            self.days.setdefault(day, Tally()).merge(tally)
-            known = Counter(tally.seconds)
-            self.spans.append(Mixed(begin, end, known, tally.wakes.total(), Counter(tally.wakers)))
+            self._on(day).merge(tally)
+            known, wakers = dict(tally.seconds), dict(tally.wakers)
+            self.spans.append(Mixed(begin, end, known, tally.wakes.total(), wakers))
 
     def add_event(self, event: Event) -> None:
         """Count an event, if it lies between the two moments."""
         if not self.begin <= event.at <= self.end:
             return
-        count_in(self.days, event)
+        self._on(day_of(event.at)).count(event)
         if event.kind is Kind.POLL:
             self.polls = [*self.polls[1 - MOST_POLLS :], event]
 
@@ -97,9 +98,9 @@ class Stretch:
         if end < begin or one.end < self.begin:
             return
         for day, seconds in parts(begin, end):
-            self.days.setdefault(day, Tally()).spend(one.condition, seconds)
+            self._on(day).spend(one.condition, seconds)
         if one.condition is Condition.AWAKE and one.begin >= self.begin:
-            self.days.setdefault(day_of(one.begin), Tally()).woken_by(one.waker)
+            self._on(day_of(one.begin)).woken_by(one.waker)
         last = self.spans[-1] if self.spans else None
         if (
             one.condition is Condition.AWAKE
@@ -121,6 +122,11 @@ class Stretch:
         for day in sorted(self.days):
             total.merge(self.days[day])
         return total
+
+    def _on(self, day: int) -> Tally:
+        if day not in self.days:
+            self.days[day] = Tally()
+        return self.days[day]
 
     def finish(self) -> None:
         """Merge what was added last as the rest was, so that all of it is as fine."""
