@@ -66,6 +66,16 @@ def test_what_is_long_enough_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert any(isinstance(one, Mixed) for one in stretch.spans)
 
 
+def test_what_came_last_is_as_coarse_as_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "MOST_SPANS", 20)
+    stretch = Stretch(BEGIN, END)
+    for one in episodes([10.0] * 1000):
+        stretch.add(one)
+    assert any(one.end - one.begin == 10.0 for one in stretch.spans)
+    stretch.finish()
+    assert [one for one in stretch.spans[:-1] if one.end - one.begin < 100] == []
+
+
 def test_few_are_not_merged_however_short() -> None:
     stretch = Stretch(BEGIN, END)
     given = episodes([0.5] * 1000)
