@@ -209,6 +209,37 @@ def test_figures_wakers_and_findings(browser: Browser, answering: Answering) -> 
         assert "1d 6h" in text_of(page, "#figures")
 
 
+def test_sessions_and_what_each_does_to_sleep(browser: Browser, answering: Answering) -> None:
+    active = {"pid": 7, "client": CLIENT, "state": "active", "seconds": 3.2, "effect": "active"}
+    idle = {"pid": 8, "client": 'app "psql"', "state": "idle", "seconds": 90, "effect": "idle"}
+    more = {
+        "sessions_seen": [
+            active | {"text": "keeps Postgres awake until its query ends"},
+            idle | {"text": "does not keep Postgres awake"},
+        ],
+        "sessions_left_out": 3,
+        "polls": [{"client": CLIENT, "text": f"{CLIENT} is used every 30s", "since": time.time() - 600}],
+        "without_polls": {"text": "without it this database would have slept 21h of the last 1d"},
+    }
+    write_story(answering)
+    with opened(browser) as page:
+        page.route("**/status", lambda route: route.fulfill(json=route.fetch().json() | more))
+        visit(page, answering)
+        assert text_of(page, "#sessions").splitlines() == [
+            CLIENT,
+            "keeps it awake",
+            "active for 3s · keeps Postgres awake until its query ends · pid 7",
+            'app "psql"',
+            "lets it sleep",
+            "idle for 1min 30s · does not keep Postgres awake · pid 8",
+            "and 3 more",
+        ]
+        said = text_of(page, "#polls").splitlines()
+        assert said[0] == f"{CLIENT} is used every 30s."
+        # Who asks still is not told of again as one who asked before.
+        assert said[2:] == ["Without it this database would have slept 21h of the last 1d."]
+
+
 def test_hovering_and_tapping_tell_who_and_why(browser: Browser, answering: Answering) -> None:
     write_story(answering)
     with opened(browser, has_touch=True) as page:
