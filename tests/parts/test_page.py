@@ -436,10 +436,15 @@ def test_asleep_it_asks_only_what_starts_nothing(browser: Browser, answering: An
                 page.clock.run_for(6000)
         assert set(asked) == {"/health"}
         answering.report = make_report()
-        with page.expect_response("**/status"):
+        with page.expect_response("**/health"):
             page.clock.run_for(6000)
         has_text(page, "#state", "Awake")
         assert text_of(page, "#said") == "Postgres: Awake"
+        # Not at once: the clients that have just woken Postgres come first.
+        assert "/status" not in asked
+        with page.expect_response("**/status"):
+            page.clock.run_for(6000)
+        has_text(page, "#why", "Nobody is using it at this moment.")
 
 
 def test_hidden_it_asks_nothing(browser: Browser, answering: Answering) -> None:

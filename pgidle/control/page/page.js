@@ -175,8 +175,22 @@ function storyOf(span) {
 
 // The first lines
 
+function showState() {
+  const noun = STATES[state] ?? state;
+  say(element("state"), noun);
+  element("dot").className = `dot ${state}`;
+  document.title = status ? `${noun} · Postgres ${status.port}` : noun;
+}
+
+/** Show a state of which nothing more is known yet. */
+function showChange(next) {
+  noticed(next);
+  showState();
+  for (const id of ["since", "why", "next"]) say(element(id), "");
+}
+
 function showNow() {
-  if (!status) return;
+  if (status?.state !== state) return;
   const spent = status.seconds_in_state + uptime() - statusAt;
   say(element("since"), `for ${duration(Math.floor(spent))}`);
   say(element("next"), nextOf(status));
@@ -213,10 +227,7 @@ function whyOf(one) {
 }
 
 function showStatus() {
-  const noun = STATES[status.state] ?? status.state;
-  say(element("state"), noun);
-  element("dot").className = `dot ${status.state}`;
-  document.title = `${noun} · Postgres ${status.port}`;
+  showState();
   say(element("where"), `port ${status.port}, ${status.data_dir}`);
   say(element("why"), whyOf(status));
   const failed = status.failed_start;
@@ -619,7 +630,12 @@ async function update() {
   const isFresh = status && uptime() - statusAt < STATUS_ASLEEP;
   if (isFresh && SLEEPING.includes(state)) {
     const [, said] = await ask("health");
-    if (said.state !== state) await askStatus();
+    answeredAt = now();
+    if (said.state !== state) {
+      // What makes the status would start at once, while Postgres wakes: it is asked for the next time.
+      showChange(said.state);
+      return;
+    }
   } else {
     await askStatus();
   }
