@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pgidle.history.events import parse, parse_all
-from pgidle.history.journal import JOURNAL, OLDER
+from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
 from pgidle.history.tally import as_json, count_in, from_json, spend_in
 from pgidle.history.timeline import Timeline, kept, restored
 from pgidle.system.state_directory import open_of_another, open_own
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pgidle.system.state_directory import StateDir
 
 DAY_TOTALS = "journal-days.json"
+LAST_LINES = 8
+"""Lines from the end among which there is one that can be read."""
 MOST_DAYS = 5 * 366
 """Days of which totals are kept."""
 
@@ -66,6 +69,25 @@ def read_of_another(state_dir: str) -> Read:
         return read(folder)
     finally:
         os.close(folder)
+
+
+def last_event(state_dir: str) -> Event | None:
+    """The event on record last, of a supervisor that need not run; None if there is none that can be read."""
+    try:
+        folder = open_of_another(state_dir)
+        try:
+            file = _open(folder, JOURNAL)
+        finally:
+            os.close(folder)
+        if file is None:
+            return None
+        with open(file, "rb") as lines:
+            # A line may be torn, or of a kind that a later version writes.
+            lines.seek(max(0, os.fstat(file).st_size - LAST_LINES * LONGEST_LINE))
+            last = deque(parse_all(lines), maxlen=1)
+            return last[0] if last else None
+    except OSError:
+        return None
 
 
 def read_day_totals(folder: int) -> Reduced:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from pgidle.history.events import Kind
-from pgidle.history.tally import DAY, Tally, day_of, parts
+from pgidle.history.tally import DAY, Tally, day_of, on, parts
 from pgidle.history.timeline import Condition
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Stretch:
             if begin < self.begin or end <= begin:
                 continue  # A part of a total cannot be told.
             tally = days[day]
-            self._on(day).merge(tally)
+            on(self.days, day).merge(tally)
             known, wakers = dict(tally.seconds), dict(tally.wakers)
             self.spans.append(Mixed(begin, end, known, tally.wakes.total(), wakers))
 
@@ -88,7 +88,7 @@ class Stretch:
         """Count an event, if it lies between the two moments."""
         if not self.begin <= event.at <= self.end:
             return
-        self._on(day_of(event.at)).count(event)
+        on(self.days, day_of(event.at)).count(event)
         if event.kind is Kind.POLL:
             self.polls = [*self.polls[1 - MOST_POLLS :], event]
 
@@ -98,9 +98,9 @@ class Stretch:
         if end < begin or one.end < self.begin:
             return
         for day, seconds in parts(begin, end):
-            self._on(day).spend(one.condition, seconds)
+            on(self.days, day).spend(one.condition, seconds)
         if one.condition is Condition.AWAKE and one.begin >= self.begin:
-            self._on(day_of(one.begin)).woken_by(one.waker)
+            on(self.days, day_of(one.begin)).woken_by(one.waker)
         last = self.spans[-1] if self.spans else None
         if (
             one.condition is Condition.AWAKE
@@ -122,11 +122,6 @@ class Stretch:
         for day in sorted(self.days):
             total.merge(self.days[day])
         return total
-
-    def _on(self, day: int) -> Tally:
-        if day not in self.days:
-            self.days[day] = Tally()
-        return self.days[day]
 
     def finish(self) -> None:
         """Merge what was added last as the rest was, so that all of it is as fine."""

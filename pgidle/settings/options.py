@@ -64,6 +64,7 @@ class Kind(Enum):
     NO_WAKE = "no-wake"
     PATH = "path"
     PORT = "port"
+    RECEIVER = "receiver"
     TEXT = "text"
 
 
@@ -136,6 +137,14 @@ OPTIONS = (
     Option("config", Kind.PATH, None, "settings file", "pgidle.toml beside the data directory"),
     Option("watch", Kind.CONNINFO, None, "connection string of the watching connection", "found"),
     Option("tls", Kind.CHOICE, "as-configured", "whose certificate Postgres shows", choices=tuple(Tls)),
+    Option(
+        "on-event",
+        Kind.RECEIVER,
+        None,
+        "program or http(s) address that is given each event",
+        "off",
+        live=True,
+    ),
     Option("log-format", Kind.CHOICE, "text", "how pgidle writes its log lines", choices=tuple(LogFormat)),
 )
 
@@ -169,8 +178,12 @@ def format_duration(seconds: float) -> str:
     return f"{amount // UNITS[unit]}{unit}"
 
 
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
+
+
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+    if not _is_port(text):
         raise SettingsError(f"{text!r} is not a port", "write a number from 1 to 65535")
     return int(text)
 
@@ -251,6 +264,51 @@ def _no_wake(text: str) -> str:
         raise SettingsError(f"{text!r}: {error}", hint) from None
 
 
+def _receiver(text: str) -> str:
+    if text.startswith("/"):
+        return normpath(text)
+    # Neither error quotes the text, which may hold a secret.
+    if not is_address(text):
+        raise SettingsError(
+            "this is no program and no address", "write /path/of/program, http://... or https://..."
+        )
+    authority = _authority(text)
+    if not all("!" <= letter <= "~" for letter in text) or authority.count("@") > 1 or "#" in text:
+        raise SettingsError("the address has a letter that must be escaped", "write it as %40, %2F, %20, ...")
+    host, port = _host_and_port(authority)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_host = bare and bare != "*" and (bare != host) is (":" in bare) and _is_host(bare)
+    if not is_host or not (port is None or _is_port(port)):
+        raise SettingsError("the address has no valid host and port", "write https://host/path")
+    return text
+
+
+def is_address(receiver: str) -> bool:
+    """Whether a value of on-event is an address of a web server, and no program."""
+    return receiver.startswith(("http://", "https://"))
+
+
+def _authority(address: str) -> str:
+    """What stands between `//` and the path: user, password, host and port."""
+    rest = address.partition("://")[2].replace("?", "/").replace("#", "/")
+    return rest.partition("/")[0]
+
+
+def _host_and_port(authority: str) -> tuple[str, str | None]:
+    host_and_port = authority.rpartition("@")[2]
+    host, colon, port = host_and_port.rpartition(":")
+    return (host, port) if colon and not port.endswith("]") else (host_and_port, None)
+
+
+def harmless_receiver(receiver: str) -> str:
+    """A value of on-event without what may be a secret: an address's user, password, path and query."""
+    if not is_address(receiver):
+        return receiver
+    authority = _authority(receiver)
+    scheme, _, rest = receiver.partition("://")
+    return f"{scheme}://{authority.rpartition('@')[2]}{'/***' if len(rest) > len(authority) + 1 else ''}"
+
+
 def is_folder(no_wake: str) -> bool:
     """Whether a value of no-wake is a folder of Unix sockets, and no network."""
     return no_wake.startswith("/")
@@ -280,6 +338,7 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         Kind.MANY: _ignore,
         Kind.NO_WAKE: _no_wake,
         Kind.PORT: _port,
+        Kind.RECEIVER: _receiver,
         Kind.TEXT: str,
     }
     try:
@@ -303,6 +362,8 @@ def printable(option: Option, value: Any, harmless: Callable[[str], str]) -> str
         return ", ".join(value)
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
+    if option.kind is Kind.RECEIVER:
+        return harmless_receiver(value)
     if option.kind is Kind.CONNINFO:
         return harmless(value)
     return str(value.value if isinstance(value, Enum) else value)

@@ -507,6 +507,7 @@ def test_a_wake_while_somebody_looks(browser: Browser, newest: Installation, lau
             has_text(page, "#state", "Awake")
             has_text(page, "#reasons", name)
             assert text_of(page, "#said") == "Postgres: Awake"
+            has_text(page, "#sessions", f'app "{name}"')
             has_text(page, "#wakers", name)
         has_text(page, "#state", "Asleep")
         has_text(page, "#why", name)

@@ -188,6 +188,40 @@ def test_passwords_are_not_shown(conninfo: str) -> None:
     assert "app" in shown
 
 
+@pytest.mark.parametrize(
+    ("receiver", "shown"),
+    [
+        ("https://hooks.example/services/hunter2", "https://hooks.example/***"),
+        ("https://me:hunter2@hooks.example:8443/", "https://hooks.example:8443"),
+        ("http://me:hunter2@[::1]:80?token=hunter2", "http://[::1]:80/***"),
+        ("https://hooks.example?hunter2", "https://hooks.example/***"),
+        ("http://10.0.0.1:81", "http://10.0.0.1:81"),
+        ("/usr/../opt/tell", "/opt/tell"),
+        ("off", "off"),
+    ],
+)
+def test_of_an_address_that_events_go_to_only_the_server_is_shown(receiver: str, shown: str) -> None:
+    assert dict(describe(read({"on-event": receiver}), harmless))["on-event"] == shown
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [
+        *("ftp://host/hunter2", "HTTPS://host/hunter2", "hunter2", "./hunter2", "curl https://host/hunter2"),
+        *("https:///hunter2", "https://:80/hunter2", "https://*/hunter2", "https://a b/hunter2"),
+        *("https://me:p@hunter2@host/", "https://me:hunter2/x@host/", "https://host/hunter2#x"),
+        *("https://host/\nhunter2", "https://h\u00f6st/x"),
+        *("https://host:0/hunter2", "https://host:x/hunter2", "https://host:/hunter2", "https://::1/hunter2"),
+        *("https://[::1/hunter2", "https://[host]/hunter2", "https://10.0.0.300/hunter2"),
+    ],
+)
+def test_a_receiver_that_is_neither_is_refused_and_not_quoted(receiver: str) -> None:
+    said = complaint(options={"on-event": receiver})
+    assert said.startswith("--on-event: ")
+    assert "hunter2" not in said
+    assert said.endswith(" or off")
+
+
 @given(st.sets(NAMES))
 def test_live_changes_apply_and_others_are_named(changed: set[str]) -> None:
     def settings_of(changed: set[str]) -> Settings:

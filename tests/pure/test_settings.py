@@ -47,6 +47,7 @@ def test_defaults() -> None:
         config=FILE,
         watch=None,
         tls=Tls.AS_CONFIGURED,
+        on_event=None,
         log_format=LogFormat.TEXT,
         postgres_args=(),
     )
