@@ -7,6 +7,7 @@ import click
 from pgidle.base.version import VERSION
 from pgidle.cli.config import config
 from pgidle.cli.doctor import doctor
+from pgidle.cli.history import history
 from pgidle.cli.hold import hold, release
 from pgidle.cli.init import init
 from pgidle.cli.run import run
@@ -22,5 +23,5 @@ def cli() -> None:
     """Puts an idle PostgreSQL to sleep, and wakes it without anybody noticing."""
 
 
-for command in (run, status, top, health, sleep, wake, hold, release, config, init, doctor):
+for command in (run, status, history, top, health, sleep, wake, hold, release, config, init, doctor):
     cli.add_command(command)

@@ -13,9 +13,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pgidle.history.events import parse, parse_all
+from pgidle.history.events import parse_all
 from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
-from pgidle.history.tally import as_json, count_in, from_json, spend_in
+from pgidle.history.tally import MOST_DAYS, as_json, count_in, day_of, from_json, spend_in
 from pgidle.history.timeline import Timeline, kept, restored
 from pgidle.system.state_directory import open_of_another, open_own
 
@@ -29,13 +29,11 @@ if TYPE_CHECKING:
 DAY_TOTALS = "journal-days.json"
 LAST_LINES = 8
 """Lines from the end among which there is one that can be read."""
-MOST_DAYS = 5 * 366
-"""Days of which totals are kept."""
 
 
 @dataclass(slots=True)
 class Reduced:
-    """The days before the lines begin, the timeline up to there, and the first of the lines that are in it."""
+    """The days before the lines begin, the timeline up to there, and what names the last lines that are in it."""
 
     days: Days = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
@@ -111,35 +109,36 @@ def reduce_older(state_dir: StateDir) -> None:
         return
     reduced = read_day_totals(state_dir.folder)
     with open(file, "rb") as lines:
-        first = lines.readline()
-        if _name(first) == reduced.covers:
-            return
-        lines.seek(0)
+        covers = ""
         for event in parse_all(lines):
+            if not covers and (covers := _name(event)) == reduced.covers:
+                return
             for episode in reduced.timeline.add(event):
                 spend_in(reduced.days, episode)
             count_in(reduced.days, event)
-    days = {day: as_json(reduced.days[day]) for day in sorted(reduced.days)[-MOST_DAYS:]}
-    content = {"covers": _name(first), "timeline": kept(reduced.timeline), "days": days}
+    # Not simply the last ones: where the clock was wrong for a while, there are days to come.
+    today = day_of(reduced.timeline.position.at)
+    nearest = sorted(reduced.days, key=lambda day: abs(day - today))[:MOST_DAYS]
+    days = {day: as_json(reduced.days[day]) for day in sorted(nearest)}
+    content = {"covers": covers or reduced.covers, "timeline": kept(reduced.timeline), "days": days}
     state_dir.keep(DAY_TOTALS, json.dumps(content) + "\n", durable=True)
 
 
 def _events(older: int | None, current: int | None, covers: str) -> Iterator[Event]:
-    if older is not None:
-        with open(older, "rb") as lines:
-            first = lines.readline()
-            if not covers or _name(first) != covers:
-                lines.seek(0)
-                yield from parse_all(lines)
-    if current is not None:
-        with open(current, "rb") as lines:
-            yield from parse_all(lines)
+    for file in (older, current):
+        if file is None:
+            continue
+        with open(file, "rb") as lines:
+            events = parse_all(lines)
+            first = next(events, None)
+            if first is not None and _name(first) != covers:
+                yield first
+                yield from events
 
 
-def _name(line: bytes) -> str:
-    """What tells one file from another: its first line's run and number."""
-    event = parse(line)
-    return f"{event.run}.{event.number}" if event is not None else line.decode(errors="replace")[:80]
+def _name(first: Event) -> str:
+    """What tells one file from another: its first event's run and number."""
+    return f"{first.run}.{first.number}"
 
 
 def _open(folder: int, name: str) -> int | None:

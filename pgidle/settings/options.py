@@ -24,6 +24,8 @@ UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "min": 60_000_000, "s": 1_000_
 # timeout, and milliseconds are `ms` everywhere.
 SPELLINGS = {**UNITS, "w": 7 * UNITS["d"], "m": UNITS["min"]}
 LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in seconds end
+HOURS = {"h": 1, "d": 24, "month": 730}
+"""Hours of the times for which prices are given."""
 # Certainly valid: these must not cost the wake an import of ipaddress.
 COMMON_HOSTS = ("", "*", "localhost", "0.0.0.0", "127.0.0.1", "::", "::1")
 
@@ -65,6 +67,7 @@ class Kind(Enum):
     PATH = "path"
     PORT = "port"
     RECEIVER = "receiver"
+    PRICE = "price"
     TEXT = "text"
 
 
@@ -146,6 +149,7 @@ OPTIONS = (
         live=True,
     ),
     Option("log-format", Kind.CHOICE, "text", "how pgidle writes its log lines", choices=tuple(LogFormat)),
+    Option("price", Kind.PRICE, None, "what the machine costs: $0.02/h, 15 EUR/month", "unknown", live=True),
 )
 
 
@@ -155,6 +159,34 @@ class Ignore:
 
     field: IgnoreField
     value: str
+
+
+@record
+class Price:
+    """What the machine costs while it runs: `per_hour` in the currency that `before` or `behind` the number names, if
+    one does. `text`: as it was written."""
+
+    per_hour: float
+    before: str
+    behind: str
+    text: str
+
+    def of(self, hours: float) -> str:
+        """The money for so many hours, as the price was written."""
+        amount = self.per_hour * hours
+        return f"{self.before}{amount:.{2 if amount >= 0.1 or not amount else 4}f}{self.behind}"
+
+
+def parse_price(text: str) -> Price:
+    """A price for a time: 0.02/h, $0.50/d, 15 EUR/month (of 730 h, as clouds count)."""
+    money, _, unit = (part.strip() for part in text.rpartition("/"))
+    number = money.strip("".join(letter for letter in money if letter not in "0123456789."))
+    before, _, behind = money.partition(number or "/")
+    is_number = number.replace(".", "", 1).isdigit() and number.isascii() and len(number) < 16
+    is_plain = len(before + behind) <= 10 and (before + behind).isprintable() and "-" not in before
+    if unit not in HOURS or not is_number or not is_plain:
+        raise SettingsError(f"{text!r} is not a price", "write 0.02/h, $0.50/d, 15 EUR/month")
+    return Price(float(number) / HOURS[unit], before, behind, text.strip())
 
 
 def parse_duration(text: str) -> float:
@@ -339,6 +371,7 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         Kind.NO_WAKE: _no_wake,
         Kind.PORT: _port,
         Kind.RECEIVER: _receiver,
+        Kind.PRICE: parse_price,
         Kind.TEXT: str,
     }
     try:
@@ -366,4 +399,6 @@ def printable(option: Option, value: Any, harmless: Callable[[str], str]) -> str
         return harmless_receiver(value)
     if option.kind is Kind.CONNINFO:
         return harmless(value)
+    if option.kind is Kind.PRICE:
+        return str(value.text)
     return str(value.value if isinstance(value, Enum) else value)

@@ -16,6 +16,7 @@ from pgidle.settings.options import (
     Kind,
     LogFormat,
     Option,
+    Price,
     Tls,
     WhenIdle,
     absolute,
@@ -76,6 +77,7 @@ class Settings:
     tls: Tls
     on_event: str | None
     log_format: LogFormat
+    price: Price | None
     postgres_args: tuple[str, ...] = ()
 
 

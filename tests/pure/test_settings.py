@@ -49,6 +49,7 @@ def test_defaults() -> None:
         tls=Tls.AS_CONFIGURED,
         on_event=None,
         log_format=LogFormat.TEXT,
+        price=None,
         postgres_args=(),
     )
 
