@@ -109,9 +109,13 @@ class Answering:
 
     async def _run(self) -> None:
         meter, timers = MemoryReader(), Timers()
-        telling = HttpServer(Application(self._report, self._state, meter).answer)
-        ordering = HttpServer(Application(self._report, self._state, meter, self.orders.put).answer)
+        folder = os.open(self.state_dir, os.O_PATH)
+        telling = HttpServer(Application(self._report, self._state, meter, folder=folder).answer)
+        ordering = HttpServer(
+            Application(self._report, self._state, meter, self.orders.put, folder=folder).answer
+        )
         tasks = set()
+        listening = []
 
         def hand_on(server: HttpServer) -> Callable[[socket.socket, bytes], None]:
             def hand(connected: socket.socket, data: bytes) -> None:
@@ -124,10 +128,16 @@ class Answering:
             (self._tcp, telling, None),
             (self._control, ordering, control_socket.allowed_users()),
         ):
-            HttpListener(listener, timers, self._asked, hand_on(server), users)  # type: ignore[arg-type]
+            listening.append(HttpListener(listener, timers, self._asked, hand_on(server), users))  # type: ignore[arg-type]
         await self._ended.wait()
         for listener in (self._tcp, self._control):
             timers.forget(listener.fileno())
             listener.close()
+        for one in listening:
+            # Browsers connect before they have anything to ask.
+            for fd in list(one._waiting):
+                one._cut(fd)
+        await asyncio.gather(*tasks)
         for server in (telling, ordering):
             await server.close()
+        os.close(folder)

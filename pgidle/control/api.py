@@ -34,6 +34,9 @@ JSON = b"application/json"
 # The version of the text format: https://prometheus.io/docs/instrumenting/exposition_formats/
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 
+# Seconds that `/history` looks back, unless asked for others, and at most.
+SINCE, LONGEST_SINCE = 86400, 366 * 86400
+
 PARAMETERS = {
     "sleep": ("force", "wait"),
     "wake": ("wait",),
@@ -60,14 +63,20 @@ class Application:
         meter: MemoryReader,
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
+        *,
+        folder: int,
     ) -> None:
         """`report` returns the current report, `state` the state last heard of. `take` is called with orders; None
-        makes the server read-only. `look` calls back once there has been a look, or none can be had."""
+        makes the server read-only. `look` calls back once there has been a look, or none can be had. `folder`: the
+        state directory's descriptor."""
         self._report = report
         self._state = state
         self._meter = meter
         self._take = take
         self._look = look
+        self._folder = folder
+        self._reading = asyncio.Lock()
+        """One reads the journal at a time, so that many requests take no more memory than one."""
 
     async def answer(self, method: str, path: str, query: str, peer: str) -> Answer:
         """The answer to a request, which may be an error. `peer`: who asks, at the control socket."""
@@ -83,6 +92,10 @@ class Application:
             if path == "/status" and self._take is not None and query != NO_LOOK:
                 await self._look_now()
             return look(await self._report())
+        if path in ("/", "/history"):
+            if method not in ("GET", "HEAD"):
+                return _error(405, f"{path}: the method must be GET")
+            return await self._history(query) if path == "/history" else _page()
         verb = path.removeprefix("/")
         if self._take is None or verb not in PARAMETERS or path == verb:
             return _error(404, f"no such path: {path}")
@@ -110,6 +123,22 @@ class Application:
         memory = self._meter.read(report.resident, report.postmaster_pid)
         return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
 
+    async def _history(self, query: str) -> Answer:
+        from pgidle.control.history_answer import history
+
+        try:
+            seconds = _since(query)
+        except ValueError as error:
+            return _error(400, str(error))
+        try:
+            async with self._reading:
+                # Only the control socket knows who asks: root, or Postgres's user.
+                with_statements = self._take is not None
+                said = await history(self._folder, seconds, time.time(), with_statements=with_statements)
+                return _json(200, said)
+        except OSError as error:
+            return _error(500, f"cannot read the journal: {error.strerror}")
+
     async def _look_now(self) -> None:
         """Looks may be half a minute apart: have one taken now, if it does not take long."""
         looked = asyncio.Event()
@@ -136,6 +165,23 @@ class Application:
         granted, text = await future
         body = {"granted": granted, "message": text, "state": self._state().noun}
         return _json(200 if granted else 409, body)
+
+
+def _page() -> Answer:
+    from pgidle.control.web_page import page
+
+    return page()
+
+
+def _since(query: str) -> float:
+    """How many seconds back a request for the history asks. Raises ValueError with a line for the client."""
+    given = parse_qsl(query, keep_blank_values=True)
+    text = dict(given).get("since", str(SINCE))
+    if len(given) > 1 or dict(given).keys() - {"since"}:
+        raise ValueError("/history: the only parameter is since, once")
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= LONGEST_SINCE):
+        raise ValueError(f"since: {text!r} is not a whole number of seconds from 1 to {LONGEST_SINCE}")
+    return float(text)
 
 
 def _read_order(verb: str, query: str) -> Order:

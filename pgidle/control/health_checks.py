@@ -186,7 +186,7 @@ def _response(status: int, state: State, problem: str) -> bytes:
     phrase = "OK" if status == 200 else "Service Unavailable"
     head = (
         f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        "cache-control: no-store\r\nconnection: close\r\n\r\n"
+        "cache-control: no-store\r\ncross-origin-resource-policy: same-origin\r\nconnection: close\r\n\r\n"
     )
     return (head + body).encode()
 

@@ -27,6 +27,7 @@ from pgidle.control.health_checks import (
     REQUEST_TIME,
     origin,
 )
+from pgidle.control.host_header import could_be_rebound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,11 +41,20 @@ CLOSING_TIME = 0.2
 
 
 class Answer(NamedTuple):
-    """Status, content type, body."""
+    """Status, content type, body, and headers besides those that every answer has."""
 
     status: int
     kind: bytes
     body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+PLAIN = b"text/plain; charset=utf-8"
+NOT_OURS = Answer(
+    HTTPStatus.MISDIRECTED_REQUEST,
+    PLAIN,
+    b"this Host is not a name of this machine: ask for 127.0.0.1 or localhost, or have the proxy in front send that\n",
+)
 
 
 class HttpServer:
@@ -129,7 +139,7 @@ class _Connection(asyncio.Protocol):
             self._http.receive_data(data)
             self._proceed()
         except h11.RemoteProtocolError as error:
-            answer = Answer(error.error_status_hint, b"text/plain; charset=utf-8", f"{error}\n".encode())
+            answer = Answer(error.error_status_hint, PLAIN, f"{error}\n".encode())
             self._send(answer, has_body=True)
 
     def eof_received(self) -> bool:
@@ -177,7 +187,11 @@ class _Connection(asyncio.Protocol):
     async def _answer(self, request: h11.Request) -> None:
         path, _, query = request.target.decode("ascii", "replace").partition("?")
         method = request.method.decode("ascii")
-        answer = await self._server.answering(method, path, query, self._peer)
+        host = next((value for name, value in request.headers if name == b"host"), b"")
+        if could_be_rebound(host, self._transport.get_extra_info("sockname")):
+            answer = NOT_OURS
+        else:
+            answer = await self._server.answering(method, path, query, self._peer)
         self._send(answer, has_body=method != "HEAD")
 
     def _answered(self, task: asyncio.Task[None]) -> None:
@@ -191,6 +205,10 @@ class _Connection(asyncio.Protocol):
             (b"content-type", answer.kind),
             (b"content-length", b"%d" % len(answer.body)),
             (b"cache-control", b"no-store"),
+            # A browser takes it for what it says it is, and gives it to no page of another site.
+            (b"x-content-type-options", b"nosniff"),
+            (b"cross-origin-resource-policy", b"same-origin"),
+            *answer.headers,
             # One request each: keeping a connection until the next check is not worth it.
             (b"connection", b"close"),
         ]

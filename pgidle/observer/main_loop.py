@@ -91,9 +91,10 @@ class ObserverLoop:
         )
         self._ordering = OrderHandler(self._want_wake)
         meter = MemoryReader()
-        self._telling = HttpServer(Application(self._report, self._state, meter).answer)
+        folder = runtime.state_dir.folder
+        self._telling = HttpServer(Application(self._report, self._state, meter, folder=folder).answer)
         self._control = HttpServer(
-            Application(self._report, self._state, meter, self._take, self._look_for).answer
+            Application(self._report, self._state, meter, self._take, self._look_for, folder=folder).answer
         )
 
     @property

@@ -73,7 +73,7 @@ def test_head_tells_as_much_without_a_body(answering: Answering) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/health/", "health", "sleep", "/status/x", "//sleep", "/%73leepy"]
+    "path", ["/index.html", "/nothing", "/health/", "health", "sleep", "/status/x", "//sleep", "/%73leepy"]
 )
 def test_a_wrong_path_is_not_found(answering: Answering, path: str) -> None:
     assert ask(answering, "GET", path)[0] == 404
