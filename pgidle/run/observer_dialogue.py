@@ -43,8 +43,8 @@ ATTEND_AFTER = 0.15
 """Seconds after a wake that are left to Postgres and its clients before an observer is started."""
 
 QUIET_POLL, QUIET_PATIENCE, QUIET_PART = 0.5, 10.0, 0.1
-"""Where many other processes wait for a processor, perhaps other databases that wake: seconds between two looks whether that
-is over; and most seconds for which an observer is put off, which is at most this part of the idle timeout."""
+"""Where many other processes wait for a processor, perhaps other databases that wake: seconds between two looks whether
+that is over; and most seconds for which an observer is put off, which is at most this part of the idle timeout."""
 
 WAKING = (b"POST /wake", b"POST /hold")
 """How requests begin that need Postgres to be awake."""
