@@ -40,6 +40,10 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for reason in status["reasons"]:
         ends = f"; ends {reason['ends']}" if reason["ends"] else ""
         yield "reasons", f"{reason['kind']}: {reason['text']}{ends}"
+    for poll in status["polls"]:
+        yield "polls", poll["text"]
+    if (without := status["without_polls"]) and without["text"]:
+        yield "polls", without["text"]
     for lease in status["leases"]:
         left = f"for another {duration_text(lease['ends_in'])}" if lease["ends_in"] is not None else ""
         while_it_runs = f"while {lease['program']} runs" if lease["program"] else ""

@@ -130,6 +130,11 @@ def used(look: Snapshot, settings: Settings, before: Baseline | None) -> Iterato
         yield (max(moment, before.at) if before else moment), client_text(session)
 
 
+def ignores_statements(settings: Settings) -> bool:
+    """Whether looks shall tell what each connection has received."""
+    return any(ignore.field is IgnoreField.STATEMENT for ignore in settings.ignore)
+
+
 def only_ignored(look: Snapshot, settings: Settings, before: Baseline | None) -> frozenset[Key]:
     """Sessions that, since the look before, have been asked an ignored statement and certainly nothing else: a single
     segment arrived, as long as the one that had asked it before."""

@@ -125,6 +125,9 @@ class Findings:
         return f"without {them} this database would have slept {slept} of the last {of}"
 
 
+NO_FINDINGS = Findings()
+
+
 @dataclass(slots=True)
 class _Stream:
     """Uses of one session, or of all sessions with a label.
@@ -255,7 +258,7 @@ class Polls:
         """What is sure."""
         polls = tuple(sorted(self._polls(), key=lambda poll: poll.since))
         if not polls or self._wait is None:
-            return Findings()
+            return NO_FINDINGS
         others = self._others.get(polls[0].label, self._rest) if len(polls) == 1 else self._rest
         return Findings(polls, others.slept_until(now, self._wait), now - others.begin)
 

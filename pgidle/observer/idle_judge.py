@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pgidle.base.record import replace
 from pgidle.control.orders import Sleep
 from pgidle.idle import awake_too_long, policy
 from pgidle.idle.policy import AskedToSleep, is_near
+from pgidle.idle.polls import Polls
 from pgidle.idle.reasons import ReasonKind, slot_text
 from pgidle.idle.snapshot import LookFailed, Snapshot
 from pgidle.observer.messages import Judgement
@@ -19,13 +21,16 @@ from pgidle.observer.next_start import NextStart
 from pgidle.observer.past_sleeps import PastSleeps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from pgidle.control.holds import Holds, Kept
     from pgidle.control.orders import Hold, Requested
     from pgidle.idle.policy import Look
+    from pgidle.idle.polls import Findings
     from pgidle.idle.reasons import Verdict
+    from pgidle.idle.snapshot import Key
     from pgidle.idle.start_result import StartQuestion
+    from pgidle.observer.journal_notes import JournalNotes
     from pgidle.observer.looks import Looks
     from pgidle.observer.results import Checkpointed, Looked, StartTried
     from pgidle.observer.timers import Timers
@@ -62,6 +67,7 @@ class Judge:
         state_dir: StateDir,
         tell: Callable[[Judgement, str, float], None],
         next_start: StartQuestion,
+        notes: JournalNotes,
         counts: tuple[int, int] = (0, 0),
     ) -> None:
         """`orders` carries out looks, checkpoints and start trials; each is answered by a call of `looked`,
@@ -72,20 +78,24 @@ class Judge:
         self.verdict: Verdict | None = None
         self.looks, self.looks_failed = counts
         self.sessions: int | None = None
-        self.past_sleeps = PastSleeps(settings, state_dir, log)
+        self.past_sleeps = PastSleeps(settings, state_dir, log, notes)
         self._slots: dict[str, float] = {}
         self._orders = orders
         self._timers = timers
         self._log = log
         self._tell = tell
+        self._notes = notes
         self._next_start = NextStart(next_start, orders, log)
         self._memory = policy.begin(time.monotonic())
         self._ticket = 0
         self._is_confirming = False
         self._is_checkpointing = False
+        self._checkpoint_since = 0.0
         self._requests: list[Requested] = []
         """Requests for a sleep that wait for an answer whether it comes."""
         self._keepers = awake_too_long.begin(time.monotonic())
+        self._polls = Polls(time.monotonic())
+        self._polls_told: frozenset[tuple[str, str]] = frozenset()
         self._judged_at = 0.0
         """When the last look was taken before the gate was shut (monotonic)."""
         self._drain_since = 0.0
@@ -97,8 +107,11 @@ class Judge:
         """Postgres has become ready: start the clock, with the first look as a baseline."""
         self._memory = policy.begin(time.monotonic())
         self._keepers = awake_too_long.begin(time.monotonic())
+        self._polls = Polls(time.monotonic())
+        self._polls_told = frozenset()
         self.verdict = None
         self._next_start.begin()
+        self._notes.begin()
         self.past_sleeps.ended()
         self.resume()
 
@@ -174,15 +187,17 @@ class Judge:
         if not self._is_confirming:
             self.look_now()
 
-    def hold(self, order: Hold, kept: Kept) -> int:
+    def hold(self, order: Hold, by: str, kept: Kept) -> int:
         """Take a hold, which every look from now on respects; its number. Raises PgidleError."""
         number = self.holds.take(order.seconds, order.why, order.program, kept)
+        self._notes.held(number, order, by)
         self.on_hold_changed()
         return number
 
-    def release(self, name: str | None, kept: Kept) -> None:
+    def release(self, name: str | None, by: str, kept: Kept) -> None:
         """End one hold, or all. Raises PgidleError."""
         self.holds.release(name, kept)
+        self._notes.note("release", name=name, by=by)
         self.on_hold_changed()
 
     def on_hold_changed(self) -> None:
@@ -212,10 +227,11 @@ class Judge:
         if self._requests:
             # How long Postgres has been idle does not matter, only that it was not used since the look before.
             asked = AskedToSleep(now - self._judged_at if self._is_confirming else 0.0)
+        before = self._memory
         verdict, self._memory = policy.evaluate(
             look,
             self.settings,
-            self._memory,
+            before,
             now,
             leases=self.holds.leases,
             backoff=self.past_sleeps.backoff,
@@ -223,9 +239,13 @@ class Judge:
             asked=asked,
         )
         self.verdict = verdict
+        self._notes.looked(look, verdict, before, self._memory)
         if isinstance(look, Snapshot):
             self._next_start.note_prepared(look.prepared_transactions)
             self._tell_keeper(look, verdict, now)
+            self._find_polls(look, verdict, now)
+        else:
+            self._polls.doubt(now)
         self._tell_askers()
         if self._is_confirming:
             self._conclude(look, verdict)
@@ -249,7 +269,7 @@ class Judge:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind not in idle)
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force overrides this)")
-            self._timers.after(verdict.next_look, "look", self.look_now)
+            self._timers.after(self._polls.next_look(now, verdict.next_look), "look", self.look_now)
             if not is_near(verdict, now):
                 self._disconnect()
 
@@ -276,6 +296,7 @@ class Judge:
         if not self._is_checkpointing:
             return
         self._is_checkpointing = False
+        self._notes.checkpointed(time.monotonic() - self._checkpoint_since)
         if is_impossible:
             self._next_start.refuse(f"cannot checkpoint: {message.error}")
             self.look_now()
@@ -289,9 +310,46 @@ class Judge:
 
     def _tell_keeper(self, look: Snapshot, verdict: Verdict, now: float) -> None:
         """Log what has kept Postgres awake for a whole idle timeout, once."""
-        self._keepers, line = awake_too_long.note(self._keepers, look, verdict.reasons, self.settings, now)
+        settings = self.settings
+        if settings.idle_timeout is not None:
+            settings = replace(settings, idle_timeout=settings.idle_timeout + self.past_sleeps.backoff.extra)
+        self._keepers, line = awake_too_long.note(
+            *(self._keepers, look, verdict.reasons, settings, now), passed_over=self._passed_over
+        )
         if line:
             self._log.note("awake", line)
+
+    @property
+    def polls(self) -> Findings:
+        """The statements that come in a rhythm, as far as they are sure."""
+        return self._polls.findings(time.monotonic())
+
+    @property
+    def _passed_over(self) -> Collection[Key]:
+        """Sessions whose use, since the look before, does not count."""
+        return self._memory.baseline.passed_over if self._memory.baseline is not None else ()
+
+    def _find_polls(self, look: Snapshot, verdict: Verdict, now: float) -> None:
+        """Log and note the polls without which Postgres would have slept, each once for as long as it lasts."""
+        self._polls.see(look, verdict.reasons, self.settings, self._passed_over)
+        found = self._polls.findings(now)
+        self._polls_told &= {poll.label for poll in found.polls}
+        if not found.consequence:
+            return
+        news = [poll for poll in found.polls if poll.label not in self._polls_told]
+        if news:
+            self._polls_told |= {poll.label for poll in found.polls}
+            self._log.note(
+                "poll", f"{', '.join(poll.full_text for poll in found.polls)}; {found.consequence}"
+            )
+        for poll in news:
+            self._notes.note(
+                "poll",
+                client=poll.client,
+                statement=poll.statement,
+                every=round(poll.every, 3),
+                since=round(time.time() - (now - poll.since), 3),
+            )
 
     def _warn_of_slots(self, look: Snapshot) -> None:
         """An inactive slot fills the disk: log it, and again whenever the WAL it retains has doubled."""
@@ -304,6 +362,7 @@ class Judge:
     def _checkpoint(self) -> None:
         if not self._is_checkpointing:
             self._is_checkpointing = True
+            self._checkpoint_since = time.monotonic()
             self._orders.checkpoint(CHECKPOINT_TIMEOUT)
 
     def _conclude(self, look: Look, verdict: Verdict) -> None:
@@ -332,6 +391,7 @@ class Judge:
         if self._next_start.is_being_tried and not self._is_forced:
             self._tell(Judgement.USED, "a file that Postgres starts with has changed", self._last_look_at)
         else:
+            self._notes.confirmed(self._memory, time.monotonic())
             self._tell(Judgement.CONFIRMED, self._summary(), self._last_look_at)
 
     def _may_drain(self) -> bool:

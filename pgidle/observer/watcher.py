@@ -51,6 +51,8 @@ class Watcher:
     `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo` (setting
     `watch`) replaces these, except port and pid. `addresses` are those on which Postgres listens.
     `knows_role`: an earlier look found the role that is preferred to `users`; `on_role` is called when that changes.
+    `wants_received`: whether looks shall tell what each connection has received, which costs a walk of the kernel's
+    table of sockets.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Watcher:
         *,
         knows_role: bool = False,
         on_role: Callable[[bool], None] = lambda _: None,
+        wants_received: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lock = asyncio.Lock()
         self._watching: Watching | None = None
@@ -73,6 +76,7 @@ class Watcher:
         self._checkpoints = 0
         self._knows_role = knows_role
         self._on_role = on_role
+        self._wants_received = wants_received
         self._connection = WatchConnection(
             socket_dir,
             port,
@@ -154,7 +158,7 @@ class Watcher:
 
     async def _look(self) -> Snapshot:
         watching = await self._connected()
-        received = self._arrivals.received()
+        received = self._arrivals.received() if self._wants_received() else {}
         row = await (await watching.connection.execute(self._statement)).fetchone()
         if row is None:
             raise WatchError("the look returned no row")
