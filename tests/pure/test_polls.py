@@ -144,10 +144,13 @@ def test_use_at_random_is_no_poll(seed: int, mean: float, sessions: int) -> None
     assert found.polls == ()
 
 
-def test_looks_in_step_with_the_poll_do_not_mislead() -> None:
-    """Every look, 30 s apart, sees the same of a poll every 5 s as of one every 30 s."""
-    found, _ = watch([Used(1, select_1(asked(5.0)))], HOUR, stop_when_sure=True)
-    assert [poll.every for poll in found.polls] == [pytest.approx(5.0, rel=0.01)]
+@pytest.mark.parametrize("every", [1.0, 2.0, 3.0, 5.0, 10.0, 15.0])
+def test_looks_in_step_with_the_poll_do_not_mislead(every: float) -> None:
+    """Every look, 30 s apart, sees the same of it as of a poll every 30 s."""
+    session = Used(1, select_1(asked(every, begin=301.4, jitter=0.01)))
+    found, _ = watch([session], HOUR, stop_when_sure=True)
+    assert all(poll.every == pytest.approx(every, rel=0.01) for poll in found.polls)
+    assert found.polls or every < 5
 
 
 def test_a_poll_of_30_seconds_is_sure_within_minutes() -> None:
@@ -167,6 +170,12 @@ def test_sessions_each_with_a_rhythm_of_its_own_are_counted() -> None:
     found, _ = watch(sessions, HOUR)
     assert [(poll.every, poll.sessions) for poll in found.polls] == [(pytest.approx(30.0, rel=0.02), 2)]
     assert found.polls[0].full_text == f"{WEB} asks SELECT 1 every 30s in each of 2 sessions"
+
+
+def test_sessions_asked_at_the_same_moment_are_counted() -> None:
+    sessions = [Used(pid, select_1(asked(30.0, begin=1.0 + 0.01 * pid))) for pid in range(3)]
+    found, _ = watch(sessions, HOUR)
+    assert [(poll.every, poll.sessions) for poll in found.polls] == [(pytest.approx(30.0, rel=0.02), 3)]
 
 
 def test_a_client_that_connects_anew_and_stays_for_a_while_is_found() -> None:
