@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.looks import SETTINGS, quiet
@@ -121,10 +121,13 @@ def test_one_that_drifts_is_found_too(every: float, seed: int) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(ANY_PERIODS, st.floats(0, 0.3), st.integers(0, 1000))
-def test_what_is_said_to_be_sure_is_true(every: float, jitter: float, seed: int) -> None:
-    """However fast it is, and however much it jitters, in which cases nothing may be sure."""
-    session = Used(1, select_1(asked(every, jitter=jitter * every, seed=seed)))
+@given(ANY_PERIODS, st.floats(0, 0.3), st.sampled_from([0.4, 301.4]), st.integers(0, 1000))
+@example(every=2.0, jitter=0.12277283775729651, begin=301.4, seed=48)
+@example(every=1.0, jitter=0.20337882718529396, begin=301.4, seed=143)
+def test_what_is_said_to_be_sure_is_true(every: float, jitter: float, begin: float, seed: int) -> None:
+    """However fast it is, and however much it jitters, in which cases nothing may be sure. The examples are uses of
+    which many gaps are as long as the looks are apart."""
+    session = Used(1, select_1(asked(every, begin=begin, jitter=jitter * every, seed=seed)))
     found, _ = watch([session], HOUR, seed, stop_when_sure=True)
     assert all(poll.every == pytest.approx(every, rel=0.05) for poll in found.polls)
 
