@@ -10,8 +10,9 @@ import select
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from pgidle.base.errors import PgidleError
+from pgidle.base.errors import PgidleError, fault_text
 from pgidle.system import control_socket
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ def _cut_after(seconds: float | None, connected: socket.socket) -> Iterator[None
         timer.cancel()
 
 
+def not_running(state_dir: str) -> NotRunning:
+    """The error where nobody answers."""
+    above = os.path.dirname(state_dir)
+    gone = "" if os.path.exists(above) else f" ({above} does not exist)"
+    return NotRunning(f"no supervisor is running at {state_dir}{gone}", "see --data-dir and --state-dir")
+
+
 def request(
     state_dir: str,
     method: str,
@@ -97,28 +105,49 @@ def request(
             # A socket timeout is for each recv(): a byte now and then would keep us waiting for ever.
             ends.enter_context(_cut_after(timeout, connection.sock))
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            above = os.path.dirname(state_dir)
-            gone = "" if os.path.exists(above) else f" ({above} does not exist)"
-            raise NotRunning(
-                f"no supervisor is running at {state_dir}{gone}", "see --data-dir and --state-dir"
-            ) from None
+            raise not_running(state_dir) from None
         except OSError as error:
             why = "no answer" if isinstance(error, TimeoutError) else error.strerror
             hint = "run this as root or as Postgres's user" if isinstance(error, PermissionError) else ""
             raise PgidleError(f"cannot connect to {control_socket.path(state_dir)}: {why}", hint) from None
+        status, body = _answer(connection, method, path, f"the supervisor at {state_dir}")
+        if body.get("state") in until_gone:
+            connection.await_end(timeout)
+        return status, body
+
+
+def request_url(url: str, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    """The same from a supervisor's HTTP port, by GET: `url` is http:// or https://, a host, perhaps a port, and perhaps
+    what stands before the path. Raises PgidleError."""
+    where = urlsplit(url)
+    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+    with contextlib.ExitStack() as ends:
         try:
-            connection.request(method, path)
-            response = connection.getresponse()
-            body = json.loads(response.read(LONGEST))
-            if isinstance(body, dict):
-                if body.get("state") in until_gone:
-                    connection.await_end(timeout)
-                return response.status, body
-            why = f"answered {response.status} without a JSON object"
-        except TimeoutError:
-            raise NoAnswer(f"the supervisor at {state_dir} did not answer within {timeout:g} s") from None
-        except (OSError, http.client.HTTPException):
-            why = "exited before it answered"
-        except (ValueError, RecursionError):
-            why = f"answered {response.status} without JSON"
-        raise PgidleError(f"the supervisor at {state_dir} {why}")
+            connection = kind(where.hostname or "", where.port, timeout=timeout)
+            ends.callback(connection.close)
+            connection.connect()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = "no answer" if isinstance(error, TimeoutError) else fault_text(error)
+            raise PgidleError(f"cannot connect to {url}: {why}") from None
+        ends.enter_context(_cut_after(timeout, connection.sock))
+        return _answer(connection, "GET", f"{where.path.rstrip('/')}{path}", url)
+
+
+def _answer(
+    connection: http.client.HTTPConnection, method: str, path: str, who: str
+) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the JSON object of the answer. Raises PgidleError, NoAnswer if none came in time."""
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        body = json.loads(response.read(LONGEST))
+        if isinstance(body, dict):
+            return response.status, body
+        why = f"answered {response.status} without a JSON object"
+    except TimeoutError:
+        raise NoAnswer(f"{who} did not answer within {connection.timeout:g} s") from None
+    except (OSError, http.client.HTTPException):
+        why = "exited before it answered"
+    except (ValueError, RecursionError):
+        why = f"answered {response.status} without JSON"
+    raise PgidleError(f"{who} {why}")
