@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.postgres_fixture import wait_until
 from pgidle.base.record import replace
 from pgidle.idle import policy
+from pgidle.idle.between_looks import ignores_statements
 from pgidle.idle.reasons import ReasonKind, Signal, Verdict
 from pgidle.idle.snapshot import LookFailed, Snapshot
 from pgidle.observer.watcher import Watcher
@@ -40,7 +41,10 @@ class Watch:
         where = str(cluster.socket_dir), cluster.port, cluster.pid
         self.has_role = knows_role
         self.watcher = Watcher(
-            *where, users or ("postgres",), conninfo, knows_role=knows_role, on_role=self._on_role
+            *(*where, users or ("postgres",), conninfo),
+            knows_role=knows_role,
+            on_role=self._on_role,
+            wants_received=lambda: ignores_statements(self.settings),
         )
         self._memory = policy.begin(time.monotonic())
         # Seconds by which counters may be late.

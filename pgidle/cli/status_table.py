@@ -66,6 +66,7 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for reason in status["reasons"]:
         ends = f"; ends {reason['ends']}" if reason["ends"] else ""
         yield "reasons", f"{reason['kind']}: {reason['text']}{ends}"
+    yield from _polls(status)
     for lease in status["leases"]:
         left = f"for another {duration_text(lease['ends_in'])}" if lease["ends_in"] is not None else ""
         while_it_runs = f"while {lease['program']} runs" if lease["program"] else ""
@@ -91,6 +92,13 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
     if last := status["last_sleep"]:
         yield "last sleep", sleep_text(last)
+
+
+def _polls(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for poll in status["polls"]:
+        yield "polls", poll["text"]
+    if (without := status["without_polls"]) and without["text"]:
+        yield "polls", without["text"]
 
 
 def _sessions(status: Mapping[str, Any]) -> Iterator[str]:

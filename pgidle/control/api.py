@@ -117,7 +117,10 @@ class Application:
 
     def _status(self, report: Report) -> Answer:
         memory = self._meter.read(report.resident, report.postmaster_pid)
-        return _json(200, as_dict(report, time.monotonic(), time.time(), memory))
+        # Only the control socket knows who asks: root, or Postgres's user.
+        with_statements = self._take is not None
+        body = as_dict(report, time.monotonic(), time.time(), memory, with_statements=with_statements)
+        return _json(200, body)
 
     def _metrics(self, report: Report) -> Answer:
         memory = self._meter.read(report.resident, report.postmaster_pid)

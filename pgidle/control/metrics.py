@@ -31,6 +31,12 @@ def as_metrics(report: Report, now: float, memory: Memory) -> str:
     reasons = Counter((reason.kind.value, reason.signal.value) for reason in report.reasons)
     counted = [(_labels(kind=kind, signal=signal), float(count)) for (kind, signal), count in reasons.items()]
     family("reasons", "gauge", "Reasons behind the last verdict.", *counted)
+    polls = {
+        poll.client or "unseen": poll.every
+        for poll in sorted(report.polls.polls, key=lambda poll: -poll.every)
+    }
+    intervals = [(_labels(client=client), every) for client, every in polls.items()]
+    family("poll_interval_seconds", "gauge", "How often a client asks in a rhythm.", *intervals)
     held = sum(lease.until > now for lease in report.leases)
     family("leases", "gauge", "Leases that keep Postgres awake.", ("", held))
     family("gate_info", "gauge", "The gate's mode.", (_labels(mode=report.gate_mode), 1))

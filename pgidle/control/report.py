@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgidle.control.status import Report
+from pgidle.idle.polls import NO_FINDINGS
 from pgidle.lifecycle.transitions import State
 from pgidle.postgres.conninfo import harmless
 from pgidle.settings.resolve import describe
@@ -47,6 +48,7 @@ def make_report(
         last_sleep=judge.past_sleeps.last,
         failed_start=situation.failed_start,
         resident=situation.resident,
+        polls=judge.polls if verdict is not None else NO_FINDINGS,
         settings=tuple(describe(judge.settings, harmless)),
         version=version,
         look=judge.look if verdict is not None else None,

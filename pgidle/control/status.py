@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pgidle.idle.polls import NO_FINDINGS, Findings
+
 if TYPE_CHECKING:
     from pgidle.idle.flapping import LastSleep
     from pgidle.idle.policy import Lease
@@ -52,6 +54,8 @@ class Report:
     failed_start: FailedStart | None = None
     resident: int = 0
     """Bytes of the supervisor's resident memory."""
+    polls: Findings = NO_FINDINGS
+    """What asks in a rhythm, and how long Postgres would have slept without that."""
     settings: tuple[tuple[str, str], ...] = ()
     """The settings in force: names, and values as a person would write them."""
     version: str = ""
@@ -74,10 +78,13 @@ class Memory:
     postgres: int | None
 
 
-def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str, Any]:
+def as_dict(
+    report: Report, now: float, wall: float, memory: Memory, *, with_statements: bool = False
+) -> dict[str, Any]:
     """The report for programs. Durations are seconds, moments Unix time in seconds, memory bytes.
 
-    `now` and `wall` are the monotonic and the wall clock at the same moment.
+    `now` and `wall` are the monotonic and the wall clock at the same moment. `with_statements`: for those who may know
+    what is asked.
     """
     from pgidle.control.sentence import sentence  # Like `sessions`, only once somebody asks.
 
@@ -113,6 +120,24 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
             if lease.until > now
         ],
         "gate": {"mode": report.gate_mode, "why": report.gate_why},
+        "polls": [
+            {
+                "text": poll.full_text if with_statements else poll.text,
+                "client": poll.client or None,
+                "statement": (poll.statement or None) if with_statements else None,
+                "every": poll.every,
+                "sessions": poll.sessions,
+                "since": wall - (now - poll.since),
+            }
+            for poll in report.polls.polls
+        ],
+        "without_polls": {
+            "slept": report.polls.slept,
+            "of": report.polls.of,
+            "text": report.polls.consequence,
+        }
+        if report.polls.polls
+        else None,
         "parked": report.parked,
         "sessions": report.sessions,
         "sessions_seen": seen,

@@ -39,9 +39,8 @@ _SOCKID = struct.Struct("!HH16s16s12s")  # ports and addresses of both ends, int
 _INET_ANSWER = struct.Struct("=BBBB")  # family, state, timer, retransmissions
 _INET_TAIL = struct.Struct("=IIIII")  # expires, rqueue, wqueue, uid, inode
 _INET_INFO = 2  # INET_DIAG_INFO
-_LAST_DATA_RECV = (
-    52  # offset of tcpi_last_data_recv in struct tcp_info (linux/tcp.h): milliseconds, an uint32
-)
+# Offsets in struct tcp_info (linux/tcp.h): tcpi_last_data_recv in milliseconds, tcpi_bytes_received, tcpi_data_segs_in
+_LAST_DATA_RECV, _BYTES_RECEIVED, _DATA_SEGMENTS = 52, 128, 152
 
 # linux/unix_diag.h: unix_diag_req and unix_diag_msg
 _UNIX_REQUEST = struct.Struct("=BBHIII8s")  # family, protocol, pad, states, inode, show, cookie
@@ -58,7 +57,8 @@ class Entry:
     """One socket on the port, seen from this side; `inode` is 0 until it is accepted.
 
     `waiting` is the number of received bytes that are unread, or of connections that a listener has yet to accept.
-    `heard` is how many seconds ago the last bytes came, if that was asked for and is known.
+    `heard` is how many seconds ago the last bytes came, and `received` how many segments with data have come, and how
+    many bytes, if that was asked for and is known.
     """
 
     address: str
@@ -68,6 +68,7 @@ class Entry:
     local: str
     waiting: int = 0
     heard: float | None = None
+    received: tuple[int, int] | None = None
 
 
 @record
@@ -161,16 +162,35 @@ def _ask(family: int | None, port: int, states: tuple[int, ...], is_heard_wanted
         at = _INET_ANSWER.size + _SOCKID.size
         _, waiting, _, _, inode = _INET_TAIL.unpack_from(body, at)
         size = 4 if found == socket.AF_INET else 16
-        heard = _heard(body, at + _INET_TAIL.size) if state == ESTABLISHED else None
-        yield Entry(_text(far[:size]), far_port, state, inode, _text(near[:size]), waiting, heard)
+        info = _info(body, at + _INET_TAIL.size) if state == ESTABLISHED else b""
+        yield Entry(
+            *(_text(far[:size]), far_port, state, inode, _text(near[:size]), waiting),
+            _heard(info),
+            _received(info),
+        )
 
 
-def _heard(body: bytes, at: int) -> float | None:
+def _info(body: bytes, at: int) -> bytes:
+    """The kernel's struct tcp_info, as long as this kernel has it; empty if it is not there."""
+    return next((value for kind, value in _attributes(body, at) if kind == _INET_INFO), b"")
+
+
+def _heard(info: bytes) -> float | None:
     """Seconds since the last bytes came."""
-    for kind, value in _attributes(body, at):
-        if kind == _INET_INFO and len(value) >= _LAST_DATA_RECV + 4:
-            return float(struct.unpack_from("=I", value, _LAST_DATA_RECV)[0]) / 1000
-    return None
+    if len(info) < _LAST_DATA_RECV + 4:
+        return None
+    return float(struct.unpack_from("=I", info, _LAST_DATA_RECV)[0]) / 1000
+
+
+def _received(info: bytes) -> tuple[int, int] | None:
+    """Segments with data, and bytes, that have come."""
+    if len(info) < _DATA_SEGMENTS + 4:
+        return None
+    (octets,), (segments,) = (
+        struct.unpack_from("=Q", info, _BYTES_RECEIVED),
+        struct.unpack_from("=I", info, _DATA_SEGMENTS),
+    )
+    return segments, octets
 
 
 def _ask_unix(inode: int, show: int) -> Iterator[tuple[int, bytes]]:

@@ -18,7 +18,7 @@ from pgidle.idle.between_looks import counts
 from pgidle.idle.reasons import Reason, Signal, client_text, duration_text, who
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from pgidle.idle.snapshot import Key, Session, Snapshot
     from pgidle.settings.resolve import Settings
@@ -75,18 +75,28 @@ def use(keepers: AwakeCauses, name: str, moment: float, settings: Settings) -> A
 
 
 def note(
-    keepers: AwakeCauses, look: Snapshot, reasons: Iterable[Reason], settings: Settings, now: float
+    keepers: AwakeCauses,
+    look: Snapshot,
+    reasons: Iterable[Reason],
+    settings: Settings,
+    now: float,
+    *,
+    passed_over: Collection[Key] = (),
 ) -> tuple[AwakeCauses, str]:
-    """The memory including this look, and the line to log, if any. `reasons` are those of the look's verdict."""
+    """The memory including this look, and the line to log, if any. `reasons` are those of the look's verdict;
+    `passed_over`: sessions whose use since the look before does not count."""
     timeout = settings.idle_timeout
     sessions = {
-        s.key: (s.state_change, client_text(s)) for s in look.sessions if s.is_client and counts(s, settings)
+        # A walsender is used for as long as it is there, but it may come and go again and again.
+        s.key: (s.state_change if s.is_client else None, client_text(s))
+        for s in look.sessions
+        if counts(s, settings)
     }
     if timeout is None:
         return AwakeCauses(look.at, sessions), ""
     reasons = tuple(reasons)
     pause = _pause(timeout)
-    for name, moment in _uses(keepers, look, sessions, reasons):
+    for name, moment in _uses(keepers, look, sessions, reasons, passed_over):
         keepers = use(keepers, name, moment, settings)
     clients = {name: chain for name, chain in keepers.clients.items() if look.at - chain.last <= pause}
     often = [name for name, chain in clients.items() if chain.length >= timeout]
@@ -142,10 +152,13 @@ def _uses(
     look: Snapshot,
     sessions: Mapping[Key, tuple[float | None, str]],
     reasons: Iterable[Reason],
+    passed_over: Collection[Key],
 ) -> Iterator[tuple[str, float]]:
     """Each client whose use this look has news of, and when that use was, as well as can be told."""
     for session in look.sessions:
-        if session.key in sessions and keepers.sessions.get(session.key) != sessions[session.key]:
+        if session.key in passed_over or session.key not in sessions:
+            continue
+        if keepers.sessions.get(session.key) != sessions[session.key]:
             age = max(session.state_age or 0.0, 0.0)
             yield sessions[session.key][1], max(look.at - age, keepers.at)
     for key, (_, name) in keepers.sessions.items():

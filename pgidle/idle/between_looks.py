@@ -14,12 +14,13 @@ shown the same use. It is a safety net, judged only when no session is present t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from pgidle.idle.reasons import Reason, ReasonKind, Signal, client_text, who
+from pgidle.idle.statement_text import normal
 from pgidle.settings.options import Counts, IgnoreField, is_folder
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ EXCUSED_FOR = 10.0  # seconds: PostgreSQL 14's collector is a second or two late
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What the last complete look saw. `counting`: the sessions that count; `excused`: since when (monotonic)."""
+    """What the last complete look saw. `counting`: the sessions that count; `excused`: since when (monotonic).
+    `asked`: the bytes in which each session asked an ignored statement; `passed_over`: sessions that did nothing else
+    since the look before, so that it does not count."""
 
     at: float
     counters: Counters | None
@@ -41,6 +44,8 @@ class Baseline:
     ignored: frozenset[Key]
     excused: Mapping[Key, float]
     in_recovery: bool = False
+    asked: Mapping[Key, int] = field(default_factory=dict)
+    passed_over: frozenset[Key] = frozenset()
 
 
 def counts(session: Session, settings: Settings) -> bool:
@@ -77,7 +82,7 @@ def _matches(session: Session, field: IgnoreField, value: str) -> bool:
         return session.application_name == value
     if field is IgnoreField.USER:
         return session.usename == value
-    return _in_network(session.client_addr, value)
+    return field is IgnoreField.ADDRESS and _in_network(session.client_addr, value)
 
 
 @lru_cache(maxsize=4096)
@@ -110,14 +115,72 @@ def used(look: Snapshot, settings: Settings, before: Baseline | None) -> Iterato
 
     A step of the server's wall clock cannot date a use before the previous look, nor repeat one already known.
     """
+    passed_over = only_ignored(look, settings, before)
     for session in look.sessions:
-        if session.state_age is None or not (session.is_client and counts(session, settings)):
+        if (
+            session.key in passed_over
+            or session.state_age is None
+            or not (session.is_client and counts(session, settings))
+        ):
             continue
         moment = look.at - max(session.state_age, 0.0)
         known = before.counting.get(session.key) if before else None
         if before and known and known.state_change == session.state_change:
             continue
         yield (max(moment, before.at) if before else moment), client_text(session)
+
+
+def ignores_statements(settings: Settings) -> bool:
+    """Whether looks shall tell what each connection has received."""
+    return any(ignore.field is IgnoreField.STATEMENT for ignore in settings.ignore)
+
+
+def only_ignored(look: Snapshot, settings: Settings, before: Baseline | None) -> frozenset[Key]:
+    """Sessions that, since the look before, have been asked an ignored statement and certainly nothing else: a single
+    segment arrived, as long as the one that had asked it before."""
+    if before is None:
+        return frozenset()
+    asked = _asked(look, settings, before)
+    return frozenset(key for key, octets in asked.items() if before.asked.get(key) == octets)
+
+
+def _asked(look: Snapshot, settings: Settings, before: Baseline) -> dict[Key, int]:
+    """Sessions to which one segment came since the look before, and which then answered an ignored statement; with the
+    bytes of that segment.
+
+    A client that waits for answers sends each statement in a segment of its own, so none can be hidden behind the last
+    one. What was received by the earlier look is taken from before that look, and by this one from after it: whatever
+    came during either is included.
+    """
+    ignored = {normal(one.value) for one in settings.ignore if one.field is IgnoreField.STATEMENT}
+    asked = {}
+    for session in look.clients if ignored else ():
+        known = before.counting.get(session.key)
+        if known is None or not (_is_at_rest(session) and _is_at_rest(known)):
+            continue
+        if known.received and session.received and session.state_change != known.state_change:
+            then, now = known.received[0], session.received[1]
+            if (
+                session.is_whole
+                and now.segments - then.segments == 1
+                and normal(session.statement) in ignored
+            ):
+                asked[session.key] = now.octets - then.octets
+    return asked
+
+
+def _is_at_rest(session: Session) -> bool:
+    return session.state == "idle" and not session.unread
+
+
+def _still_asked(look: Snapshot, settings: Settings, before: Baseline | None) -> dict[Key, int]:
+    """How sessions asked an ignored statement, now or before."""
+    if before is None:
+        return {}
+    present = {session.key for session in look.sessions}
+    return {key: octets for key, octets in before.asked.items() if key in present} | _asked(
+        look, settings, before
+    )
 
 
 def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Baseline:
@@ -130,6 +193,8 @@ def baseline(look: Snapshot, settings: Settings, before: Baseline | None) -> Bas
         ignored=ignored,
         excused=_still_excused(look, settings, before),
         in_recovery=look.in_recovery,
+        asked=_still_asked(look, settings, before),
+        passed_over=only_ignored(look, settings, before),
     )
 
 

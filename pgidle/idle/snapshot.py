@@ -20,13 +20,22 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """What a TCP connection has received so far: segments with data, and their bytes."""
+
+    segments: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """One row of pg_stat_activity (never the watcher's own), with what other views say about its pid.
 
     `state_age` is the seconds since `state_change`; None where Postgres keeps none (most workers). `unread`: its
     client has sent data that the backend has not read yet, so an idle state is out of date. `query` is its last one,
     where that may tell what the session holds. `listening`, and a client's `base_backup`, are derived from it by
-    `held_by_sessions`.
+    `held_by_sessions`. `statement`: the beginning of the last one of a client that was used of late; `is_whole`: all of
+    it. `received`: what its TCP connection had received before the look and after it.
     """
 
     pid: int
@@ -48,6 +57,9 @@ class Session:
     base_backup: bool = False
     walsender_state: str | None = None
     unread: bool = False
+    statement: str = ""
+    is_whole: bool = False
+    received: tuple[Received, Received] | None = None
 
     @property
     def key(self) -> Key:

@@ -40,12 +40,13 @@ TOKEN = re.compile(
     | (?P<comment> /[*] )
     | (?P<string> [eE]'(?:[^'\\]|\\.|'')*(?:'|$) | '(?:[^']|'')*(?:'|$) )
     | (?P<name> "(?:[^"]|"")*(?:"|$) )
-    | (?P<dollar> [$](?P<tag>(?:[^\W\d]\w*)?)[$](?P<body>.*?)(?:[$](?P=tag)[$]|$) )
+    | (?P<dollar> [$](?P<tag>(?:[^\W\d]\w*)?)[$].*?(?:[$](?P=tag)[$]|$) )
     | (?P<word> [^\W\d][\w$]* )
     | (?P<other> . )
     """,
     re.VERBOSE | re.DOTALL,
 )
+DOLLARS = re.compile(r"^[$]\w*[$]|[$]\w*[$]\Z")
 COMMENT_EDGE = re.compile(r"/[*]|[*]/")
 BEGINS = frozenset({"pg_backup_start", "pg_start_backup"})
 ENDS = frozenset({"pg_backup_stop", "pg_stop_backup"})
@@ -87,23 +88,29 @@ def _statements(query: str) -> Iterator[list[str]]:
 
 
 def _tokens(query: str) -> Iterator[str]:
-    at = 0
-    while found := TOKEN.match(query, at):
-        at = found.end()
-        match found.lastgroup:
-            case "comment":
-                at = _end_of_comment(query, at)
+    for kind, text in tokens(query):
+        match kind:
             case "word":
-                yield found["word"].lower()
+                yield text.lower()
             case "string":
-                yield found["string"]
+                yield text
             case "name":
                 # A quoted name is not a keyword, but may name a function.
-                yield name if (name := found["name"].strip('"')) in BEGINS | ENDS else '"name"'
-            case "other" if not found["other"].isspace():
-                yield found["other"]
+                yield name if (name := text.strip('"')) in BEGINS | ENDS else '"name"'
+            case "other" if not text.isspace():
+                yield text
             case "dollar":
-                yield found["body"]
+                yield DOLLARS.sub("", text)
+
+
+def tokens(query: str) -> Iterator[tuple[str, str]]:
+    """The kind and the text of each token, in order; white space is one, too. Together they are the query."""
+    at = 0
+    while found := TOKEN.match(query, at):
+        begin, at = at, found.end()
+        if found.lastgroup == "comment":
+            at = _end_of_comment(query, at)
+        yield found.lastgroup or "", query[begin:at]
 
 
 def _end_of_comment(query: str, at: int) -> int:

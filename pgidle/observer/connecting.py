@@ -21,7 +21,7 @@ from pgidle.postgres.postmaster import children_of, title_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pgidle.idle.snapshot import Peer, Session
+    from pgidle.idle.snapshot import Peer, Received, Session
     from pgidle.observer.port_connections import Connection
 
 CLIENT_TITLE = re.compile(r"(?!postgres: )|postgres: .*(\[local\]|\(\d+\))( |$)")
@@ -65,6 +65,11 @@ class ConnectingClients:
             tuple(c.peer for c in strange if c.inode == 0 or self._is_young(c.peer, now)),
             sum(self._is_young(pid, now) for pid in clients),
         )
+
+    def received(self) -> dict[tuple[str, int], Received | None]:
+        """What each connection has received by now, by its far end. Raises OSError."""
+        there = scan(self._port, self._addresses).connections
+        return {(one.peer.address, one.peer.port): one.received for one in there}
 
     def is_ours(self, backend: int) -> bool:
         """Whether a backend belongs to this postmaster, and not to another server."""

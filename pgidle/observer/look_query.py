@@ -9,6 +9,8 @@ superuser can create anything. All times are sent as whole microseconds, which n
 
 from __future__ import annotations
 
+from pgidle.settings.options import WHOLE_BELOW
+
 PINS = {
     # Names. pg_temp last: by default a temporary table hides a catalog.
     "search_path": "pg_catalog,pg_temp",
@@ -56,7 +58,9 @@ FLUSH = b"SELECT pg_catalog.pg_stat_force_next_flush()"
 """Makes the server count this session now, before the next statement begins, and not a moment later (15+)."""
 
 # A subquery runs when its value is first needed: the filter on `counters` makes that one run first. `query` is included
-# where it may tell what a session holds (see `statements`).
+# where it may tell what a session holds (see `statements`); `statement`, where it is short and was used of late: whole
+# if it is shorter than Postgres can have cut it (track_activity_query_size is at least 100). A text in another
+# database's encoding could fail to be sent.
 LOOK = """
 WITH counters AS MATERIALIZED (
     {counters}
@@ -65,10 +69,19 @@ WITH counters AS MATERIALIZED (
         coalesce(a.application_name, '') AS application_name, pg_catalog.host(a.client_addr) AS client_addr,
         a.client_port, a.state, {state_change} AS state_change,
         CASE WHEN a.query OPERATOR(pg_catalog.~*) 'listen|discard|backup' THEN a.query ELSE '' END AS query,
+        CASE WHEN a.backend_type OPERATOR(pg_catalog.=) 'client backend'
+                AND a.state_change OPERATOR(pg_catalog.>)
+                    (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '2 min'::pg_catalog.interval)
+                AND b.encoding OPERATOR(pg_catalog.=)
+                    pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding())
+                AND pg_catalog.octet_length(a.query) OPERATOR(pg_catalog.<=) 1024
+            THEN a.query ELSE '' END AS statement,
+        pg_catalog.octet_length(a.query) OPERATOR(pg_catalog.<) {whole_below} AS is_whole,
         coalesce(pg_catalog.has_function_privilege(a.usesysid, '{backup_function}', 'EXECUTE'), false)
             AS may_back_up,
         coalesce(l.locks, 0) AS advisory_locks, s.subscription, r.state AS walsender_state
     FROM pg_catalog.pg_stat_activity a
+        LEFT JOIN pg_catalog.pg_database b ON b.oid OPERATOR(pg_catalog.=) a.datid
         LEFT JOIN (
             SELECT k.pid, pg_catalog.count(*) AS locks FROM pg_catalog.pg_locks k
             WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.granted GROUP BY k.pid
@@ -197,6 +210,7 @@ def look(major: int, *, counts_itself: bool) -> bytes:
             "pg_catalog.current_setting('authentication_timeout')::pg_catalog.interval"
         ),
         watch_role=WATCH_ROLE,
+        whole_below=WHOLE_BELOW,
         now=_micros("pg_catalog.clock_timestamp()"),
     ).encode()
 

@@ -15,6 +15,7 @@ from pgidle.control.memory_use import MemoryReader
 from pgidle.control.order_handling import SERVING, OrderHandler
 from pgidle.control.report import make_report
 from pgidle.history.journal import is_full
+from pgidle.idle.between_looks import ignores_statements
 from pgidle.lifecycle.transitions import State
 from pgidle.observer import messages as say
 from pgidle.observer.idle_judge import Judge
@@ -204,7 +205,13 @@ class ObserverLoop:
             self._noticing = self._group.create_task(self._notice())
         if postmaster_pid != self._watched:
             self._watched = postmaster_pid
-            self._looks.watch(make_watcher(self._runtime, self._judge.settings, postmaster_pid))
+            judge = self._judge
+            self._looks.watch(
+                make_watcher(
+                    *(self._runtime, judge.settings, postmaster_pid),
+                    lambda: ignores_statements(judge.settings),
+                )
+            )
             self._judge.begin()
         else:
             self._judge.resume()

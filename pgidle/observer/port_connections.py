@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pgidle.gate.port_table import ESTABLISHED, LISTEN, SYN_RECV, entries
-from pgidle.idle.snapshot import Peer
+from pgidle.idle.snapshot import Peer, Received
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,12 +17,14 @@ MAPPED = "::ffff:"
 @dataclass(frozen=True, slots=True)
 class Connection:
     """An established connection, seen from the port's side. `inode` is 0 until it is accepted; `unread`: bytes that
-    have arrived but have not been read; `heard`: seconds since the last bytes arrived, if known."""
+    have arrived but have not been read; `heard`: seconds since the last bytes arrived, `received`: all that has, if
+    known."""
 
     peer: Peer
     inode: int
     unread: int = 0
     heard: float | None = field(default=None, compare=False)
+    received: Received | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
         rows = [row for row in rows if {row.local, "0.0.0.0" if "." in row.local else "::"} & ours]
     return Table(
         tuple(
-            Connection(Peer(row.address, row.port), row.inode, row.waiting, row.heard)
+            Connection(
+                *(Peer(row.address, row.port), row.inode, row.waiting, row.heard),
+                Received(*row.received) if row.received else None,
+            )
             for row in rows
             if row.state == ESTABLISHED
         ),

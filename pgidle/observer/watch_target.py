@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pgidle.settings.resolve import Settings
 
 
-def make_watcher(runtime: Runtime, settings: Settings, postmaster_pid: int) -> Callable[[], Watcher]:
+def make_watcher(
+    runtime: Runtime, settings: Settings, postmaster_pid: int, wants_received: Callable[[], bool]
+) -> Callable[[], Watcher]:
     """A factory for a watcher of a running postmaster, to be called on the loop that it will belong to."""
     gate, state_dir = runtime.gate, runtime.state_dir
     pidfile = read_pidfile(settings.data_dir)
@@ -48,6 +50,7 @@ def make_watcher(runtime: Runtime, settings: Settings, postmaster_pid: int) -> C
             gate.hosts,
             knows_role=state_dir.find(WATCH_ROLE) is not None,
             on_role=remember_role,
+            wants_received=wants_received,
         )
 
     return make

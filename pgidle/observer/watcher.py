@@ -28,6 +28,7 @@ from pgidle.postgres.free_space import room_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from pgidle.idle.snapshot import Received
     from pgidle.observer.port_connections import Connection
     from pgidle.observer.watch_connection import Watching
 
@@ -50,6 +51,8 @@ class Watcher:
     `socket_dir` and `port` name its Unix socket, `pid` is its process; `users` are tried in turn. `conninfo` (setting
     `watch`) replaces these, except port and pid. `addresses` are those on which Postgres listens.
     `knows_role`: an earlier look found the role that is preferred to `users`; `on_role` is called when that changes.
+    `wants_received`: whether looks shall tell what each connection has received, which costs a walk of the kernel's
+    table of sockets.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Watcher:
         *,
         knows_role: bool = False,
         on_role: Callable[[bool], None] = lambda _: None,
+        wants_received: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lock = asyncio.Lock()
         self._watching: Watching | None = None
@@ -72,6 +76,7 @@ class Watcher:
         self._checkpoints = 0
         self._knows_role = knows_role
         self._on_role = on_role
+        self._wants_received = wants_received
         self._connection = WatchConnection(
             socket_dir,
             port,
@@ -153,6 +158,7 @@ class Watcher:
 
     async def _look(self) -> Snapshot:
         watching = await self._connected()
+        received = self._arrivals.received() if self._wants_received() else {}
         row = await (await watching.connection.execute(self._statement)).fetchone()
         if row is None:
             raise WatchError("the look returned no row")
@@ -171,7 +177,7 @@ class Watcher:
         self._arrivals.patience = seen["authentication_timeout"] / SECOND
         sessions = tuple(_session(values, seen["now"]) for values in seen["sessions"])
         arrived = self._arrivals.connecting(sessions)
-        sessions = tuple(_heard_of(one, self._arrivals.there) for one in sessions)
+        sessions = tuple(_heard_of(one, self._arrivals.there, received) for one in sessions)
         return Snapshot(
             at=time.monotonic(),
             server_version=watching.connection.info.server_version,
@@ -245,12 +251,20 @@ def _read_json(text: str | bytes) -> Any:
     return json.loads(text if isinstance(text, str) else text.decode(errors="replace"))
 
 
-def _heard_of(session: Session, there: Mapping[tuple[str, int], Connection]) -> Session:
-    """The session, corrected by the kernel if idle: it may be in the middle of receiving its next statement."""
-    connection = there.get((plain(session.client_addr or ""), session.client_port or 0))
+def _heard_of(
+    session: Session,
+    there: Mapping[tuple[str, int], Connection],
+    before: Mapping[tuple[str, int], Received | None],
+) -> Session:
+    """The session, corrected by the kernel if idle: it may be in the middle of receiving its next statement. `before`:
+    what each connection had received before the sessions were read."""
+    end = plain(session.client_addr or ""), session.client_port or 0
+    connection = there.get(end)
     if connection is None or session.state != "idle":
         return session
     age = session.state_age
     if age is not None and connection.heard is not None:
         age = min(age, connection.heard)
-    return replace(session, unread=connection.unread > 0, state_age=age)
+    earlier, later = before.get(end), connection.received
+    received = (earlier, later) if earlier and later else None
+    return replace(session, unread=connection.unread > 0, state_age=age, received=received)

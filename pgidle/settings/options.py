@@ -24,6 +24,8 @@ UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "min": 60_000_000, "s": 1_000_
 # timeout, and milliseconds are `ms` everywhere.
 SPELLINGS = {**UNITS, "w": 7 * UNITS["d"], "m": UNITS["min"]}
 LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in seconds end
+WHOLE_BELOW = 96
+"""Bytes of a statement: shorter ones are known whole, whatever track_activity_query_size is (100 at least)."""
 HOURS = {"h": 1, "d": 24, "month": 730}
 """Hours of the times for which prices are given."""
 # Certainly valid: these must not cost the wake an import of ipaddress.
@@ -54,6 +56,7 @@ class IgnoreField(Enum):
     APPLICATION_NAME = "application_name"
     USER = "user"
     ADDRESS = "address"
+    STATEMENT = "statement"
 
 
 class Kind(Enum):
@@ -127,7 +130,7 @@ OPTIONS = (
         "ignore",
         Kind.MANY,
         None,
-        "sessions that never count: application_name=, user= or address=",
+        "what never counts: application_name=, user=, address= or statement=",
         live=True,
     ),
     Option(
@@ -155,7 +158,8 @@ OPTIONS = (
 
 @record
 class Ignore:
-    """Sessions that never count: those whose `field` is `value` (an address: a network, as in 10.0.0.0/8)."""
+    """Sessions that never count: those whose `field` is `value` (an address: a network, as in 10.0.0.0/8). Of a
+    statement, only the use that consists in it."""
 
     field: IgnoreField
     value: str
@@ -272,7 +276,11 @@ def _ignore(text: str) -> Ignore:
     field = next((field for field in IgnoreField if field.value == name), None)
     if not field or not value:
         raise SettingsError(
-            f"{text!r} does not say which sessions", "write application_name=, user= or address="
+            f"{text!r} does not say which sessions", "write application_name=, user=, address= or statement="
+        )
+    if field is IgnoreField.STATEMENT and not (value.strip("; ") and len(value.encode()) < WHOLE_BELOW):
+        raise SettingsError(
+            f"{text!r} has no statement of less than {WHOLE_BELOW} bytes", "write statement=SELECT 1"
         )
     if field is IgnoreField.ADDRESS:
         import ipaddress

@@ -69,6 +69,14 @@ def test_sessions_that_no_look_sees_are_named_as_such() -> None:
     assert watch.lines == ["kept awake for 5min: repeated use by sessions too short to be seen"]
 
 
+def test_a_receiver_that_comes_anew_each_time_is_named() -> None:
+    """A walsender counts, too: from the moment it comes to the one it goes."""
+    watch = Watch()
+    for now in range(60, 1200, 60):
+        watch.look(quiet(now, client(now, backend_type="walsender", state=None, state_age=None, **WEB)))
+    assert any('repeated use by app "web", user app, 10.0.0.3' in line for line in watch.lines)
+
+
 def test_rare_looks_are_enough() -> None:
     """One look in each idle timeout, near its end."""
     watch = Watch()

@@ -124,7 +124,8 @@ BAD = {
     "port": "|0|65536|-1|x|5432.0|1e3|\u0661| 1|off|" + "9" * 5000,
     "listen-addresses": "| |,|*,|10.0.0.300|127.1|1.2.3|[::1]|::g|a b|a/b|127.0.0.1:5432|\xe9",
     "http": "8008|::1:80|::1|[::1]|[127.0.0.1]:80|[]:80|*:80|:0|:65536|:|a:b|300.1.1.1:80|http://a:80|OFF|[::1:80",
-    "ignore": "|user|user=|=a|User=a|role=a|address=x|address=10.0.0.1/8|address=10.0.0.0/33",
+    "ignore": "|user|user=|=a|User=a|role=a|address=x|address=10.0.0.1/8|address=10.0.0.0/33|statement=|statement=; ;"
+    f"|statement=SELECT {'x' * 89}",
     "no-wake": "|x|10.0.0.1/8|10.0.0.0/33|address=10.0.0.1",
     "when-idle": "|EXIT|exit |leave",
     "watch": "|postgres|/run/postgresql",
@@ -173,6 +174,9 @@ def test_ignore_in_every_layer() -> None:
     assert read(environ={"PGIDLE_IGNORE": "user=a, address=10.0.0.0/8;"}).ignore == (user, network)
     assert read(environ={"PGIDLE_IGNORE": "user=a;address=10.0.0.0/8"}).ignore == (user, network)
     assert read(file={"ignore": ["user = a", "application_name=x, y=z"]}).ignore == (user, program)
+    poll = Ignore(IgnoreField.STATEMENT, "SELECT a = 'b, c;'")
+    assert read({"ignore": ("statement=SELECT a = 'b, c;'",)}).ignore == (poll,)
+    assert read(file={"ignore": ["statement = SELECT a = 'b, c;'"]}).ignore == (poll,)
     assert read(environ={"PGIDLE_IGNORE": ""}, file={"ignore": ["user=a"]}).ignore == ()
 
 

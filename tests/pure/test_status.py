@@ -14,6 +14,7 @@ from pgidle.control.metrics import as_metrics
 from pgidle.control.status import Memory, as_dict
 from pgidle.idle.flapping import LastSleep
 from pgidle.idle.policy import Lease
+from pgidle.idle.polls import Findings, Poll
 from pgidle.idle.reasons import Reason, ReasonKind, Signal
 from pgidle.lifecycle.transitions import State
 
@@ -135,3 +136,37 @@ def test_every_metric_has_its_type_and_help() -> None:
     for line in text.splitlines():
         if line.startswith("# TYPE"):
             assert line.endswith(" counter") == line.split()[2].endswith("_total")
+
+
+POLLS = (
+    Poll('app "web"', "SELECT 1", 30.0, NOW - 600),
+    Poll('app "web"', "SELECT 2", 5.0, NOW - 60, sessions=2),
+    Poll("", "", 10.0, NOW - 60),
+)
+
+
+def test_polls_are_named_and_what_they_cost() -> None:
+    report = make_report(polls=Findings(POLLS, 3000.0, 3600.0))
+    said = as_dict(report, NOW, WALL, MEMORY, with_statements=True)
+    table = as_table(said)
+    assert 'polls       app "web" asks SELECT 1 every 30s\n' in table
+    assert '            app "web" asks SELECT 2 every 5s in each of 2 sessions\n' in table
+    assert "            somebody connects every 10s, for too short a time to be seen\n" in table
+    assert "without these polls this database would have slept 50min of the last 1h\n" in table
+    assert said["polls"][0]["since"] == WALL - 600
+
+
+def test_who_may_not_know_statements_learns_of_none() -> None:
+    said = as_dict(make_report(polls=Findings(POLLS, 0.0, 3600.0)), NOW, WALL, MEMORY)
+    assert "SELECT" not in json.dumps(said)
+    assert 'app "web" is used every 30s' in as_table(said)
+    assert "would have slept" not in as_table(said)
+
+
+def test_a_client_has_one_interval_however_many_polls() -> None:
+    found = samples(as_metrics(make_report(polls=Findings(POLLS, 0.0, 1.0)), NOW, MEMORY))
+    intervals = {name: value for name, value in found.items() if name.startswith("poll_interval_seconds")}
+    assert intervals == {
+        r'poll_interval_seconds{client="app \"web\""}': 5.0,
+        'poll_interval_seconds{client="unseen"}': 10.0,
+    }
