@@ -15,6 +15,7 @@ from pgidle.control.health_checks import HttpListener
 from pgidle.control.http_server import HttpServer
 from pgidle.control.memory_use import MemoryReader
 from pgidle.control.status import Report
+from pgidle.history.totals import Totals
 from pgidle.lifecycle.transitions import State
 from pgidle.observer.timers import Timers
 from pgidle.system import control_socket
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pgidle.control.orders import Requested
+    from pgidle.history.totals import Counted
 
 # Seconds after which a test gives up waiting for what must happen.
 PATIENCE = 20.0
@@ -105,8 +107,16 @@ class Answering:
 
     async def _run(self) -> None:
         meter, timers = MemoryReader(), Timers()
-        telling = HttpServer(Application(self._report, self._state, meter).answer)
-        ordering = HttpServer(Application(self._report, self._state, meter, self.orders.put).answer)
+        folder = os.open(self.state_dir, os.O_PATH)
+        totals = Totals(folder)
+
+        def counted() -> Counted:
+            return totals.count(time.time())
+
+        telling = HttpServer(Application(self._report, self._state, meter, counted=counted).answer)
+        ordering = HttpServer(
+            Application(self._report, self._state, meter, self.orders.put, counted=counted).answer
+        )
         tasks = set()
 
         def hand_on(server: HttpServer) -> Callable[[socket.socket, bytes], None]:
@@ -127,3 +137,4 @@ class Answering:
             listener.close()
         for server in (telling, ordering):
             await server.close()
+        os.close(folder)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from pgidle.control.http_server import Answer
-from pgidle.control.metrics import as_metrics
 from pgidle.control.orders import LONGEST_WHY, Hold, Program, Release, Requested, Sleep, Wake
 from pgidle.control.status import as_dict
 from pgidle.lifecycle.transitions import State
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pgidle.control.memory_use import MemoryReader
     from pgidle.control.orders import Order
     from pgidle.control.status import Report
+    from pgidle.history.totals import Counted
 
 # Seconds that a request for the status waits for a look taken after it arrived.
 FRESH_TIMEOUT = 2.0
@@ -60,14 +60,18 @@ class Application:
         meter: MemoryReader,
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
+        *,
+        counted: Callable[[], Counted],
     ) -> None:
         """`report` returns the current report, `state` the state last heard of. `take` is called with orders; None
-        makes the server read-only. `look` calls back once there has been a look, or none can be had."""
+        makes the server read-only. `look` calls back once there has been a look, or none can be had. `counted`
+        returns what is counted over all runs; it raises OSError."""
         self._report = report
         self._state = state
         self._meter = meter
         self._take = take
         self._look = look
+        self._counted = counted
 
     async def answer(self, method: str, path: str, query: str) -> Answer:
         """The answer to a request, which may be an error."""
@@ -107,8 +111,16 @@ class Application:
         return _json(200, as_dict(report, time.monotonic(), time.time(), memory))
 
     def _metrics(self, report: Report) -> Answer:
+        from pgidle.control.metrics import of_running
+
         memory = self._meter.read(report.resident, report.postmaster_pid)
-        return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
+        try:
+            counted = self._counted()
+        except OSError as error:
+            return _error(500, f"cannot read the journal: {error.strerror}")
+        return Answer(
+            200, PROMETHEUS, of_running(report, counted, memory, time.monotonic(), time.time()).encode()
+        )
 
     async def _look_now(self) -> None:
         """Looks may be half a minute apart: have one taken now, if it does not take long."""

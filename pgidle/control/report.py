@@ -46,4 +46,5 @@ def make_report(situation: Situation, judge: Judge, runtime: Runtime, supervisor
         failed_start=situation.failed_start,
         resident=situation.resident,
         settings=tuple(describe(judge.settings, harmless)),
+        postgres_major=runtime.binaries.version_major,
     )

@@ -46,6 +46,7 @@ class Report:
     """Bytes of the supervisor's resident memory."""
     settings: tuple[tuple[str, str], ...] = ()
     """The settings in force: names, and values as a person would write them."""
+    postgres_major: int = 0
 
 
 @dataclass(frozen=True, slots=True)

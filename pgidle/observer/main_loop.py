@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from pgidle.observer.watch_target import make_watcher, start_question
 if TYPE_CHECKING:
     from pgidle.control.orders import Requested
     from pgidle.control.status import Report
+    from pgidle.history.totals import Counted, Totals
     from pgidle.observer.messages import Judgement, Situation, ToSupervisor
     from pgidle.observer.process import ObserverStart
     from pgidle.observer.results import Ended
@@ -86,9 +89,14 @@ class ObserverLoop:
         )
         self._ordering = OrderHandler(self._want_wake)
         meter = MemoryReader()
-        self._telling = HttpServer(Application(self._report, self._state, meter).answer)
+        self._totals: Totals | None = None
+        self._telling = HttpServer(
+            Application(self._report, self._state, meter, counted=self._counted).answer
+        )
         self._control = HttpServer(
-            Application(self._report, self._state, meter, self._take, self._look_for).answer
+            Application(
+                self._report, self._state, meter, self._take, self._look_for, counted=self._counted
+            ).answer
         )
 
     @property
@@ -272,6 +280,18 @@ class ObserverLoop:
             finally:
                 self._asking.pop(number, None)
         return make_report(self._situation, self._judge, self._runtime, self._begun.supervisor_pid)
+
+    def _counted(self) -> Counted:
+        """What the journal adds up to. Raises OSError."""
+        state_dir = self._runtime.state_dir
+        if self._totals is None:
+            from pgidle.history.totals import Totals
+
+            self._totals = Totals(state_dir.folder)
+        counted = self._totals.count(time.time())
+        with contextlib.suppress(OSError):  # A full disk: then the next observer reads more of the journal.
+            self._totals.keep(state_dir)
+        return counted
 
     def _send(self) -> None:
         loop = asyncio.get_running_loop()
