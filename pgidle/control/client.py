@@ -34,14 +34,14 @@ class NoAnswer(PgidleError):
 class _Connection(http.client.HTTPConnection):
     def __init__(self, state_dir: str, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
-        self._state_dir = state_dir
+        self.state_dir = state_dir
         self.pidfd: int | None = None
         """The supervisor's, if its process is visible from here."""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        control_socket.connect(self.sock, self._state_dir)
+        control_socket.connect(self.sock, self.state_dir)
         with contextlib.suppress(OSError):
             self.pidfd = os.pidfd_open(control_socket.peer_of(self.sock).pid)
 
@@ -89,6 +89,31 @@ def request(
     After an answer whose `state` is in `until_gone` the supervisor exits, and this waits for that too. Raises
     NotRunning, NoAnswer, or another PgidleError if a supervisor is running but the request failed.
     """
+    with _connected(state_dir, timeout) as connection:
+        status, answer = _ask(connection, method, path)
+        try:
+            body = json.loads(answer)
+        except (ValueError, RecursionError):
+            raise PgidleError(f"the supervisor at {state_dir} answered {status} without JSON") from None
+        if not isinstance(body, dict):
+            raise PgidleError(f"the supervisor at {state_dir} answered {status} without a JSON object")
+        if body.get("state") in until_gone:
+            connection.await_end(timeout)
+        return status, body
+
+
+def request_text(state_dir: str, path: str, timeout: float = TIMEOUT) -> str:
+    """The text that the supervisor answers with. Raises as `request` does, and PgidleError for any status but 200."""
+    with _connected(state_dir, timeout) as connection:
+        status, answer = _ask(connection, "GET", path)
+    if status != http.client.OK:
+        raise PgidleError(f"the supervisor at {state_dir} answered {status} to {path}")
+    return answer.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _connected(state_dir: str, timeout: float | None) -> Iterator[_Connection]:
+    """A connection to the supervisor. Raises NotRunning or another PgidleError if there can be none."""
     with contextlib.ExitStack() as ends:
         connection = _Connection(state_dir, timeout)
         ends.callback(connection.forget)
@@ -106,19 +131,18 @@ def request(
             why = "no answer" if isinstance(error, TimeoutError) else error.strerror
             hint = "run this as root or as Postgres's user" if isinstance(error, PermissionError) else ""
             raise PgidleError(f"cannot connect to {control_socket.path(state_dir)}: {why}", hint) from None
-        try:
-            connection.request(method, path)
-            response = connection.getresponse()
-            body = json.loads(response.read(LONGEST))
-            if isinstance(body, dict):
-                if body.get("state") in until_gone:
-                    connection.await_end(timeout)
-                return response.status, body
-            why = f"answered {response.status} without a JSON object"
-        except TimeoutError:
-            raise NoAnswer(f"the supervisor at {state_dir} did not answer within {timeout:g} s") from None
-        except (OSError, http.client.HTTPException):
-            why = "exited before it answered"
-        except (ValueError, RecursionError):
-            why = f"answered {response.status} without JSON"
-        raise PgidleError(f"the supervisor at {state_dir} {why}")
+        yield connection
+
+
+def _ask(connection: _Connection, method: str, path: str) -> tuple[int, bytes]:
+    """The status and the body of an answer. Raises NoAnswer or another PgidleError."""
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read(LONGEST)
+    except TimeoutError:
+        raise NoAnswer(
+            f"the supervisor at {connection.state_dir} did not answer within {connection.timeout:g} s"
+        ) from None
+    except (OSError, http.client.HTTPException):
+        raise PgidleError(f"the supervisor at {connection.state_dir} exited before it answered") from None

@@ -6,6 +6,7 @@ Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` 
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ CAUSES = ("client", "order", "hold", "start", "crash")
 
 STATES = {Condition.ASLEEP: State.ASLEEP, Condition.FAILING: State.FAILED}
 """The state that pgidle has left behind, if it is known."""
+
+_SAMPLE = re.compile(r"(\w+)(\{)?")
 
 
 def of_running(report: Report, counted: Counted, memory: Memory, now: float, wall: float) -> str:
@@ -196,3 +199,18 @@ def _labels(**labels: str) -> str:
         escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
         pairs.append(f'{name}="{escaped}"')
     return "{" + ",".join(pairs) + "}"
+
+
+def labelled(text: str, labels: dict[str, str]) -> str:
+    """The text with more labels on each sample."""
+    if not labels:
+        return text
+    more = _labels(**labels)[1:-1]
+    return "".join(
+        line if line.startswith("#") else _SAMPLE.sub(lambda found: _with(found, more), line, count=1)
+        for line in text.splitlines(keepends=True)
+    )
+
+
+def _with(found: re.Match[str], more: str) -> str:
+    return f"{found[1]}{{{more}{',' if found[2] else '}'}"

@@ -192,6 +192,34 @@ def read_trusted(path: str, trust: Trust) -> tuple[bytes, Weakness | None]:
         os.close(found)
 
 
+def replace_trusted(path: str, content: bytes, trust: Trust) -> Weakness | None:
+    """Write a file, mode 0644, completely or not at all. The first weakness on the way there, if there is one: then
+    nothing is written. Raises OSError."""
+    place = reach(path, trust)
+    try:
+        if place.weakness is not None:
+            return place.weakness
+        new = f".{place.name}.{os.getpid()}"
+        try:
+            # A folder with the sticky bit may have any file of that name; what another user keeps there stops us.
+            os.unlink(new, dir_fd=place.folder)
+        except FileNotFoundError:
+            pass
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(new, flags, 0o600, dir_fd=place.folder), "wb") as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.replace(new, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+            except OSError:
+                os.unlink(new, dir_fd=place.folder)
+                raise
+    finally:
+        os.close(place.folder)
+    return None
+
+
 def read_regular(path: str) -> bytes:
     """A regular file's content: never a pipe that nobody writes, nor a device. Raises OSError."""
     found = os.open(path, os.O_PATH | os.O_CLOEXEC)
