@@ -113,7 +113,7 @@ async def talk(folder: str, where: dict[str, str], http_port: int) -> None:
     await (await asyncio.create_subprocess_exec("/bin/true")).wait()
 
 
-async def answer(_method: str, _path: str, _query: str):  # type: ignore[no-untyped-def]
+async def answer(_method: str, _path: str, _query: str, _peer: str):  # type: ignore[no-untyped-def]
     from pgidle.control.http_server import Answer
 
     return Answer(200, b"text/plain", b"well")

@@ -16,8 +16,10 @@ import psycopg
 from harness.installations import conninfo, free_port
 from pgidle.base.errors import PgidleError
 from pgidle.control.client import request
+from pgidle.history.files import read_of_another
 from torture import checks
 from torture.injections import FAKETIME, FAULTS, NAP, NotNow
+from torture.journal import untold
 from torture.judging import judge
 from torture.machine import Keeper, Machine, Proxy, ServiceManager, listening, stop
 from torture.namespace import forget_clocks
@@ -120,6 +122,9 @@ def play(stage: Stage, plan: Plan, seconds: float) -> Outcome:
         happened.violations += checks.orphans(volume.data_dir, mark)
         stage.volume.cut_half_blocks()
         happened.violations += checks.checksums(stage.installation, volume.data_dir)
+        happened.violations += untold(
+            [line.data for line in machine.lines], read_of_another(str(volume.data_dir / "pgidle")).events
+        )
         happened.violations += checks.bad_lines(
             [*(line.text for line in machine.lines), *volume.collected()], "disk full" in plan.faults
         )

@@ -33,3 +33,10 @@ def fault_text(error: BaseException) -> str:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
     said = " ".join(str(error).split())
     return said if isinstance(error, OSError) else f"{type(error).__name__}: {said}"
+
+
+def place_text(error: BaseException) -> str:
+    """Where it happened, for whoever fixes it."""
+    import traceback
+
+    return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])

@@ -73,8 +73,8 @@ class Application:
         self._look = look
         self._counted = counted
 
-    async def answer(self, method: str, path: str, query: str) -> Answer:
-        """The answer to a request, which may be an error."""
+    async def answer(self, method: str, path: str, query: str, peer: str) -> Answer:
+        """The answer to a request, which may be an error. `peer`: who asks, at the control socket."""
         look = {
             "/health": self._health,
             "/ready": self._ready,
@@ -96,7 +96,7 @@ class Application:
             order = _read_order(verb, query)
         except ValueError as error:
             return _error(400, str(error))
-        return await self._order(self._take, order)
+        return await self._order(self._take, order, peer)
 
     def _health(self, report: Report) -> Answer:
         # A failed start is not reported as unhealthy: a platform would restart us, and clients that wait would be lost.
@@ -130,7 +130,7 @@ class Application:
             async with asyncio.timeout(FRESH_TIMEOUT):
                 await looked.wait()
 
-    async def _order(self, take: Callable[[Requested], None], order: Order) -> Answer:
+    async def _order(self, take: Callable[[Requested], None], order: Order, peer: str) -> Answer:
         """Pass the order on, and wait for its answer for as long as the client does."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[bool, str]] = loop.create_future()
@@ -144,7 +144,7 @@ class Application:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(resolve, granted, text)
 
-        take(Requested(order, reply, lambda: not future.done()))
+        take(Requested(order, peer, reply, lambda: not future.done()))
         granted, text = await future
         body = {"granted": granted, "message": text, "state": self._state().noun}
         return _json(200 if granted else 409, body)

@@ -46,11 +46,12 @@ class Holds:
         log: Log,
         content: str | None,
         changed: Callable[[str], None],
-        ended: Callable[[], None],
+        ended: Callable[[int], None],
     ) -> None:
         """Continue with the holds of the observer before (`content`), or else with those in the file.
 
-        `changed` is called with the file's content at each change; `ended` when a hold has ended with its program.
+        `changed` is called with the file's content at each change; `ended`, with a hold's number, when that has ended
+        with its program.
         """
         self.leases: tuple[Lease, ...] = ()
         self._timers = timers
@@ -175,7 +176,7 @@ class Holds:
         if lease.until > time.monotonic():
             took = duration_text(max(0.0, time.time() - hold.taken_at))
             self._log.note("hold", f"{_name(hold)} ended after {took}, with {lease.program}")
-        self._ended()
+        self._ended(number)
 
 
 class _Writer:

@@ -31,7 +31,7 @@ from pgidle.control.health_checks import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    Answering = Callable[[str, str, str], Awaitable["Answer"]]
+    Answering = Callable[[str, str, str, str], Awaitable["Answer"]]
 
 # Seconds for a client to read its answer. How long making the answer takes is up to `answering`.
 CONNECTION_TIME = 10.0
@@ -50,8 +50,8 @@ class Answer(NamedTuple):
 class HttpServer:
     """Answers requests on the connections it is given. Belongs to the loop's thread.
 
-    `answering` is called with a request's method, path and query, and must not raise; it is cancelled if the client
-    disconnects.
+    `answering` is called with a request's method, path and query, and with who asks (empty over TCP); it must not
+    raise, and is cancelled if the client disconnects.
     """
 
     def __init__(self, answering: Answering) -> None:
@@ -62,11 +62,13 @@ class HttpServer:
     def next_number(self) -> int:
         return next(self._numbers)
 
-    async def let_in(self, connected: socket.socket, data: bytes) -> None:
-        """Serve a connection on which `data` has been read so far."""
+    async def let_in(self, connected: socket.socket, data: bytes, peer: str = "") -> None:
+        """Serve a connection on which `data` has been read so far. `peer`: who is at the other end of a Unix socket."""
         loop = asyncio.get_running_loop()
         try:
-            transport, connection = await loop.connect_accepted_socket(lambda: _Connection(self), connected)
+            transport, connection = await loop.connect_accepted_socket(
+                lambda: _Connection(self, peer), connected
+            )
         except OSError:
             connected.close()  # The client has disconnected meanwhile.
             return
@@ -97,11 +99,12 @@ class HttpServer:
 class _Connection(asyncio.Protocol):
     """One connection, up to the end of its one answer."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: HttpServer, peer: str) -> None:
         self.task: asyncio.Task[None] | None = None
         self.number = server.next_number()
         self.origin = ""
         self._server = server
+        self._peer = peer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
         self._request: h11.Request | None = None
 
@@ -174,7 +177,8 @@ class _Connection(asyncio.Protocol):
     async def _answer(self, request: h11.Request) -> None:
         path, _, query = request.target.decode("ascii", "replace").partition("?")
         method = request.method.decode("ascii")
-        self._send(await self._server.answering(method, path, query), has_body=method != "HEAD")
+        answer = await self._server.answering(method, path, query, self._peer)
+        self._send(answer, has_body=method != "HEAD")
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

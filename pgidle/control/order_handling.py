@@ -40,7 +40,7 @@ class OrderHandler:
         match request.order:
             case Wake(wait):
                 judge.wanted()
-                number = self._want_wake("asked to wake")
+                number = self._want_wake(f"asked to wake by {request.by}")
                 if wait:
                     self._for_wake.append((number, request))
                 else:
@@ -62,7 +62,7 @@ class OrderHandler:
 
         # A program begins once Postgres is ready, whether or not its hold could be saved.
         try:
-            number = judge.hold(order, kept if order.program is None else _nothing)
+            number = judge.hold(order, request.by, kept if order.program is None else _nothing)
         except PgidleError as error:
             request.reply(False, str(error))
             return
@@ -80,7 +80,7 @@ class OrderHandler:
             request.reply(True, f"{ended} hold{'s' * (ended != 1)} ended{unsaved}")
 
         try:
-            judge.release(name, kept)
+            judge.release(name, request.by, kept)
         except PgidleError as error:
             request.reply(False, str(error))
 

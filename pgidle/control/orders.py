@@ -65,10 +65,11 @@ Order = Sleep | Wake | Hold | Release
 class Requested:
     """An order that was given at the control socket.
 
-    `reply` is called once, with whether the order was granted and a line about it. `is_awaited` tells whether its
-    client still waits for that.
+    `by`: who gave it. `reply` is called once, with whether the order was granted and a line about it. `is_awaited`
+    tells whether its client still waits for that.
     """
 
     order: Order
+    by: str
     reply: Callable[[bool, str], None]
     is_awaited: Callable[[], bool]

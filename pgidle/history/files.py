@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pgidle.history.events import parse, parse_all
-from pgidle.history.journal import JOURNAL, OLDER, SEGMENT_BYTES
+from pgidle.history.journal import JOURNAL, OLDER
 from pgidle.history.tally import as_json, count_in, from_json, spend_in
 from pgidle.history.timeline import Timeline, kept, restored
 from pgidle.system.state_directory import open_of_another, open_own
@@ -80,14 +80,6 @@ def read_day_totals(folder: int) -> Reduced:
             return Reduced(days, restored(said["timeline"]), str(said["covers"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return Reduced()
-
-
-def is_due(folder: int) -> bool:
-    """Whether the journal's file is to be moved aside, and so the one before it reduced first."""
-    try:
-        return os.stat(JOURNAL, dir_fd=folder, follow_symlinks=False).st_size >= SEGMENT_BYTES
-    except OSError:
-        return False
 
 
 def reduce_older(state_dir: StateDir) -> None:

@@ -57,23 +57,13 @@ class Journal:
         self._unwritten: list[bytes] = []
         self._is_to_rotate = False
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether there are lines to be written."""
-        return bool(self._unwritten)
-
-    def note(self, event: str, fields: Mapping[str, Value]) -> None:
-        """Note an event that happens now."""
-        self.note_encoded(
-            event, "".join(f",{quoted(name)}:{_encoded(value)}" for name, value in fields.items())
-        )
-
-    def note_encoded(self, event: str, fields: str) -> None:
-        """Note an event whose fields are JSON already: `,"name":value` for each."""
+    def note(self, event: str, fields: Mapping[str, Value], more: str = "") -> None:
+        """Note an event that happens now. `more`: fields that are JSON already, `,"name":value` for each."""
         self._number += 1
         up = time.clock_gettime(time.CLOCK_BOOTTIME) - self._since
         head = f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{self._run},"n":{self._number},"event":{quoted(event)}'
-        line = f"{head}{fields}}}\n".encode()
+        body = "".join(f",{quoted(name)}:{_encoded(value)}" for name, value in fields.items())
+        line = f"{head}{body}{more}}}\n".encode()
         if len(line) <= LONGEST_LINE and len(self._unwritten) < MOST_UNWRITTEN:
             self._unwritten.append(line)
 
@@ -114,6 +104,15 @@ class Journal:
             self._unwritten.clear()
         finally:
             os.close(file)
+
+
+def is_full(state_dir: StateDir) -> bool:
+    """Whether the file is so large that it is to be moved aside, once the one before it has been reduced."""
+    try:
+        found = os.stat(JOURNAL, dir_fd=state_dir.folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return found.st_size >= SEGMENT_BYTES
 
 
 def _encoded(value: Value) -> str:

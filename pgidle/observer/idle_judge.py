@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pgidle.idle.policy import Look
     from pgidle.idle.reasons import Verdict
     from pgidle.idle.start_result import StartQuestion
+    from pgidle.observer.journal_notes import JournalNotes
     from pgidle.observer.looks import Looks
     from pgidle.observer.results import Checkpointed, Looked, StartTried
     from pgidle.observer.timers import Timers
@@ -62,6 +63,7 @@ class Judge:
         state_dir: StateDir,
         tell: Callable[[Judgement, str, float], None],
         next_start: StartQuestion,
+        notes: JournalNotes,
         counts: tuple[int, int] = (0, 0),
     ) -> None:
         """`orders` carries out looks, checkpoints and start trials; each is answered by a call of `looked`,
@@ -72,17 +74,19 @@ class Judge:
         self.verdict: Verdict | None = None
         self.looks, self.looks_failed = counts
         self.sessions: int | None = None
-        self.past_sleeps = PastSleeps(settings, state_dir, log)
+        self.past_sleeps = PastSleeps(settings, state_dir, log, notes)
         self._slots: dict[str, float] = {}
         self._orders = orders
         self._timers = timers
         self._log = log
         self._tell = tell
+        self._notes = notes
         self._next_start = NextStart(next_start, orders, log)
         self._memory = policy.begin(time.monotonic())
         self._ticket = 0
         self._is_confirming = False
         self._is_checkpointing = False
+        self._checkpoint_since = 0.0
         self._requests: list[Requested] = []
         """Requests for a sleep that wait for an answer whether it comes."""
         self._keepers = awake_too_long.begin(time.monotonic())
@@ -99,6 +103,7 @@ class Judge:
         self._keepers = awake_too_long.begin(time.monotonic())
         self.verdict = None
         self._next_start.begin()
+        self._notes.begin()
         self.past_sleeps.ended()
         self.resume()
 
@@ -174,15 +179,17 @@ class Judge:
         if not self._is_confirming:
             self.look_now()
 
-    def hold(self, order: Hold, kept: Kept) -> int:
+    def hold(self, order: Hold, by: str, kept: Kept) -> int:
         """Take a hold, which every look from now on respects; its number. Raises PgidleError."""
         number = self.holds.take(order.seconds, order.why, order.program, kept)
+        self._notes.held(number, order, by)
         self.on_hold_changed()
         return number
 
-    def release(self, name: str | None, kept: Kept) -> None:
+    def release(self, name: str | None, by: str, kept: Kept) -> None:
         """End one hold, or all. Raises PgidleError."""
         self.holds.release(name, kept)
+        self._notes.note("release", name=name, by=by)
         self.on_hold_changed()
 
     def on_hold_changed(self) -> None:
@@ -212,10 +219,11 @@ class Judge:
         if self._requests:
             # How long Postgres has been idle does not matter, only that it was not used since the look before.
             asked = AskedToSleep(now - self._judged_at if self._is_confirming else 0.0)
+        before = self._memory
         verdict, self._memory = policy.evaluate(
             look,
             self.settings,
-            self._memory,
+            before,
             now,
             leases=self.holds.leases,
             backoff=self.past_sleeps.backoff,
@@ -223,6 +231,7 @@ class Judge:
             asked=asked,
         )
         self.verdict = verdict
+        self._notes.looked(look, verdict, before, self._memory)
         if isinstance(look, Snapshot):
             self._next_start.note_prepared(look.prepared_transactions)
             self._tell_keeper(look, verdict, now)
@@ -276,6 +285,7 @@ class Judge:
         if not self._is_checkpointing:
             return
         self._is_checkpointing = False
+        self._notes.checkpointed(time.monotonic() - self._checkpoint_since)
         if is_impossible:
             self._next_start.refuse(f"cannot checkpoint: {message.error}")
             self.look_now()
@@ -304,6 +314,7 @@ class Judge:
     def _checkpoint(self) -> None:
         if not self._is_checkpointing:
             self._is_checkpointing = True
+            self._checkpoint_since = time.monotonic()
             self._orders.checkpoint(CHECKPOINT_TIMEOUT)
 
     def _conclude(self, look: Look, verdict: Verdict) -> None:
@@ -332,6 +343,7 @@ class Judge:
         if self._next_start.is_being_tried and not self._is_forced:
             self._tell(Judgement.USED, "a file that Postgres starts with has changed", self._last_look_at)
         else:
+            self._notes.confirmed(self._memory, time.monotonic())
             self._tell(Judgement.CONFIRMED, self._summary(), self._last_look_at)
 
     def _may_drain(self) -> bool:

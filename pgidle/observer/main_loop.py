@@ -16,9 +16,11 @@ from pgidle.control.http_server import HttpServer
 from pgidle.control.memory_use import MemoryReader
 from pgidle.control.order_handling import SERVING, OrderHandler
 from pgidle.control.report import make_report
+from pgidle.history.journal import is_full
 from pgidle.lifecycle.transitions import State
 from pgidle.observer import messages as say
 from pgidle.observer.idle_judge import Judge
+from pgidle.observer.journal_notes import JournalNotes
 from pgidle.observer.looks import Looks
 from pgidle.observer.results import Checkpointed, Looked, StartTried
 from pgidle.observer.timers import Timers
@@ -47,6 +49,7 @@ async def _run(begun: ObserverStart, end: PairEnd) -> None:
         loop.set_exception_handler(lambda _, context: serving.fail(context))
         loop.add_reader(end.fileno(), serving.receive)
         serving.tell(say.Ready())
+        group.create_task(serving.reduce_journal())
         await serving.ended
         await serving.close()
 
@@ -73,6 +76,7 @@ class ObserverLoop:
         """Connections that are just being taken over."""
         timers = Timers()
         self._looks = Looks(self._on_ended, group)
+        self._notes = JournalNotes(self.tell)
         holds = Holds(
             runtime.state_dir, timers, runtime.log, begun.holds, self._on_holds_changed, self._on_hold_ended
         )
@@ -85,6 +89,7 @@ class ObserverLoop:
             runtime.state_dir,
             self._on_judged,
             start_question(runtime),
+            self._notes,
             (begun.looks, begun.looks_failed),
         )
         self._ordering = OrderHandler(self._want_wake)
@@ -121,6 +126,20 @@ class ObserverLoop:
                 return
             self._do(*received)
 
+    async def reduce_journal(self) -> None:
+        """Once the journal's file is large enough to be moved aside, reduce the one before it to day totals."""
+        state_dir = self._runtime.state_dir
+        if not is_full(state_dir):
+            return
+        from pgidle.history.files import reduce_older
+
+        try:
+            await asyncio.to_thread(reduce_older, state_dir)
+        except OSError as error:
+            self._runtime.log.note("journal", f"cannot reduce its older part to day totals: {error.strerror}")
+        else:
+            self.tell(say.JournalReduced())
+
     def fail(self, context: dict[str, Any]) -> None:
         """An error outside of any task."""
         if not self.ended.done():
@@ -138,9 +157,9 @@ class ObserverLoop:
 
     def _do(self, message: say.ToObserver, descriptor: int | None) -> None:
         match message:
-            case say.Connection(is_control, data) if descriptor is not None:
+            case say.Connection(is_control, data, peer) if descriptor is not None:
                 server = self._control if is_control else self._telling
-                coming = self._group.create_task(server.let_in(socket.socket(fileno=descriptor), data))
+                coming = self._group.create_task(server.let_in(socket.socket(fileno=descriptor), data, peer))
                 self._coming.add(coming)
                 coming.add_done_callback(self._coming.discard)
             case say.Situation():
@@ -247,7 +266,8 @@ class ObserverLoop:
     def _on_holds_changed(self, content: str) -> None:
         self.tell(say.HoldsChanged(content))
 
-    def _on_hold_ended(self) -> None:
+    def _on_hold_ended(self, number: int) -> None:
+        self._notes.note("hold-ended", name=str(number))
         if self._watched is not None:
             self._judge.on_hold_changed()
 

@@ -82,10 +82,12 @@ class StartFailed:
 
 @record
 class Connection:
-    """A connection, on which `data` has been read so far. Its descriptor comes with the message."""
+    """A connection, on which `data` has been read so far. Its descriptor comes with the message. `peer`: who is at the
+    other end of the control socket."""
 
     is_control: bool
     data: bytes
+    peer: str = ""
 
 
 @record
@@ -162,6 +164,34 @@ class HoldsChanged:
 
 
 @record
+class Noted:
+    """An entry for the journal. `fields` are JSON: `,"name":value` for each."""
+
+    event: str
+    fields: str
+
+
+@record
+class Used:
+    """Postgres was used, after it had been idle for so many seconds; by whom."""
+
+    idle: float
+    by: str
+
+
+@record
+class LastLook:
+    """What the last look before a sleep tells about it, for the journal. `fields` are JSON, as in `Noted`."""
+
+    fields: str
+
+
+@record
+class JournalReduced:
+    """The journal's older lines are in the day totals, and their file may be replaced."""
+
+
+@record
 class Looks:
     """How many looks have been taken, and how many of them failed: for the next observer to continue from."""
 
@@ -176,7 +206,18 @@ if TYPE_CHECKING:
         Situation | Attend | Confirm | Adopt | TryStart | Slept | StartFailed | Connection | Ping | End
     )
     ToSupervisor: TypeAlias = (
-        Ready | Pong | Judged | WakeWanted | SituationWanted | FilesChanged | HoldsChanged | Looks
+        Ready
+        | Pong
+        | Judged
+        | WakeWanted
+        | SituationWanted
+        | FilesChanged
+        | HoldsChanged
+        | Noted
+        | Used
+        | LastLook
+        | JournalReduced
+        | Looks
     )
 
 _PARTS = (State, FailedStart, Settings, Counts, Ignore, IgnoreField, LogFormat, Tls, WhenIdle, Judgement)
@@ -191,7 +232,8 @@ TO_OBSERVER = {
 TO_SUPERVISOR = {
     one.__name__: one
     for one in (
-        *(Ready, Pong, Judged, WakeWanted, SituationWanted, FilesChanged, HoldsChanged, Looks),
+        *(Ready, Pong, Judged, WakeWanted, SituationWanted, FilesChanged, HoldsChanged),
+        *(Noted, Used, LastLook, JournalReduced, Looks),
         *_PARTS,
     )
 }

@@ -11,6 +11,7 @@ from pgidle.idle.flapping import SOON, Backoff, applications, flapping, ignored_
 if TYPE_CHECKING:
     from pgidle.idle.flapping import LastSleep
     from pgidle.idle.snapshot import Snapshot
+    from pgidle.observer.journal_notes import JournalNotes
     from pgidle.settings.resolve import Settings
     from pgidle.system.log import Log
     from pgidle.system.state_directory import StateDir
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 class PastSleeps:
     """Kept in the state directory, so that they outlive the observer and the supervisor."""
 
-    def __init__(self, settings: Settings, state_dir: StateDir, log: Log) -> None:
+    def __init__(self, settings: Settings, state_dir: StateDir, log: Log, notes: JournalNotes) -> None:
         self.backoff = Backoff()
         self._settings = settings
         self._state_dir = state_dir
         self._log = log
+        self._notes = notes
         self._history = load(state_dir)
         self._connected: frozenset[str] = frozenset()
 
@@ -74,4 +76,5 @@ class PastSleeps:
                 "flapping",
                 f"{backoff.culprit} reconnects as soon as it is cut: idle-timeout extended by {backoff.extra:g} s",
             )
+            self._notes.note("flapping", client=backoff.culprit, extra=backoff.extra)
         self.backoff = backoff

@@ -10,7 +10,7 @@ import os
 import sys
 
 from pgidle.base.builtin_modules import signal
-from pgidle.base.errors import fault_text
+from pgidle.base.errors import fault_text, place_text
 from pgidle.base.record import record
 from pgidle.system.forked import SupervisorGone, settle
 
@@ -68,7 +68,7 @@ def serve(begun: ObserverStart, end: PairEnd, *, is_urgent: bool) -> None:
     except BaseException as error:  # noqa: BLE001 - any error is logged in one line, and the supervisor notices the exit
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        begun.runtime.log.note("observer", f"failed: {fault_text(error)} ({_place(error)})")
+        begun.runtime.log.note("observer", f"failed: {fault_text(error)} ({place_text(error)})")
         os._exit(1)
     os._exit(0)
 
@@ -111,10 +111,3 @@ def _at_leisure(work: Callable[[], None]) -> None:
     thread = threading.Thread(target=lowest, name="imports")
     thread.start()
     thread.join()
-
-
-def _place(error: BaseException) -> str:
-    """Where it happened, for whoever fixes it."""
-    import traceback
-
-    return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])

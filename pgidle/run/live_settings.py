@@ -25,6 +25,8 @@ class LiveSettings:
         self._loop = runtime.loop
         self._log = runtime.log
         self._changed = changed
+        self.changes: dict[str, tuple[str, str]] = {}
+        """What the last reading has changed: values before and after, by name."""
         self.signature = self._seen = self._sign()
         """The file's signature when it was last read."""
 
@@ -47,7 +49,8 @@ class LiveSettings:
         before = dict(describe(self.current, harmless))
         self.current, waiting = live_changes(self.current, found.settings)
         now = describe(self.current, harmless)
-        changed = [f"{name} is now {value}" for name, value in now if before[name] != value]
+        self.changes = {name: (before[name], value) for name, value in now if before[name] != value}
+        changed = [f"{name} is now {value}" for name, (_, value) in self.changes.items()]
         changed += [f"{name} needs a restart" for name in waiting]
         self._log.note("settings", f"reloaded: {'; '.join(changed) or 'no changes'}")
         self._changed(self.current)

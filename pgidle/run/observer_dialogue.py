@@ -10,6 +10,8 @@ from pgidle.observer import messages as say
 from pgidle.observer.messages import Judgement
 from pgidle.observer.supervisor_side import Observer
 from pgidle.settings.options import WhenIdle
+from pgidle.system import control_socket
+from pgidle.system.processors import is_quiet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pgidle.lifecycle.transitions import Moment
     from pgidle.observer.messages import Situation, ToSupervisor
     from pgidle.observer.socket_pair import PairEnd
+    from pgidle.run.journal_entries import JournalEntries
     from pgidle.run.live_settings import LiveSettings
     from pgidle.run.postgres_server import Server
     from pgidle.run.runtime import Runtime
@@ -35,6 +38,13 @@ FRESH = 1.0
 LINGER = 60.0
 """Seconds for which the observer stays after a request while Postgres sleeps."""
 
+ATTEND_AFTER = 0.15
+"""Seconds after a wake that are left to Postgres and its clients before an observer is started."""
+
+QUIET_POLL, QUIET_PATIENCE, QUIET_PART = 0.5, 30.0, 0.1
+"""Where other processes wait for a processor, perhaps other databases that wake: seconds between two looks whether that
+is over; and most seconds for which an observer is put off, which is at most this part of the idle timeout."""
+
 WAKING = (b"POST /wake", b"POST /hold")
 """How requests begin that need Postgres to be awake."""
 
@@ -48,6 +58,7 @@ class ObserverDialogue:
         runtime: Runtime,
         settings: LiveSettings,
         server: Server,
+        entries: JournalEntries,
         moment: Callable[[], Moment],
         situation: Callable[[int], Situation],
         happen: Callable[[Event, str], None],
@@ -57,6 +68,7 @@ class ObserverDialogue:
         self._runtime = runtime
         self._settings = settings
         self._server = server
+        self._entries = entries
         self._gate = runtime.gate
         self._loop = runtime.loop
         self._log = runtime.log
@@ -65,6 +77,7 @@ class ObserverDialogue:
         self._happen = happen
         self._observer = Observer(runtime.loop, runtime.log, self._serve, self._on_said, self._on_lost)
         self._attended: int | None = None
+        self._served_since = 0.0
         self._period = 0
         self._heard = 0
         """The number of the observer's latest question."""
@@ -103,6 +116,24 @@ class ObserverDialogue:
         self._period += 1
         self._observer.tell(say.Attend(self._period, self._server.pid))
 
+    def attend_soon(self) -> None:
+        """Postgres has just begun to serve. Everything else that a wake needs comes after that: on one core, clients
+        would wait for it."""
+        self._served_since = time.monotonic()
+        if self._observer.is_ready:
+            self._loop.after(0.0, "attend", self.attend)
+        else:
+            self._loop.after(ATTEND_AFTER, "attend", self._attend_when_quiet)
+
+    def _attend_when_quiet(self) -> None:
+        timeout = self._settings.current.idle_timeout
+        patience = QUIET_PATIENCE if timeout is None else min(QUIET_PATIENCE, QUIET_PART * timeout)
+        left = self._served_since + ATTEND_AFTER + patience - time.monotonic()
+        if left <= 0 or self._observer.is_ready or is_quiet():
+            self.attend()
+        else:
+            self._loop.after(min(left, QUIET_POLL), "attend", self._attend_when_quiet)
+
     def confirm_idle(self) -> None:
         """Ask for the last look, now that the gate is shut."""
         self._period += 1
@@ -124,10 +155,13 @@ class ObserverDialogue:
 
     def on_order(self, connected: socket.socket, data: bytes) -> None:
         """A request has arrived at the control socket."""
+        peer = control_socket.peer_text(connected)
         if self._state is not State.AWAKE and data.startswith(WAKING):
             # Counts like a client, at once: by the time the observer has read it, the supervisor might have exited.
-            self._happen(Event.WAKE_REQUESTED, "asked to wake")
-        self._observer.hand_over(say.Connection(True, data), connected)
+            self._entries.asked_by(peer)
+            asked = "hold taken" if data.startswith(WAKING[1]) else "asked to wake"
+            self._happen(Event.WAKE_REQUESTED, f"{asked} by {peer}")
+        self._observer.hand_over(say.Connection(True, data, peer), connected)
         self.part_later()
 
     def part_later(self) -> None:
@@ -187,6 +221,20 @@ class ObserverDialogue:
                 self._holds = content
             case say.Looks(taken, failed):
                 self._looks = (taken, failed)
+            case _:
+                self._on_entry(message)
+
+    def _on_entry(self, message: ToSupervisor) -> None:
+        """Something for the journal."""
+        match message:
+            case say.Noted(event, fields):
+                self._entries.observed(event, fields)
+            case say.Used(idle, by):
+                self._entries.used(idle, by)
+            case say.LastLook(fields):
+                self._entries.last_look(fields)
+            case say.JournalReduced():
+                self._entries.reduced()
 
     def _on_judged(self, judged: say.Judged) -> None:
         """A judgement of an earlier period does not count."""

@@ -13,13 +13,14 @@ import time
 from collections import deque
 
 from pgidle.base.builtin_modules import signal
-from pgidle.base.errors import FAULTS, fault_text
+from pgidle.base.errors import FAULTS, fault_text, place_text
 from pgidle.control.health_checks import HttpListener
 from pgidle.gate.gatekeeper import Gatekeeper
 from pgidle.lifecycle.restarts import FailedStart, Restarts
 from pgidle.lifecycle.transitions import Effect, Event, Moment, State, advance
 from pgidle.observer import messages as say
 from pgidle.observer.messages import Situation
+from pgidle.run.journal_entries import JournalEntries
 from pgidle.run.live_settings import LiveSettings
 from pgidle.run.observer_dialogue import ObserverDialogue
 from pgidle.run.postgres_server import Server
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from pgidle.settings.resolve import Settings
 
 SERVING = (State.AWAKE, State.DROWSY)
-
-ATTEND_AFTER = 0.15
-"""Seconds after a wake that are left to Postgres and its clients before an observer is started."""
 
 
 class Supervisor:
@@ -73,8 +71,15 @@ class Supervisor:
             self._moment,
             self._happen,
         )
+        self._entries = JournalEntries(runtime, self.moment, runtime.settings)
         self._observer = ObserverDialogue(
-            runtime, self._settings, self.server, self._moment, self._situation, self._happen
+            runtime,
+            self._settings,
+            self.server,
+            self._entries,
+            self._moment,
+            self._situation,
+            self._happen,
         )
         self._notifier = Notifier(runtime.manager, runtime.loop, runtime.log)
         self._http: list[HttpListener] = []
@@ -95,7 +100,7 @@ class Supervisor:
             status = self._live()
         except Exception as error:  # noqa: BLE001 - such as a bug of ours: Postgres is stopped in good order all the same
             status = 1
-            self._enter(State.FAILED, f"cannot continue: {fault_text(error)} ({_place(error)})")
+            self._enter(State.FAILED, f"cannot continue: {fault_text(error)} ({place_text(error)})")
             self.server.end()
         if status:
             self.runtime.state_dir.keep_failure(self.moment.why)
@@ -104,6 +109,7 @@ class Supervisor:
         except FAULTS as error:
             # By now everything is written, and Postgres has exited.
             self._log.note("exit", f"cleanup is incomplete: {fault_text(error)}")
+        self._entries.exited(status)
         self._log.note("exit", f"status {status}: {self.moment.why}")
         return status
 
@@ -142,6 +148,7 @@ class Supervisor:
 
     def _adopt(self, settings: Settings) -> None:
         """Use these settings from now on."""
+        self._entries.changed(self._settings.changes, settings)
         self._gatekeeper.adopt(settings)
         self.server.adopt(settings)
         self._shutdown.adopt(settings)
@@ -165,6 +172,7 @@ class Supervisor:
             after, effects = advance(before.state, event)
             if after is not before.state:
                 self._enter(after, why)
+                self._entries.entered(event, before, self.moment)
             for effect in effects:
                 self._do(effect)
             if self.moment is not before or event is Event.WAKE_REQUESTED:
@@ -217,6 +225,7 @@ class Supervisor:
             return event, why
         self.crashes += event is Event.POSTMASTER_CRASHED
         self.restarts = self.restarts.crashed(time.monotonic(), self.server.is_ready)
+        self._entries.gone(why, self.restarts.failed_starts)
         if self.restarts.exhausted and self._settings.current.when_idle is WhenIdle.EXIT:
             return (
                 Event.RESTARTS_EXHAUSTED,
@@ -307,9 +316,7 @@ class Supervisor:
 
     def _open_gate(self) -> None:
         self._gatekeeper.open()
-        # Everything else that a wake needs is done after clients have been served: on one core they would wait for it.
-        delay = 0.0 if self._observer.is_ready else ATTEND_AFTER
-        self._loop.after(delay, "attend", self._observer.attend)
+        self._observer.attend_soon()
 
     def _remember_wake(self) -> None:
         self._is_wake_pending = True
@@ -352,13 +359,6 @@ def _resident() -> int:
 
 def _words(effect: Effect) -> str:
     return effect.name.lower().replace("_", " ")
-
-
-def _place(error: BaseException) -> str:
-    """Where it happened, for whoever fixes it."""
-    import traceback
-
-    return "; ".join(f"{one.name}: {one.line}" for one in traceback.extract_tb(error.__traceback__)[-2:])
 
 
 _EFFECTS: dict[Effect, Callable[[Supervisor], None]] = {

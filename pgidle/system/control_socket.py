@@ -15,6 +15,7 @@ from pgidle.base.builtin_modules import socket
 from pgidle.base.errors import PgidleError
 from pgidle.base.record import record
 from pgidle.system.state_directory import open_of_another
+from pgidle.system.users import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +65,17 @@ def peer_of(connected: socket.socket) -> Peer:
     """Who is at the other end, by the kernel (SO_PEERCRED)."""
     pid, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return Peer(pid, uid)
+
+
+def peer_text(connected: socket.socket) -> str:
+    """Who is at the other end, for people."""
+    peer = peer_of(connected)
+    user = f"user {user_name(peer.uid)}"
+    try:
+        with open(f"/proc/{peer.pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f"{user} ({file.read().strip()}, pid {peer.pid})"
+    except OSError:
+        return user  # It is in another pid namespace, or has exited.
 
 
 def connect(client: socket.socket, state_dir: str) -> None:

@@ -81,7 +81,7 @@ def test_a_wake_does_not_wait_longer_than_it_is_told(
         file.write("restore_command = 'sleep 60'\n")
     done = one.pgidle("wake", "--wait", "500ms")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "pgidle: starting still after 0.5s: asked to wake\n"
+    assert done.stderr.startswith("pgidle: starting still after 0.5s: asked to wake by user root (")
     waiting = begin(one, "wake", "--wait")
     has_asked(one, waiting)
     waiting.send_signal(signal.SIGINT)
@@ -193,4 +193,5 @@ def test_in_exit_mode_a_sleep_that_ends_at_once_is_none(
         one.release()
         assert ended(waking)[0] == 0
         code, _, err = ended(asked)
-        assert (code, err) == (1, "pgidle: slept, and woke again at once: asked to wake\n")
+        assert code == 1
+        assert err.startswith("pgidle: slept, and woke again at once: asked to wake by user root (")
