@@ -14,6 +14,7 @@ import time
 from _json import encode_basestring_ascii as quoted
 
 from pgidle.base.errors import fault_text
+from pgidle.base.record import record
 from pgidle.system.state_directory import open_own
 
 TYPE_CHECKING = False
@@ -45,14 +46,25 @@ MOST_UNWRITTEN = 200
 """Lines that are kept while the disk is full."""
 
 
+@record
+class RunClock:
+    """The clock of one run of pgidle: `since` is when it began, by CLOCK_BOOTTIME, which never jumps."""
+
+    run: int
+    since: float
+
+    def up(self) -> float:
+        """Seconds since the run began."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.since
+
+
 class Journal:
     """Lines are noted at once, and written by `write`."""
 
     def __init__(self, state_dir: StateDir, log: Log) -> None:
         self._state_dir = state_dir
         self._log = log
-        self._run = int(time.time() * 1000)
-        self._since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.clock = RunClock(int(time.time() * 1000), time.clock_gettime(time.CLOCK_BOOTTIME))
         self._number = 0
         self._unwritten: list[bytes] = []
         self._is_to_rotate = False
@@ -60,8 +72,10 @@ class Journal:
     def note(self, event: str, fields: Mapping[str, Value], more: str = "") -> None:
         """Note an event that happens now. `more`: fields that are JSON already, `,"name":value` for each."""
         self._number += 1
-        up = time.clock_gettime(time.CLOCK_BOOTTIME) - self._since
-        head = f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{self._run},"n":{self._number},"event":{quoted(event)}'
+        up, run = self.clock.up(), self.clock.run
+        head = (
+            f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{run},"n":{self._number},"event":{quoted(event)}'
+        )
         body = "".join(f",{quoted(name)}:{_encoded(value)}" for name, value in fields.items())
         line = f"{head}{body}{more}}}\n".encode()
         if len(line) <= LONGEST_LINE and len(self._unwritten) < MOST_UNWRITTEN:

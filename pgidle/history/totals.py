@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from pgidle.history.events import Event
+    from pgidle.history.journal import RunClock
     from pgidle.history.timeline import Episode
     from pgidle.system.state_directory import StateDir
 
@@ -39,17 +40,6 @@ TOTALS = "journal-totals.json"
 
 LONGEST = 1 << 16
 """Bytes of a line that are read at once: more than any line of pgidle's has."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunClock:
-    """The clock of the run that is under way: `since` is when it began, by CLOCK_BOOTTIME, which never jumps."""
-
-    run: int
-    since: float
-
-    def up(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.since
 
 
 @dataclass(frozen=True, slots=True)

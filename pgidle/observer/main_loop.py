@@ -307,7 +307,7 @@ class ObserverLoop:
         if self._totals is None:
             from pgidle.history.totals import Totals
 
-            self._totals = Totals(state_dir.folder)
+            self._totals = Totals(state_dir.folder, self._begun.journal_clock)
         counted = self._totals.count(time.time())
         with contextlib.suppress(OSError):  # A full disk: then the next observer reads more of the journal.
             self._totals.keep(state_dir)

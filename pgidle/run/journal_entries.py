@@ -16,7 +16,7 @@ from pgidle.system.users import user_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgidle.gate.listeners import Waiting
-    from pgidle.history.journal import Value
+    from pgidle.history.journal import RunClock, Value
     from pgidle.lifecycle.transitions import Moment
     from pgidle.run.runtime import Runtime
     from pgidle.settings.resolve import Settings
@@ -54,6 +54,11 @@ class JournalEntries:
             {"why": moment.why, "pid": os.getpid(), "version": VERSION, "settings": _relevant(settings)},
         )
         self._look_up()
+
+    @property
+    def clock(self) -> RunClock:
+        """The clock that the journal's moments are measured with."""
+        return self._journal.clock
 
     def asked_by(self, peer: str) -> None:
         """Somebody asks for a wake at the control socket."""

@@ -11,10 +11,10 @@ import pytest
 
 from harness.made_journal import events
 from pgidle.history.files import DAY_TOTALS, reduce_older
-from pgidle.history.journal import JOURNAL, OLDER
+from pgidle.history.journal import JOURNAL, OLDER, RunClock
 from pgidle.history.tally import as_json
 from pgidle.history.timeline import Condition
-from pgidle.history.totals import TOTALS, Counted, RunClock, Totals
+from pgidle.history.totals import TOTALS, Counted, Totals
 from pgidle.system.state_directory import StateDir
 
 if TYPE_CHECKING:
