@@ -189,9 +189,6 @@ class Totals:
         self._file, self._offset = part.name, offset
 
     def _add(self, event: Event) -> None:
-        at = self._timeline.position
-        if event.run == at.run and event.number <= at.number:
-            return  # It has been read: the file was cut and written again, as on a disk that is full.
         for episode in self._timeline.add(event):
             self._tally.spend(episode.condition, episode.seconds)
             if episode.condition is Condition.AWAKE:

@@ -139,6 +139,16 @@ def test_a_new_reader_goes_on_at_every_step_of_a_rotation(written: Written, step
     assert said(written.count()) == said(written.anew())
 
 
+def test_lines_that_are_in_the_day_totals_already_are_not_counted_twice(written: Written) -> None:
+    for run in (1, 2, 3):
+        at = 1000.0 * run
+        written.write([line(at, "started", 1, run=run), line(at + 50, "crashed", 2, run=run)])
+    written.rotate()
+    written.write([line(4000, "crashed", 3, run=3)])
+    reduce_older(written.state_dir)
+    assert written.count(NOW + 4001).tally.crashes == 4
+
+
 def test_another_file_that_has_taken_the_place_of_the_one_read_is_noticed(written: Written) -> None:
     """A file that was removed may have left its inode to the next one, which may be longer, too."""
     lines = list(events(NOW, 3, 1000))
