@@ -20,8 +20,7 @@ from pgidle.settings.load import working_directory
 from pgidle.settings.options import absolute
 from pgidle.system.log import one_line
 from pgidle.system.state_directory import open_of_another
-from pgidle.system.trusted_path import replace_trusted, trust_in
-from pgidle.system.users import user_name
+from pgidle.system.trusted_path import replace_file, trust_in
 
 LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
@@ -79,12 +78,6 @@ def _read_labels(given: tuple[str, ...]) -> dict[str, str]:
 
 def _write(path: str, text: str) -> None:
     try:
-        weakness = replace_trusted(path, text.encode(), trust_in(os.geteuid(), os.getegid()))
+        replace_file(path, text.encode(), trust_in(os.geteuid(), os.getegid()))
     except OSError as failed:
         raise PgidleError(f"cannot write {path}: {failed.strerror}") from None
-    if weakness is not None:
-        user = user_name(os.geteuid())
-        raise PgidleError(
-            f"cannot write {path}: users other than root and {user} could change {weakness.path}",
-            "name another folder",
-        )

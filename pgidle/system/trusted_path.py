@@ -192,16 +192,16 @@ def read_trusted(path: str, trust: Trust) -> tuple[bytes, Weakness | None]:
         os.close(found)
 
 
-def replace_trusted(path: str, content: bytes, trust: Trust) -> Weakness | None:
-    """Write a file, mode 0644, completely or not at all. The first weakness on the way there, if there is one: then
-    nothing is written. Raises OSError."""
+def replace_file(path: str, content: bytes, trust: Trust) -> None:
+    """Write a file, mode 0644, completely or not at all. Raises OSError.
+
+    Folders that others may write to will do, as Debian's for node_exporter are: without a link to follow, they can lead
+    only to folders of their own, and what is there of that name is replaced and never written to.
+    """
     place = reach(path, trust)
     try:
-        if place.weakness is not None:
-            return place.weakness
         new = f".{place.name}.{os.getpid()}"
         try:
-            # A folder with the sticky bit may have any file of that name; what another user keeps there stops us.
             os.unlink(new, dir_fd=place.folder)
         except FileNotFoundError:
             pass
@@ -217,7 +217,6 @@ def replace_trusted(path: str, content: bytes, trust: Trust) -> Weakness | None:
                 raise
     finally:
         os.close(place.folder)
-    return None
 
 
 def read_regular(path: str) -> bytes:

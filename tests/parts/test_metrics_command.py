@@ -209,24 +209,30 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(left: Path, tmp_pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has lesser users")
-@pytest.mark.parametrize("how", ["owned by another", "writable by all", "a link of another's"])
-def test_no_other_user_can_direct_where_root_writes(left: Path, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("what", ["folder", "file", "beside"])
+def test_no_other_user_can_direct_where_root_writes(left: Path, tmp_path: Path, what: str) -> None:
+    """In a folder of theirs, as Debian's for node_exporter is in one of the user prometheus."""
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
     ours.mkdir()
-    path = theirs / "pgidle.prom"
-    if how == "owned by another":
-        os.chown(theirs, 65534, 65534)
-    elif how == "writable by all":
-        theirs.chmod(0o777)
+    (ours / "file").write_text("precious")
+    if what == "folder":
+        link, target, path = theirs / "way", ours, theirs / "way" / "pgidle.prom"
     else:
-        (theirs / "way").symlink_to(ours)
-        os.chown(theirs / "way", 65534, 65534, follow_symlinks=False)
-        path = theirs / "way" / "pgidle.prom"
-    said = refusal("--state-dir", left, "--output", path)
-    assert "could change" in said or "symbolic link" in said
-    assert names_in(ours) == []
-    assert "pgidle.prom" not in names_in(theirs)
+        link, target, path = theirs / "pgidle.prom", ours / "file", theirs / "pgidle.prom"
+    if what == "beside":
+        # Any name that is there is replaced, and none is written to.
+        os.link(target, theirs / "pgidle.prom")
+        assert metrics("--state-dir", left, "--output", path).returncode == 0
+        assert "pgidle_up 0\n" in path.read_text()
+        assert names_in(theirs) == ["pgidle.prom"]
+    else:
+        link.symlink_to(target)
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+        assert "symbolic link" in refusal("--state-dir", left, "--output", path)
+    assert (ours / "file").read_text() == "precious"
+    assert names_in(ours) == ["file"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has lesser users")
