@@ -25,13 +25,16 @@ ESTABLISHED, SYN_RECV, LISTEN = 1, 3, 10
 # linux/netlink.h, linux/sock_diag.h
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
+_TCPDIAG_GETSOCK = 18  # of all families
 _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
 _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 
-# linux/inet_diag.h: inet_diag_req_v2 and inet_diag_msg
+# linux/inet_diag.h: inet_diag_req_v2, inet_diag_req and inet_diag_msg
 _INET_REQUEST = struct.Struct("=BBBBI")  # family, protocol, extensions, pad, states
+_FIRST_REQUEST = struct.Struct("=BBBB")  # family, lengths of source and destination, extensions
+_FIRST_TAIL = struct.Struct("=II")  # states, dbs
 _SOCKID = struct.Struct("!HH16s16s12s")  # ports and addresses of both ends, interface and cookie
 _INET_ANSWER = struct.Struct("=BBBB")  # family, state, timer, retransmissions
 _INET_TAIL = struct.Struct("=IIIII")  # expires, rqueue, wqueue, uid, inode
@@ -80,8 +83,15 @@ def connections(family: int, port: int) -> list[Entry]:
     return entries(family, port, (ESTABLISHED, SYN_RECV))
 
 
-def entries(family: int, port: int, states: tuple[int, ...], *, is_heard_wanted: bool = False) -> list[Entry]:
-    """Every socket on a port of ours that is in one of these states. Raises OSError if nobody tells."""
+def entries(
+    family: int | None, port: int, states: tuple[int, ...], *, is_heard_wanted: bool = False
+) -> list[Entry]:
+    """Every socket on a port of ours that is in one of these states; of a family, or of both. Raises OSError if nobody
+    tells.
+
+    The kernel walks its whole table for each question, which is as large as the machine's memory: one about both
+    families costs half of two.
+    """
     try:
         return list(_ask(family, port, states, is_heard_wanted))
     except OSError:
@@ -110,9 +120,9 @@ def unix_peers(inode: int) -> list[UnixPeer]:
     return found
 
 
-def _messages(request: bytes, flags: int) -> Iterator[bytes]:
+def _messages(request: bytes, flags: int, kind: int = _SOCK_DIAG_BY_FAMILY) -> Iterator[bytes]:
     """The kernel's answers to one request. Raises OSError."""
-    head = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST | flags, 1, 0)
+    head = _HEADER.pack(_HEADER.size + len(request), kind, _REQUEST | flags, 1, 0)
     kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
     with kernel:
         kernel.settimeout(1.0)
@@ -134,16 +144,23 @@ def _messages(request: bytes, flags: int) -> Iterator[bytes]:
                 return
 
 
-def _ask(family: int, port: int, states: tuple[int, ...], is_heard_wanted: bool) -> Iterator[Entry]:
+def _ask(family: int | None, port: int, states: tuple[int, ...], is_heard_wanted: bool) -> Iterator[Entry]:
     wanted = sum(1 << state for state in states)
     extensions = is_heard_wanted << (_INET_INFO - 1)
-    request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, extensions, 0, wanted)
-    for body in _messages(request + _SOCKID.pack(port, 0, b"", b"", b""), _DUMP):
-        _, state, *_ = _INET_ANSWER.unpack_from(body)
+    sockid = _SOCKID.pack(port, 0, b"", b"", b"")
+    if family is None:
+        # inet_diag_dump_compat() in net/ipv4/inet_diag.c: this kind of question asks for no family.
+        request = _FIRST_REQUEST.pack(0, 0, 0, extensions) + sockid + _FIRST_TAIL.pack(wanted, 0)
+        answers = _messages(request, _DUMP, _TCPDIAG_GETSOCK)
+    else:
+        request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, extensions, 0, wanted) + sockid
+        answers = _messages(request, _DUMP)
+    for body in answers:
+        found, state, *_ = _INET_ANSWER.unpack_from(body)
         _, far_port, near, far, _ = _SOCKID.unpack_from(body, _INET_ANSWER.size)
         at = _INET_ANSWER.size + _SOCKID.size
         _, waiting, _, _, inode = _INET_TAIL.unpack_from(body, at)
-        size = 4 if family == socket.AF_INET else 16
+        size = 4 if found == socket.AF_INET else 16
         heard = _heard(body, at + _INET_TAIL.size) if state == ESTABLISHED else None
         yield Entry(_text(far[:size]), far_port, state, inode, _text(near[:size]), waiting, heard)
 
@@ -170,9 +187,15 @@ def _attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
         at += max(_ATTRIBUTE.size, (length + 3) & ~3)
 
 
-def _read_proc(family: int, port: int, states: tuple[int, ...]) -> list[Entry]:
+def _read_proc(family: int | None, port: int, states: tuple[int, ...]) -> list[Entry]:
     """The same from proc_net_tcp.rst: addresses are hexadecimal words of the machine's byte order, and the queues are
     tx_queue:rx_queue."""
+    if family is None:
+        found = _read_proc(socket.AF_INET, port, states)
+        try:
+            return [*found, *_read_proc(socket.AF_INET6, port, states)]
+        except FileNotFoundError:
+            return found  # A kernel without IPv6.
     found = []
     with open("/proc/net/tcp" if family == socket.AF_INET else "/proc/net/tcp6", encoding="ascii") as file:
         lines = file.read().splitlines()[1:]

@@ -3,29 +3,26 @@
 One line for each event, in `journal.jsonl` of the state directory; docs/journal.md describes them, and `events` reads
 them. Only the supervisor writes, and only after clients have been served. A line that cannot be written (a full disk)
 is written later or given up; its number is missing then, which tells the reader that something is.
-
-The standard library's json costs the supervisor more memory than all of this, so the lines are put together by hand.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from _json import encode_basestring_ascii as quoted
 
 from pgidle.base.errors import fault_text
+from pgidle.base.json_text import encode, quoted
 from pgidle.base.record import record
 from pgidle.system.state_directory import open_own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Mapping
 
+    from pgidle.base.json_text import Value
     from pgidle.system.log import Log
     from pgidle.system.state_directory import StateDir
 
-    Value: TypeAlias = str | float | bool | Sequence["Value"] | Mapping[str, "Value"] | None
 
 JOURNAL, OLDER = "journal.jsonl", "journal-older.jsonl"
 """The lines written last, and those before them, which are the next to be reduced to day totals."""
@@ -40,7 +37,7 @@ LONGEST_LINE = 8192
 """Bytes of a line: longer texts are cut."""
 
 LONGEST_TEXT = 500
-"""Characters of a text in it."""
+"""Characters of a field in it."""
 
 MOST_UNWRITTEN = 200
 """Lines that are kept while the disk is full."""
@@ -76,7 +73,8 @@ class Journal:
         head = (
             f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{run},"n":{self._number},"event":{quoted(event)}'
         )
-        body = "".join(f",{quoted(name)}:{_encoded(value)}" for name, value in fields.items())
+        cut = {name: v[:LONGEST_TEXT] if isinstance(v, str) else v for name, v in fields.items()}
+        body = "".join(f",{quoted(name)}:{encode(value)}" for name, value in cut.items())
         line = f"{head}{body}{more}}}\n".encode()
         if len(line) <= LONGEST_LINE and len(self._unwritten) < MOST_UNWRITTEN:
             self._unwritten.append(line)
@@ -127,15 +125,3 @@ def is_full(state_dir: StateDir) -> bool:
     except OSError:
         return False
     return found.st_size >= SEGMENT_BYTES
-
-
-def _encoded(value: Value) -> str:
-    if isinstance(value, str):
-        return quoted(value[:LONGEST_TEXT])
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return f"{value:.15g}" if abs(value) < float("inf") else "null"
-    if hasattr(value, "items"):
-        return "{" + ",".join(f"{quoted(name)}:{_encoded(one)}" for name, one in value.items()) + "}"
-    return "[" + ",".join(map(_encoded, value)) + "]"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass, field
-from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING
 
 from pgidle.gate.port_table import ESTABLISHED, LISTEN, SYN_RECV, entries
 from pgidle.idle.snapshot import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from pgidle.gate.port_table import Entry
+    from collections.abc import Collection
 
 MAPPED = "::ffff:"
 
@@ -51,7 +47,7 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
 
     Another server may have the same port of another address. `0.0.0.0` and `::` stand for all of their family.
     """
-    rows = [*_read(AF_INET, port), *_read(AF_INET6, port)]
+    rows = entries(None, port, (ESTABLISHED, SYN_RECV, LISTEN), is_heard_wanted=True)
     if addresses:
         # The kernel reports a link-local address and its zone separately: the same one in another zone is counted too.
         ours = {address.partition("%")[0] for address in addresses}
@@ -70,11 +66,3 @@ def scan(port: int, addresses: Collection[str] = ()) -> Table:
 def plain(address: str) -> str:
     """An address without the `::ffff:` that an IPv6 socket puts before an IPv4 client's."""
     return address.removeprefix(MAPPED) if "." in address else address
-
-
-def _read(family: int, port: int) -> Iterator[Entry]:
-    try:
-        yield from entries(family, port, (ESTABLISHED, SYN_RECV, LISTEN), is_heard_wanted=True)
-    except OSError as error:
-        if family == AF_INET or error.errno != errno.ENOENT:
-            raise  # A kernel without IPv6 has no table of it.

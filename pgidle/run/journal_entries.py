@@ -15,8 +15,9 @@ from pgidle.system.users import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pgidle.base.json_text import Value
     from pgidle.gate.listeners import Waiting
-    from pgidle.history.journal import RunClock, Value
+    from pgidle.history.journal import RunClock
     from pgidle.lifecycle.transitions import Moment
     from pgidle.run.runtime import Runtime
     from pgidle.settings.resolve import Settings

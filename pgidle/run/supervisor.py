@@ -207,7 +207,7 @@ class Supervisor:
         """Change the state, and tell everything that depends on it."""
         before = self.state
         self.moment = Moment(after, time.monotonic(), why)
-        self._log.line(after, why, **{"from": before})
+        self._log.line(after, why, before)
         self._notifier.entered(after, why, self._settings.current.stop_timeout)
         if after is State.STOPPING:
             self._slept_because, self._sleep_since = why, self.moment.since

@@ -10,11 +10,13 @@ import os
 import time
 
 from pgidle.base.errors import FAULTS
+from pgidle.base.json_text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pgidle.base.json_text import Value
     from pgidle.lifecycle.transitions import State
     from pgidle.settings.options import LogFormat
 
@@ -46,13 +48,16 @@ class Log:
         self._failing: dict[str, str] = {}
         self._lost = 0
 
-    def line(self, state: State, reason: str, **fields: object) -> None:
-        """A change of state. `fields` show in JSON only; `from` (State) is the state before."""
-        before: State | None = fields.pop("from", None)  # type: ignore[assignment]
-        known = {"state": state.noun, "from": before.noun if before else None, "reason": reason}
+    def line(self, state: State, reason: str, before: State | None = None, **fields: Value) -> None:
+        """A change of state, from the one before. `fields` show in JSON only."""
+        known: dict[str, Value] = {
+            "state": state.noun,
+            "from": before.noun if before else None,
+            "reason": reason,
+        }
         self._write(state.noun, reason, known | fields)
 
-    def note(self, topic: str, text: str, **fields: object) -> None:
+    def note(self, topic: str, text: str, **fields: Value) -> None:
         """A line about anything but a change of state."""
         self._write(topic, text, {"topic": topic, "reason": text} | fields)
 
@@ -67,13 +72,13 @@ class Log:
         if (text := self._failing.pop(topic, None)) is not None:
             self.note(topic, f"that is over: {text}")
 
-    def _write(self, topic: str, text: str, fields: dict[str, object]) -> None:
+    def _write(self, topic: str, text: str, fields: dict[str, Value]) -> None:
         try:
             self._put_line(topic, text, fields)
         except FAULTS:
             self._lost += 1  # No memory or descriptor for it.
 
-    def _put_line(self, topic: str, text: str, fields: dict[str, object]) -> None:
+    def _put_line(self, topic: str, text: str, fields: dict[str, Value]) -> None:
         now = time.time()
         if self._lost:
             text += f" ({self._lost} lines before this one were lost)"
@@ -84,16 +89,14 @@ class Log:
             data = self._format(now, topic, f"{text}...", fields)
         self._lost = 0 if _put(data[: LONGEST - 1] + b"\n") else self._lost + 1
 
-    def _format(self, now: float, topic: str, text: str, fields: dict[str, object]) -> bytes:
+    def _format(self, now: float, topic: str, text: str, fields: dict[str, Value]) -> bytes:
         moment = time.gmtime(now)
         # Truncated: rounding could name a second that has not begun.
         millisecond = int(now * 1000) % 1000
         if self._as_json:
-            import json
-
             stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{millisecond:03}Z"
-            content = {"time": stamp, "pid": os.getpid()} | fields | {"reason": text}
-            return json.dumps(content, default=str).encode()
+            content: dict[str, Value] = {"time": stamp, "pid": os.getpid(), **fields, "reason": text}
+            return encode(content).encode()
         if not self._is_stamped:
             return one_line(f"{topic}: {text}").encode()
         stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S', moment)}.{millisecond:03} UTC"

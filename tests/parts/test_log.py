@@ -31,7 +31,7 @@ log.line(State.ASLEEP, "there is room again")
 
 
 def test_a_change_of_state_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    Log(LogFormat.TEXT).line(State.AWAKE, "Postgres accepts", **{"from": State.STARTING}, gate="shared")
+    Log(LogFormat.TEXT).line(State.AWAKE, "Postgres accepts", State.STARTING, gate="shared")
     found = TEXT.fullmatch(capfd.readouterr().err)
     assert found
     assert found.groups() == (str(os.getpid()), "awake: Postgres accepts")
@@ -39,7 +39,7 @@ def test_a_change_of_state_is_one_line(capfd: pytest.CaptureFixture[str]) -> Non
 
 def test_json_has_every_field(capfd: pytest.CaptureFixture[str]) -> None:
     log = Log(LogFormat.JSON)
-    log.line(State.AWAKE, "first\nsecond", **{"from": State.STARTING}, gate="shared")
+    log.line(State.AWAKE, "first\nsecond", State.STARTING, gate="shared")
     log.note("look", "failed")
     first, second = map(json.loads, capfd.readouterr().err.splitlines())
     assert first | {"time": ""} == {
