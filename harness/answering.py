@@ -74,9 +74,8 @@ class Answering:
         self._tcp = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._tcp.getsockname()[1]
         self._control = socket.socket(socket.AF_UNIX)
-        descriptor = os.open(self.state_dir, os.O_PATH)
-        self._control.bind(f"/proc/self/fd/{descriptor}/control.sock")
-        os.close(descriptor)
+        self._folder = os.open(self.state_dir, os.O_PATH)
+        self._control.bind(f"/proc/self/fd/{self._folder}/control.sock")
         self._control.listen()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
@@ -107,8 +106,7 @@ class Answering:
 
     async def _run(self) -> None:
         meter, timers = MemoryReader(), Timers()
-        folder = os.open(self.state_dir, os.O_PATH)
-        totals = Totals(folder)
+        totals = Totals(self._folder)
 
         def counted() -> Counted:
             return totals.count(time.time())
@@ -137,4 +135,4 @@ class Answering:
             listener.close()
         for server in (telling, ordering):
             await server.close()
-        os.close(folder)
+        os.close(self._folder)
