@@ -26,8 +26,9 @@ RUN python3 -m venv /build \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/pgidle
 
 FROM ${BASE}
+# ca-certificates: for an on-event address with https.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 tini \
+    && apt-get install -y --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/pgidle /opt/pgidle
 RUN ln -s /opt/pgidle/command /usr/local/bin/pgidle

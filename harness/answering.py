@@ -74,8 +74,12 @@ class Answering:
         self._tcp = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._tcp.getsockname()[1]
         self._control = socket.socket(socket.AF_UNIX)
+        (self.state_dir / "lock").write_text(f"{os.getpid()}\n")
         self._folder = os.open(self.state_dir, os.O_PATH)
-        self._control.bind(f"/proc/self/fd/{self._folder}/control.sock")
+        try:
+            self._control.bind(str(self.state_dir / "control.sock"))
+        except OSError:  # Too long a path.
+            self._control.bind(f"/proc/self/fd/{self._folder}/control.sock")
         self._control.listen()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))

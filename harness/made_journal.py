@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgidle.history.files import reduce_older
 from pgidle.history.journal import JOURNAL, OLDER, SEGMENT_BYTES
+from pgidle.settings.options import format_duration
 from pgidle.system.state_directory import StateDir
 
 if TYPE_CHECKING:
@@ -47,16 +48,17 @@ def events(end: float, days: float, count: int, seed: int = 1) -> Iterator[dict[
         head = {"at": round(at, 3), "up": round(at - began, 3), "run": run, "n": number, "event": kind}
         return head | fields
 
-    yield line("started", why="pgidle started", version="0", settings={"idle-timeout": TIMEOUT})
+    timeout = min(TIMEOUT, round(pause / 3))
+    settings = {"idle-timeout": timeout, "min-awake": min(30.0, timeout), "when-idle": "stay"}
+    yield line("started", why="pgidle started", version="0", settings=settings)
     yield line("woken", why="ready", cause="start", by=[], parked=0, wait=None, took=0.4)
     while True:
         name, address = rng.choice(CLIENTS)
-        awake = min(TIMEOUT, pause / 3) * rng.uniform(1.0, 1.5)
         if rng.random() < 0.3:
-            at += awake / 2
-            yield line("use", idle=awake / 2, count=rng.randint(1, 9), by=name)
-            awake /= 2
-        at += awake
+            idle, count = timeout * rng.uniform(0.05, 0.9), rng.randint(1, 2)
+            at += idle * count
+            yield line("use", idle=round(idle, 3), count=count, by=name)
+        at += timeout
         if at >= end:
             return
         if rng.random() < 0.002:
@@ -64,12 +66,13 @@ def events(end: float, days: float, count: int, seed: int = 1) -> Iterator[dict[
             at += 0.5
             yield line("woken", why="ready", cause="crash", by=[], parked=0, wait=None, took=0.5)
             continue
-        why = f"idle 5min (idle-timeout 5min); last use: {name}"
+        shown = format_duration(timeout)
+        why = f"idle {shown} (idle-timeout {shown}); last use: {name}"
         yield line(
             "slept",
             why=why,
             last_use=name,
-            idle=TIMEOUT,
+            idle=timeout,
             checkpoint=round(rng.uniform(0.01, 0.2), 3),
             shutdown=round(rng.uniform(0.05, 0.4), 3),
             cut=[name] if rng.random() < 0.5 else [],
@@ -83,7 +86,7 @@ def events(end: float, days: float, count: int, seed: int = 1) -> Iterator[dict[
             yield line("exited", status=0, why="SIGTERM received", state="terminating")
             at += rng.uniform(1, 100)
             run, began, number = int(at * 1000), at, 0
-            yield line("started", why="pgidle started", version="0", settings={"idle-timeout": TIMEOUT})
+            yield line("started", why="pgidle started", version="0", settings=settings)
         took = round(rng.uniform(0.06, 1.2), 3)
         at += took
         yield line(

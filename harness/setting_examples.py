@@ -18,7 +18,7 @@ BY_NAME = {option.name: option for option in OPTIONS}
 NAMES = st.sampled_from(list(BY_NAME))
 LIVE = set(
     "idle-timeout min-awake when-idle idle-sessions replication advisory-locks listeners autovacuum-limit"
-    " ignore no-wake stop-timeout".split()
+    " ignore no-wake stop-timeout on-event price".split()
 )
 
 
@@ -32,6 +32,8 @@ EXAMPLES = {
     Kind.NO_WAKE: ("10.0.0.8", "/run/x", "run/x"),
     Kind.PATH: ("/a", "b/../c", ""),
     Kind.PORT: ("1", "65535", "65536"),
+    Kind.RECEIVER: ("/a/program", "https://host.example", "program"),
+    Kind.PRICE: ("0.02/h", "$15/month", "cheap"),
     Kind.TEXT: ("ann", "bob", ""),
 }
 

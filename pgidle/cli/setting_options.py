@@ -11,7 +11,12 @@ from pgidle.settings.options import OPTIONS, Kind
 if TYPE_CHECKING:
     from pgidle.settings.options import Option
 
-METAVARS = {Kind.ENDPOINT: "HOST:PORT", Kind.MANY: "FIELD=VALUE", Kind.NO_WAKE: "NETWORK|FOLDER"}
+METAVARS = {
+    Kind.ENDPOINT: "HOST:PORT",
+    Kind.MANY: "FIELD=VALUE",
+    Kind.NO_WAKE: "NETWORK|FOLDER",
+    Kind.RECEIVER: "PROGRAM|URL",
+}
 
 
 def setting_options(*names: str) -> list[click.Parameter]:

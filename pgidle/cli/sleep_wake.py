@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgidle.base.errors import PgidleError, SettingsError
+from pgidle.base.errors import PgidleError
 from pgidle.cli.command_class import Command
 from pgidle.cli.find_supervisor import WHERE, find_state_dir
+from pgidle.cli.seconds import read_seconds
 from pgidle.cli.setting_options import setting_options
 from pgidle.cli.status_table import moment_text
 from pgidle.control.client import TIMEOUT, NoAnswer, NotRunning, request
 from pgidle.history.sleeps import last_sleep
 from pgidle.idle.reasons import duration_text
-from pgidle.settings.options import parse_duration
 from pgidle.system.log import one_line
 
 if TYPE_CHECKING:
@@ -87,9 +87,4 @@ def give_order(
 
 def _patience(text: str) -> float | None:
     """Seconds to wait according to `--wait`; None: forever. Raises SettingsError."""
-    if not text:
-        return None
-    seconds = parse_duration(f"{text}s" if text[-1:].isdigit() else text)
-    if seconds <= 0:
-        raise SettingsError(f"--wait: {text!r} is not a time to wait", "write 30, 2min, or nothing")
-    return seconds
+    return read_seconds("--wait", text) if text else None

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from pgidle.base.version import VERSION
+from pgidle.control.sentence import sentence
 from pgidle.idle.reasons import duration_text, one_line
 from pgidle.lifecycle.transitions import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+INDENT = 12
+"""Columns of the words before the texts."""
+
+COLOURS = {"awake": 32, "asleep": 34, "failed": 31}
+"""Of states (SGR, ECMA-48); others are yellow."""
+
+NAMED = 10
+"""Sessions that the table names; the rest are counted."""
+
+
+def as_text(status: Mapping[str, Any], wall: float, *, colour: bool = False) -> str:
+    """What `control.status.as_dict` returns, for people: a sentence, and the table. Raises LookupError, TypeError,
+    ValueError or the like for what is no status of this version."""
+    said = one_line(sentence(status, wall))
+    if colour:
+        said = _bold(said, re.split("[:;,.(]", said, maxsplit=1)[0], status["state"])
+    return f"{said}\n{as_table(status, colour=colour)}"
 
 
 def as_table(status: Mapping[str, Any], *, colour: bool = False) -> str:
@@ -18,12 +40,16 @@ def as_table(status: Mapping[str, Any], *, colour: bool = False) -> str:
     before = ""
     for word, text in _rows(status):
         shown = "" if word == before else word
-        lines.append(f"{shown:<12}{one_line(text)}".rstrip())
+        lines.append(f"{shown:<{INDENT}}{one_line(text)}".rstrip())
         before = word
     if colour:
-        bold = {"awake": 32, "asleep": 34, "failed": 31}.get(status["state"], 33)
-        lines[0] = lines[0].replace(status["state"], f"\x1b[1;{bold}m{status['state']}\x1b[0m", 1)
+        lines[0] = _bold(lines[0], status["state"], status["state"])
     return "\n".join(lines) + "\n"
+
+
+def _bold(text: str, word: str, state: str) -> str:
+    """The text with a word of it in bold, in the state's colour."""
+    return text.replace(word, f"\x1b[1;{COLOURS.get(state, 33)}m{word}\x1b[0m", 1)
 
 
 def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -48,6 +74,8 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "gate", f"{status['gate']['mode']}: {status['gate']['why']}"
     sessions = "1 session" if status["sessions"] == 1 else f"{_or_unknown(status['sessions'])} sessions"
     yield "clients", f"{status['parked']} parked, {sessions}"
+    for text in _sessions(status):
+        yield "sessions", text
     yield "listens", ", ".join(_endpoint(host, status["port"]) for host in status["listen"])
     memory = status["memory"]
     if status["postmaster_pid"] is not None:
@@ -55,12 +83,30 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Postgres", f"postmaster {status['postmaster_pid']}{taken}"
     pid, up = status["supervisor_pid"], duration_text(status["uptime"])
     sizes = f"{_mebibytes(memory['supervisor'])}, observer {_mebibytes(memory['observer'])}"
-    yield "pgidle", f"pid {pid}, {sizes}, up {up}"
+    yield "pgidle", f"{status['version']}, pid {pid}, {sizes}, up {up}"
+    if status["version"] != VERSION:
+        yield "", f"this command is of version {VERSION}: that runs once pgidle is started again"
     yield "data", status["data_dir"]
     counts = ("wakes", "sleeps", "crashes", "looks", "looks_failed")
     yield "so far", ", ".join(f"{name.replace('_', ' ')}: {status[name]}" for name in counts)
     if last := status["last_sleep"]:
         yield "last sleep", sleep_text(last)
+
+
+def _sessions(status: Mapping[str, Any]) -> Iterator[str]:
+    seen = status["sessions_seen"] or ()
+    for one in seen[:NAMED]:
+        yield f"{one['pid']} {one['client']}: {_doing(one)}{one['text']}"
+    if (rest := len(seen[NAMED:]) + status["sessions_left_out"]) > 0:
+        yield f"and {rest} more (the first {len(seen)}: --json)"
+
+
+def _doing(session: Mapping[str, Any]) -> str:
+    state, seconds = session["state"], session["seconds"]
+    spent = duration_text(seconds) if seconds is not None else ""
+    if state == "idle" and spent:
+        return f"idle, last used {spent} ago; "
+    return f"{state} for {spent}; " if state and spent else f"{state}; " if state else ""
 
 
 def failure_text(failed: Mapping[str, Any]) -> str:

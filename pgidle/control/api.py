@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from pgidle.control.http_server import Answer
 from pgidle.control.orders import LONGEST_WHY, Hold, Program, Release, Requested, Sleep, Wake
-from pgidle.control.status import as_dict
+from pgidle.control.status import NO_LOOK, as_dict
 from pgidle.lifecycle.transitions import State
 from pgidle.settings.options import LONGEST
 
@@ -84,7 +84,7 @@ class Application:
         if look:
             if method not in ("GET", "HEAD"):
                 return _error(405, f"{path}: the method must be GET")
-            if path == "/status" and self._take is not None:
+            if path == "/status" and self._take is not None and query != NO_LOOK:
                 await self._look_now()
             return look(await self._report())
         verb = path.removeprefix("/")

@@ -10,8 +10,9 @@ import select
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from pgidle.base.errors import PgidleError
+from pgidle.base.errors import PgidleError, fault_text
 from pgidle.system import control_socket
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ class NoAnswer(PgidleError):
 class _Connection(http.client.HTTPConnection):
     def __init__(self, state_dir: str, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
-        self.state_dir = state_dir
+        self._state_dir = state_dir
         self.pidfd: int | None = None
         """The supervisor's, if its process is visible from here."""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        control_socket.connect(self.sock, self.state_dir)
+        control_socket.connect(self.sock, self._state_dir)
         with contextlib.suppress(OSError):
             self.pidfd = os.pidfd_open(control_socket.peer_of(self.sock).pid)
 
@@ -76,6 +77,13 @@ def _cut_after(seconds: float | None, connected: socket.socket) -> Iterator[None
         timer.cancel()
 
 
+def not_running(state_dir: str) -> NotRunning:
+    """The error where nobody answers."""
+    above = os.path.dirname(state_dir)
+    gone = "" if os.path.exists(above) else f" ({above} does not exist)"
+    return NotRunning(f"no supervisor is running at {state_dir}{gone}", "see --data-dir and --state-dir")
+
+
 def request(
     state_dir: str,
     method: str,
@@ -90,13 +98,7 @@ def request(
     NotRunning, NoAnswer, or another PgidleError if a supervisor is running but the request failed.
     """
     with _connected(state_dir, timeout) as connection:
-        status, answer = _ask(connection, method, path)
-        try:
-            body = json.loads(answer)
-        except (ValueError, RecursionError):
-            raise PgidleError(f"the supervisor at {state_dir} answered {status} without JSON") from None
-        if not isinstance(body, dict):
-            raise PgidleError(f"the supervisor at {state_dir} answered {status} without a JSON object")
+        status, body = _answer(connection, method, path, f"the supervisor at {state_dir}")
         if body.get("state") in until_gone:
             connection.await_end(timeout)
         return status, body
@@ -105,7 +107,7 @@ def request(
 def request_text(state_dir: str, path: str, timeout: float = TIMEOUT) -> str:
     """The text that the supervisor answers with. Raises as `request` does, and PgidleError for any status but 200."""
     with _connected(state_dir, timeout) as connection:
-        status, answer = _ask(connection, "GET", path)
+        status, answer = _ask(connection, "GET", path, f"the supervisor at {state_dir}")
     if status != http.client.OK:
         raise PgidleError(f"the supervisor at {state_dir} answered {status} to {path}")
     return answer.decode(errors="replace")
@@ -122,11 +124,7 @@ def _connected(state_dir: str, timeout: float | None) -> Iterator[_Connection]:
             # A socket timeout is for each recv(): a byte now and then would keep us waiting for ever.
             ends.enter_context(_cut_after(timeout, connection.sock))
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            above = os.path.dirname(state_dir)
-            gone = "" if os.path.exists(above) else f" ({above} does not exist)"
-            raise NotRunning(
-                f"no supervisor is running at {state_dir}{gone}", "see --data-dir and --state-dir"
-            ) from None
+            raise not_running(state_dir) from None
         except OSError as error:
             why = "no answer" if isinstance(error, TimeoutError) else error.strerror
             hint = "run this as root or as Postgres's user" if isinstance(error, PermissionError) else ""
@@ -134,15 +132,44 @@ def _connected(state_dir: str, timeout: float | None) -> Iterator[_Connection]:
         yield connection
 
 
-def _ask(connection: _Connection, method: str, path: str) -> tuple[int, bytes]:
-    """The status and the body of an answer. Raises NoAnswer or another PgidleError."""
+def request_url(url: str, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    """The same from a supervisor's HTTP port, by GET: `url` is http:// or https://, a host, perhaps a port, and perhaps
+    what stands before the path. Raises PgidleError."""
+    where = urlsplit(url)
+    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+    with contextlib.ExitStack() as ends:
+        try:
+            connection = kind(where.hostname or "", where.port, timeout=timeout)
+            ends.callback(connection.close)
+            connection.connect()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = "no answer" if isinstance(error, TimeoutError) else fault_text(error)
+            raise PgidleError(f"cannot connect to {url}: {why}") from None
+        ends.enter_context(_cut_after(timeout, connection.sock))
+        return _answer(connection, "GET", f"{where.path.rstrip('/')}{path}", url)
+
+
+def _answer(
+    connection: http.client.HTTPConnection, method: str, path: str, who: str
+) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the JSON object of the answer. Raises PgidleError, NoAnswer if none came in time."""
+    status, answer = _ask(connection, method, path, who)
+    try:
+        body = json.loads(answer)
+    except (ValueError, RecursionError):
+        raise PgidleError(f"{who} answered {status} without JSON") from None
+    if not isinstance(body, dict):
+        raise PgidleError(f"{who} answered {status} without a JSON object")
+    return status, body
+
+
+def _ask(connection: http.client.HTTPConnection, method: str, path: str, who: str) -> tuple[int, bytes]:
+    """The status and the body of the answer. Raises PgidleError, NoAnswer if none came in time."""
     try:
         connection.request(method, path)
         response = connection.getresponse()
         return response.status, response.read(LONGEST)
     except TimeoutError:
-        raise NoAnswer(
-            f"the supervisor at {connection.state_dir} did not answer within {connection.timeout:g} s"
-        ) from None
+        raise NoAnswer(f"{who} did not answer within {connection.timeout:g} s") from None
     except (OSError, http.client.HTTPException):
-        raise PgidleError(f"the supervisor at {connection.state_dir} exited before it answered") from None
+        raise PgidleError(f"{who} exited before it answered") from None

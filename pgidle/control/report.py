@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from pgidle.run.runtime import Runtime
 
 
-def make_report(situation: Situation, judge: Judge, runtime: Runtime, supervisor_pid: int) -> Report:
-    """The report for a situation."""
+def make_report(
+    situation: Situation, judge: Judge, runtime: Runtime, supervisor_pid: int, version: str
+) -> Report:
+    """The report for a situation. `version`: the supervisor's."""
     # A verdict only applies while Postgres runs.
     verdict = judge.verdict if situation.state in (State.AWAKE, State.DROWSY) else None
     return Report(
@@ -47,4 +49,9 @@ def make_report(situation: Situation, judge: Judge, runtime: Runtime, supervisor
         resident=situation.resident,
         settings=tuple(describe(judge.settings, harmless)),
         postgres_major=runtime.binaries.version_major,
+        version=version,
+        look=judge.look if verdict is not None else None,
+        judged_by=judge.settings,
+        last_use=judge.last_use if verdict is not None else None,
+        woken_by=judge.past_sleeps.woken_by if verdict is not None else None,
     )

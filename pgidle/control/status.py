@@ -10,8 +10,16 @@ if TYPE_CHECKING:
     from pgidle.idle.flapping import LastSleep
     from pgidle.idle.policy import Lease
     from pgidle.idle.reasons import Reason
+    from pgidle.idle.snapshot import Snapshot
     from pgidle.lifecycle.restarts import FailedStart
     from pgidle.lifecycle.transitions import State
+    from pgidle.settings.resolve import Settings
+
+NO_LOOK = "look=no"
+"""The query of a request for the status as it was at the last look, rather than at one taken for it."""
+
+MOST_LISTED = 100
+"""Sessions that are listed; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,15 @@ class Report:
     settings: tuple[tuple[str, str], ...] = ()
     """The settings in force: names, and values as a person would write them."""
     postgres_major: int = 0
+    version: str = ""
+    """The supervisor's."""
+    look: Snapshot | None = None
+    judged_by: Settings | None = None
+    """The last look at Postgres, and the settings that it was judged by."""
+    last_use: tuple[str, float] | None = None
+    """Who used Postgres last since it woke, and when."""
+    woken_by: str | None = None
+    """The client that came first after the last sleep, if a look has seen one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +80,11 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
 
     `now` and `wall` are the monotonic and the wall clock at the same moment.
     """
-    return {
+    from pgidle.control.sentence import sentence  # Like `sessions`, only once somebody asks.
+
+    seen, left_out = _sessions(report, now)
+    said = {
+        "version": report.version,
         "state": report.state.noun,
         "state_number": report.state.value,
         "since": wall - (now - report.since),
@@ -95,6 +116,12 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
         "gate": {"mode": report.gate_mode, "why": report.gate_why},
         "parked": report.parked,
         "sessions": report.sessions,
+        "sessions_seen": seen,
+        "sessions_left_out": left_out,
+        "last_use": {"by": used[0], "seconds_ago": max(0.0, now - used[1])}
+        if (used := report.last_use) is not None
+        else None,
+        "woken_by": report.woken_by,
         "data_dir": report.data_dir,
         "listen": list(report.listen),
         "port": report.port,
@@ -115,6 +142,28 @@ def as_dict(report: Report, now: float, wall: float, memory: Memory) -> dict[str
             "postgres": memory.postgres,
         },
     }
+    return {"summary": sentence(said, wall), **said}
+
+
+def _sessions(report: Report, now: float) -> tuple[list[dict[str, Any]] | None, int]:
+    """The sessions of the last look, and how many more there are; None: there is no look."""
+    if report.look is None or report.judged_by is None:
+        return None, 0
+    from pgidle.idle.sessions import sessions
+
+    found = sessions(report.look, report.judged_by)
+    listed = [
+        {
+            "pid": one.pid,
+            "client": one.client,
+            "state": one.state,
+            "seconds": max(0.0, now - one.since) if one.since is not None else None,
+            "effect": one.effect.value,
+            "text": one.text,
+        }
+        for one in found[:MOST_LISTED]
+    ]
+    return listed, len(found) - len(listed)
 
 
 def seconds_until(moment: float | None, now: float) -> float | None:

@@ -1,7 +1,8 @@
 """The journal's events, as they are read: one record for each line. Pure.
 
-A line that is not one (torn by a power loss, or made by something else) is skipped, and so is a kind of event that this
-version does not know: a later version may have written it. Moments are Unix time, durations seconds.
+A line that is not one (torn by a power loss, or made by something else) is skipped. A kind of event that this version
+does not know, as a later one may have written it, is OTHER: so its line does not count as lost. Moments are Unix time,
+durations seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 LATEST = 253_402_300_799.0
 """Unix time at the end of the year 9999."""
+
+MOST = 2**53
+"""Below this every whole number is exact in JSON's readers."""
 
 
 class Kind(Enum):
@@ -48,6 +52,8 @@ class Kind(Enum):
     """A client reconnects as soon as it is cut, so sleep comes later."""
     POLL = "poll"
     """Something asks in a rhythm that keeps Postgres awake."""
+    OTHER = "other"
+    """Something that a later version knows of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,42 +74,67 @@ class Event:
 
     def seconds(self, name: str) -> float | None:
         """A field that is a duration; None if it is not there, or none."""
-        value = self.fields.get(name)
-        return float(value) if isinstance(value, int | float) and 0 <= value <= LATEST else None
+        return _seconds(self.fields.get(name))
 
     def count(self, name: str) -> int:
         """A field that is a count; 0 if it is not there, or none."""
         value = self.fields.get(name)
-        return value if isinstance(value, int) and 0 <= value < 2**53 else 0
+        return value if type(value) is int and 0 <= value < MOST else 0
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A field that is a list of texts."""
         value = self.fields.get(name)
         return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
+    def terms(self) -> Terms | None:
+        """The settings in force, of STARTED and SETTINGS; None if they are not there."""
+        settings = self.fields.get("settings")
+        if not isinstance(settings, dict) or "idle-timeout" not in settings:
+            return None
+        when_idle = settings.get("when-idle")
+        return Terms(
+            _seconds(settings["idle-timeout"]),
+            _seconds(settings.get("min-awake")) or 0.0,
+            when_idle if isinstance(when_idle, str) else "",
+        )
 
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The settings that decide on sleep: `idle_timeout` (None: never), with `extra` on top for a client that reconnects
+    as soon as it is cut; `min_awake`; `when_idle` as it is written."""
+
+    idle_timeout: float | None
+    min_awake: float
+    when_idle: str
+    extra: float = 0.0
+
+
+_decode = json.JSONDecoder().decode
 _KINDS = {kind.value: kind for kind in Kind}
 
 
 def parse(line: bytes | str) -> Event | None:
     """The event in a line; None if there is none."""
     try:
-        fields = json.loads(line if isinstance(line, str) else line.decode())
-        kind = _KINDS.get(fields["event"])
+        fields = _decode(line if isinstance(line, str) else line.decode())
+        kind = _KINDS.get(fields["event"], Kind.OTHER)
         at, up, run, number = fields["at"], fields["up"], fields["run"], fields["n"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if kind is None or type(run) is not int or type(number) is not int:
+    if type(run) is not int or type(number) is not int or not (0 < run < MOST and 0 < number < MOST):
         return None
-    if (
-        type(at) not in (int, float)
-        or type(up) not in (int, float)
-        or not (0 <= at <= LATEST and 0 <= up <= LATEST)
-    ):
+    if (at := _seconds(at)) is None or (up := _seconds(up)) is None:
         return None
-    return Event(float(at), float(up), run, number, kind, fields)
+    return Event(at, up, run, number, kind, fields)
 
 
 def parse_all(lines: Iterable[bytes]) -> Iterator[Event]:
     """The events in lines."""
     return (event for line in lines if (event := parse(line)) is not None)
+
+
+def _seconds(value: object) -> float | None:
+    if type(value) in (int, float) and 0 <= value <= LATEST:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    return None

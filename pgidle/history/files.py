@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pgidle.history.events import parse, parse_all
-from pgidle.history.journal import JOURNAL, OLDER
-from pgidle.history.tally import as_json, count_in, from_json, spend_in
+from pgidle.history.events import parse_all
+from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
+from pgidle.history.tally import MOST_DAYS, as_json, count_in, day_of, from_json, spend_in
 from pgidle.history.timeline import Timeline, kept, restored
 from pgidle.system.state_directory import open_of_another, open_own
 
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from pgidle.system.state_directory import StateDir
 
 DAY_TOTALS = "journal-days.json"
-MOST_DAYS = 5 * 366
-"""Days of which totals are kept."""
+LAST_LINES = 8
+"""Lines from the end among which there is one that can be read."""
 
 
 @dataclass(slots=True)
 class Reduced:
-    """The days before the lines begin, the timeline up to there, and the first of the lines that are in it."""
+    """The days before the lines begin, the timeline up to there, and what names the last lines that are in it."""
 
     days: Days = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
@@ -68,6 +69,25 @@ def read_of_another(state_dir: str) -> Read:
         os.close(folder)
 
 
+def last_event(state_dir: str) -> Event | None:
+    """The event on record last, of a supervisor that need not run; None if there is none that can be read."""
+    try:
+        folder = open_of_another(state_dir)
+        try:
+            file = _open(folder, JOURNAL)
+        finally:
+            os.close(folder)
+        if file is None:
+            return None
+        with open(file, "rb") as lines:
+            # A line may be torn, or of a kind that a later version writes.
+            lines.seek(max(0, os.fstat(file).st_size - LAST_LINES * LONGEST_LINE))
+            last = deque(parse_all(lines), maxlen=1)
+            return last[0] if last else None
+    except OSError:
+        return None
+
+
 def read_day_totals(folder: int) -> Reduced:
     """The totals of older days; empty if the file is missing, or not in this format."""
     file = _open(folder, DAY_TOTALS)
@@ -89,35 +109,36 @@ def reduce_older(state_dir: StateDir) -> None:
         return
     reduced = read_day_totals(state_dir.folder)
     with open(file, "rb") as lines:
-        first = lines.readline()
-        if _name(first) == reduced.covers:
-            return
-        lines.seek(0)
+        covers = ""
         for event in parse_all(lines):
+            if not covers and (covers := _name(event)) == reduced.covers:
+                return
             for episode in reduced.timeline.add(event):
                 spend_in(reduced.days, episode)
             count_in(reduced.days, event)
-    days = {day: as_json(reduced.days[day]) for day in sorted(reduced.days)[-MOST_DAYS:]}
-    content = {"covers": _name(first), "timeline": kept(reduced.timeline), "days": days}
+    # Not simply the last ones: where the clock was wrong for a while, there are days to come.
+    today = day_of(reduced.timeline.position.at)
+    nearest = sorted(reduced.days, key=lambda day: abs(day - today))[:MOST_DAYS]
+    days = {day: as_json(reduced.days[day]) for day in sorted(nearest)}
+    content = {"covers": covers or reduced.covers, "timeline": kept(reduced.timeline), "days": days}
     state_dir.keep(DAY_TOTALS, json.dumps(content) + "\n", durable=True)
 
 
 def _events(older: int | None, current: int | None, covers: str) -> Iterator[Event]:
-    if older is not None:
-        with open(older, "rb") as lines:
-            first = lines.readline()
-            if not covers or _name(first) != covers:
-                lines.seek(0)
-                yield from parse_all(lines)
-    if current is not None:
-        with open(current, "rb") as lines:
-            yield from parse_all(lines)
+    for file in (older, current):
+        if file is None:
+            continue
+        with open(file, "rb") as lines:
+            events = parse_all(lines)
+            first = next(events, None)
+            if first is not None and _name(first) != covers:
+                yield first
+                yield from events
 
 
-def _name(line: bytes) -> str:
-    """What tells one file from another: its first line's run and number."""
-    event = parse(line)
-    return f"{event.run}.{event.number}" if event is not None else line.decode(errors="replace")[:80]
+def _name(first: Event) -> str:
+    """What tells one file from another: its first event's run and number."""
+    return f"{first.run}.{first.number}"
 
 
 def _open(folder: int, name: str) -> int | None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 JOURNAL, OLDER = "journal.jsonl", "journal-older.jsonl"
 """The lines written last, and those before them, which are the next to be reduced to day totals."""
 
+DELIVERED = "journal-delivered"
+"""Run and number of the last line that has been passed on (`on-event`)."""
+
 SEGMENT_BYTES = 3 * 2**20
 """Bytes from which on the journal's file is moved aside."""
 
@@ -83,16 +86,23 @@ class Journal:
         """Move the file aside before the next line is written: the one before it has been reduced to day totals."""
         self._is_to_rotate = True
 
-    def write(self) -> None:
-        """Write what has been noted. Where that fails, it is said in the log, and tried again the next time."""
+    @property
+    def last(self) -> tuple[int, int]:
+        """The run, and the number of its last line."""
+        return self.clock.run, self._number
+
+    def write(self) -> bool:
+        """Write what has been noted; whether there was something. Where that fails, it is said in the log, and tried
+        again the next time."""
         if not self._unwritten:
-            return
+            return False
         try:
             self._write()
         except OSError as error:
             self._log.once("journal", f"cannot write the journal: {fault_text(error)}")
-        else:
-            self._log.forget("journal")
+            return False
+        self._log.forget("journal")
+        return True
 
     def _write(self) -> None:
         folder = self._state_dir.folder

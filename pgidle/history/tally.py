@@ -5,6 +5,7 @@ The same record serves a day of the journal's older part, the metrics' counters,
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ MOST_WAKERS = 50
 OTHERS = "others"
 DAY = 86400.0
 
+MOST_DAYS = 5 * 366
+"""Days of which totals are kept."""
+
 
 @dataclass(slots=True)
 class Histogram:
@@ -44,8 +48,7 @@ class Histogram:
         """Count one more; None is not counted."""
         if seconds is None:
             return
-        at = next((index for index, bound in enumerate(BOUNDS) if seconds <= bound), len(BOUNDS))
-        self.buckets[at] += 1
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
         self.total += seconds
         self.longest = max(self.longest, seconds)
 
@@ -121,6 +124,8 @@ class Tally:
         self.last_sleep = max(self.last_sleep, other.last_sleep)
 
 
+_COUNTED = frozenset((Kind.WOKEN, Kind.SLEPT, Kind.CRASHED, Kind.START_FAILED))
+
 Days = dict[int, Tally]
 """Tallies by day: the number of days since 1970 (UTC)."""
 
@@ -129,17 +134,27 @@ def day_of(at: float) -> int:
     return int(at // DAY)
 
 
+def on(days: Days, day: int) -> Tally:
+    """The tally of a day, made if there is none."""
+    tally = days.get(day)
+    if tally is None:
+        tally = days[day] = Tally()
+    return tally
+
+
 def count_in(days: Days, event: Event) -> None:
     """Count what has happened on its day."""
-    days.setdefault(day_of(event.at), Tally()).count(event)
+    if event.kind in _COUNTED:
+        on(days, day_of(event.at)).count(event)
 
 
 def spend_in(days: Days, episode: Episode) -> None:
     """Add an episode's time to the days that it touches, and its waker to the day on which it began."""
-    for day, seconds in parts(episode.begin, episode.end):
-        days.setdefault(day, Tally()).spend(episode.condition, seconds)
-    if episode.condition is Condition.AWAKE:
-        days.setdefault(day_of(episode.begin), Tally()).woken_by(episode.waker)
+    # A clock that once stood at another year must not make days without number.
+    for day, seconds in parts(max(episode.begin, episode.end - MOST_DAYS * DAY), episode.end):
+        on(days, day).spend(episode.condition, seconds)
+    if episode.condition is Condition.AWAKE and (waker := episode.waker):
+        on(days, day_of(episode.begin)).woken_by(waker)
 
 
 def parts(begin: float, end: float) -> Iterator[tuple[int, float]]:

@@ -56,17 +56,22 @@ def blockers(look: Snapshot, settings: Settings, start: StartResult | None = Non
         state = f"could not start again ({one_line(start.reason)})"
         yield Blocker(Signal.CONFIGURATION, None, state, "when that is fixed")
     for session in look.sessions:
-        if is_ignored(session, settings):
-            continue
-        if session.is_client:
-            if session.state == "idle":
-                yield from _idle_client(session, settings)
-        elif _replicates(session):
-            # A base backup or a table copy fails when cut; a stream resumes where it was.
-            if settings.replication is Counts.KEEP or (session.is_walsender and not session.streams):
-                yield _replication(session)
-        elif session.is_autovacuum_worker or session.is_working:
-            yield Blocker(Signal.MAINTENANCE, session, "is running", "when it finishes")
+        yield from blockers_of(session, settings)
+
+
+def blockers_of(session: Session, settings: Settings) -> Iterator[Blocker]:
+    """Those of one session."""
+    if is_ignored(session, settings):
+        return
+    if session.is_client:
+        if session.state == "idle":
+            yield from _idle_client(session, settings)
+    elif replicates(session):
+        # A base backup or a table copy fails when cut; a stream resumes where it was.
+        if settings.replication is Counts.KEEP or (session.is_walsender and not session.streams):
+            yield _replication(session)
+    elif session.is_autovacuum_worker or session.is_working:
+        yield Blocker(Signal.MAINTENANCE, session, "is running", "when it finishes")
 
 
 def _of_all(look: Snapshot, settings: Settings) -> Iterator[Blocker]:
@@ -107,7 +112,8 @@ def _idle_client(session: Session, settings: Settings) -> Iterator[Blocker]:
         yield Blocker(Signal.IDLE_SESSION, session, "is connected", "when it disconnects")
 
 
-def _replicates(session: Session) -> bool:
+def replicates(session: Session) -> bool:
+    """Whether it sends or receives changes."""
     return session.is_walsender or session.is_subscription_worker or _receives(session)
 
 

@@ -34,7 +34,7 @@ from pgidle.idle.start_result import Startable, StartResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pgidle.idle.snapshot import Key
+    from pgidle.idle.snapshot import Key, Session
     from pgidle.settings.resolve import Settings
 
 __all__ = [
@@ -76,6 +76,7 @@ NAMED_PER_SIGNAL = 10
 SLOT_ENDS = (
     "when its receiver is back, or with pg_drop_replication_slot(); max_slot_wal_keep_size sets a limit"
 )
+NO_USE = "none since waking"
 NO_STATE = "starting, without a state yet"
 ENDS = {
     "active": "when its query ends",
@@ -116,6 +117,7 @@ class Memory:
     """What carries over from one verdict to the next; times are monotonic.
 
     `delayed_since`: since when maintenance alone has kept an otherwise idle Postgres awake. `held`: what sessions hold.
+    `look`: the last look, completed with that; None if it failed.
     """
 
     awake_since: float
@@ -125,11 +127,12 @@ class Memory:
     blocked_since: Mapping[tuple[Signal, Key], float] = field(default_factory=dict)
     delayed_since: float | None = None
     held: Held = field(default_factory=Held)
+    look: Snapshot | None = None
 
 
 def begin(now: float) -> Memory:
     """The memory for a Postgres that became ready `now` (monotonic)."""
-    return Memory(awake_since=now, last_activity=now, last_use="none since waking")
+    return Memory(awake_since=now, last_activity=now, last_use=NO_USE)
 
 
 def note_use(memory: Memory, now: float, what: str) -> Memory:
@@ -186,7 +189,7 @@ def evaluate(
         *(_asked(asked, memory, now) if asked else _clocks(settings, memory, now, backoff)),
         *_grouped(_notes(look, start)),
     )
-    memory = replace(memory, held=held_on)
+    memory = replace(memory, held=held_on, look=look)
     # After an order the clocks are asked again at once.
     far = LOOK_FINEST if asked is not None else _far_from_sleep(look, settings, memory, now)
     return Verdict(idle, reasons, sleeps_at, _next_look(far, sleeps_at, now)), memory
@@ -244,19 +247,28 @@ def _default(moment: float | None, otherwise: float) -> float:
     return otherwise if moment is None else moment
 
 
+def activity_of(session: Session, settings: Settings) -> Reason | None:
+    """What one client does at the moment that counts as use; None if that is nothing."""
+    if is_ignored(session, settings):
+        return None
+    if session.state != "idle":
+        state = session.state or NO_STATE
+        since = f" for {duration_text(session.state_age)}" if session.state_age is not None else ""
+        text = f"{who(session)} has been {state}{since}" if since else f"{who(session)} is {state}"
+        ends = ENDS.get(state, "when it disconnects")
+        return Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, ends, client_text(session))
+    if session.unread:
+        text = f"{who(session)} has sent data that its backend has not read yet"
+        return Reason(
+            ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, "when it is read", client_text(session)
+        )
+    return None
+
+
 def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:
     for session in look.clients:
-        if session.state == "idle" and session.unread and not is_ignored(session, settings):
-            text = f"{who(session)} has sent data that its backend has not read yet"
-            yield Reason(
-                ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, "when it is read", client_text(session)
-            )
-        if session.state != "idle" and not is_ignored(session, settings):
-            state = session.state or NO_STATE
-            since = f" for {duration_text(session.state_age)}" if session.state_age is not None else ""
-            text = f"{who(session)} has been {state}{since}" if since else f"{who(session)} is {state}"
-            ends = ENDS.get(state, "when it disconnects")
-            yield Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, ends, client_text(session))
+        if (reason := activity_of(session, settings)) is not None:
+            yield reason
     for peer in look.connecting.peers:
         if not is_ignored_address(peer.address, settings):
             text = f"a client is connecting from {peer.address} port {peer.port}"

@@ -161,6 +161,17 @@ class Judge:
             self.look_now()
 
     @property
+    def look(self) -> Snapshot | None:
+        """The last look; None if it failed."""
+        return self._memory.look
+
+    @property
+    def last_use(self) -> tuple[str, float] | None:
+        """Who used Postgres last since it woke, and when (monotonic); None: nobody has."""
+        memory = self._memory
+        return None if memory.last_use == policy.NO_USE else (memory.last_use, memory.last_activity)
+
+    @property
     def _is_forced(self) -> bool:
         return any(isinstance(one.order, Sleep) and one.order.force for one in self._requests)
 

@@ -299,7 +299,8 @@ class ObserverLoop:
                 await asking
             finally:
                 self._asking.pop(number, None)
-        return make_report(self._situation, self._judge, self._runtime, self._begun.supervisor_pid)
+        begun = self._begun
+        return make_report(self._situation, self._judge, self._runtime, begun.supervisor_pid, begun.version)
 
     def _counted(self) -> Counted:
         """What the journal adds up to. Raises OSError."""

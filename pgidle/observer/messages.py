@@ -9,7 +9,7 @@ from __future__ import annotations
 from pgidle.base.record import Enum, record
 from pgidle.lifecycle.restarts import FailedStart
 from pgidle.lifecycle.transitions import State
-from pgidle.settings.options import Counts, Ignore, IgnoreField, LogFormat, Tls, WhenIdle
+from pgidle.settings.options import Counts, Ignore, IgnoreField, LogFormat, Price, Tls, WhenIdle
 from pgidle.settings.resolve import Settings
 
 TYPE_CHECKING = False
@@ -220,7 +220,19 @@ if TYPE_CHECKING:
         | Looks
     )
 
-_PARTS = (State, FailedStart, Settings, Counts, Ignore, IgnoreField, LogFormat, Tls, WhenIdle, Judgement)
+_PARTS = (
+    State,
+    FailedStart,
+    Settings,
+    Counts,
+    Ignore,
+    IgnoreField,
+    LogFormat,
+    Price,
+    Tls,
+    WhenIdle,
+    Judgement,
+)
 TO_OBSERVER = {
     one.__name__: one
     for one in (

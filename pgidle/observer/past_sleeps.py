@@ -34,6 +34,11 @@ class PastSleeps:
         """The last sleep that began, if any did."""
         return self._history.last
 
+    @property
+    def woken_by(self) -> str | None:
+        """Which client came first after the last sleep, if a look has seen one."""
+        return self._history.sleeps[-1].woken_by if self._history.sleeps else None
+
     def adopt(self, settings: Settings) -> None:
         """Use these settings from now on."""
         self._settings = settings

@@ -40,7 +40,7 @@ DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class ObserverStart:
     """What an observer begins with. `holds`: the content of the holds' file as the observer before sent it;
     `postgres_files`: signatures of the files that Postgres has read, by name; `settings_file`: that of the settings
-    file as it was read."""
+    file as it was read; `version`: the supervisor's, where that on disk is newer."""
 
     runtime: Runtime
     settings: Settings
@@ -52,6 +52,7 @@ class ObserverStart:
     postgres_files: dict[str, Signature]
     settings_file: Signature
     journal_clock: RunClock
+    version: str
 
 
 def serve(begun: ObserverStart, end: PairEnd, *, is_urgent: bool) -> None:

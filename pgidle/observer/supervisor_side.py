@@ -15,7 +15,7 @@ from pgidle.base.builtin_modules import close, signal
 from pgidle.observer.messages import TO_OBSERVER, TO_SUPERVISOR, Connection, End, Ping, Pong, Ready
 from pgidle.observer.record_encoding import WireError
 from pgidle.observer.socket_pair import PairEnd, pair
-from pgidle.system.forked import fork
+from pgidle.system.forked import fork, open_pidfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Observer:
         is_urgent = bool(self._waiting)
         try:
             pid = fork(lambda: self._serve(theirs, is_urgent))
-            self._pidfd = _opened(pid)
+            self._pidfd = open_pidfd(pid)
         except OSError:
             ours.close()
             raise
@@ -287,16 +287,6 @@ class Observer:
         why = self._fault or _how(status)
         self._log.note("observer", f"lost ({why}); restarting in {pause:g} s")
         self._lost(why)
-
-
-def _opened(pid: int) -> int:
-    """A child's pidfd. Raises OSError, after killing the child."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
 
 
 def _how(status: int | None) -> str:

@@ -15,6 +15,8 @@ from pgidle.system.users import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgidle.base.json_text import Value
     from pgidle.gate.listeners import Waiting
     from pgidle.history.journal import RunClock
@@ -37,13 +39,16 @@ for at most so many seconds."""
 
 
 class JournalEntries:
-    """`moment` and `settings` are the supervisor's."""
+    """`moment` and `settings` are the supervisor's. `written` is called when there are new lines in the file."""
 
-    def __init__(self, runtime: Runtime, moment: Moment, settings: Settings) -> None:
+    def __init__(
+        self, runtime: Runtime, moment: Moment, settings: Settings, written: Callable[[], None]
+    ) -> None:
         self._journal = Journal(runtime.state_dir, runtime.log)
         self._gate = runtime.gate
         self._loop = runtime.loop
         self._moment = moment
+        self._written = written
         self._cause, self._why, self._since = "start", moment.why, _process_start()
         self._by: tuple[str, ...] = ()
         self._parked = 0
@@ -60,6 +65,11 @@ class JournalEntries:
     def clock(self) -> RunClock:
         """The clock that the journal's moments are measured with."""
         return self._journal.clock
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """The run, and the number of the journal's last line."""
+        return self._journal.last
 
     def asked_by(self, peer: str) -> None:
         """Somebody asks for a wake at the control socket."""
@@ -124,7 +134,12 @@ class JournalEntries:
     def exited(self, status: int) -> None:
         """The supervisor exits with this status. Everything is written now."""
         self._note("exited", {"status": status, "why": self._moment.why, "state": self._moment.state.noun})
-        self._journal.write()
+        self.write()
+
+    def write(self) -> None:
+        """Write what has been noted."""
+        if self._journal.write():
+            self._written()
 
     def _note(self, event: str, fields: dict[str, Value], more: str = "") -> None:
         self._end_use()
@@ -136,7 +151,7 @@ class JournalEntries:
         if self._moment.state is State.STARTING and not self._failing:
             self._loop.after(WRITE_AFTER, "journal", self._write)
         else:
-            self._journal.write()
+            self.write()
 
     def _on_waking(self, event: Event, after: Moment) -> None:
         self._why, self._since, self._parked = after.why, after.since, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pgidle.base.version import VERSION
 from pgidle.gate.gatekeeper import parked_text
 from pgidle.lifecycle.transitions import Event, State
 from pgidle.observer import messages as say
@@ -196,6 +197,7 @@ class ObserverDialogue:
             self._server.files_read,
             self._settings.signature,
             self._entries.clock,
+            VERSION,
         )
         serve(begun, end, is_urgent=is_urgent)
 

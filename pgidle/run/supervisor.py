@@ -20,6 +20,7 @@ from pgidle.lifecycle.restarts import FailedStart, Restarts
 from pgidle.lifecycle.transitions import Effect, Event, Moment, State, advance
 from pgidle.observer import messages as say
 from pgidle.observer.messages import Situation
+from pgidle.run.event_delivery import STOP_PATIENCE, EventDelivery
 from pgidle.run.journal_entries import JournalEntries
 from pgidle.run.live_settings import LiveSettings
 from pgidle.run.observer_dialogue import ObserverDialogue
@@ -71,7 +72,11 @@ class Supervisor:
             self._moment,
             self._happen,
         )
-        self._entries = JournalEntries(runtime, self.moment, runtime.settings)
+        self._entries = JournalEntries(
+            runtime, self.moment, runtime.settings, lambda: self._delivery.written()
+        )
+        run, _ = self._entries.last
+        self._delivery = EventDelivery(runtime, (run, 0), self._is_waking, self._on_events_settled)
         self._observer = ObserverDialogue(
             runtime,
             self._settings,
@@ -111,6 +116,7 @@ class Supervisor:
             self._log.note("exit", f"cleanup is incomplete: {fault_text(error)}")
         self._entries.exited(status)
         self._log.note("exit", f"status {status}: {self.moment.why}")
+        self._tell_exit()
         return status
 
     def _live(self) -> int:
@@ -143,11 +149,18 @@ class Supervisor:
         self._observer.leave(status)
         self._gatekeeper.close()
 
+    def _tell_exit(self) -> None:
+        """Have the last events delivered. An exit after a sleep must not take longer for that: a client may come."""
+        if self.state is not State.LEAVING:
+            left = self._settings.current.stop_timeout - (time.monotonic() - self.moment.since)
+            self._delivery.leave(min(left, STOP_PATIENCE))
+
     def _moment(self) -> Moment:
         return self.moment
 
     def _adopt(self, settings: Settings) -> None:
         """Use these settings from now on."""
+        self._delivery.adopt(settings, self._entries.last)
         self._entries.changed(self._settings.changes, settings)
         self._gatekeeper.adopt(settings)
         self.server.adopt(settings)
@@ -274,7 +287,7 @@ class Supervisor:
         """PID 1 of a container adopts all orphans. Our own children are reaped when their pidfds become readable."""
         try:
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if ended.si_pid in (*self.server.children, self._observer.pid):
+                if ended.si_pid in (*self.server.children, self._observer.pid, self._delivery.pid):
                     return
                 os.waitpid(ended.si_pid, os.WNOHANG)
         except ChildProcessError:
@@ -330,7 +343,23 @@ class Supervisor:
         if self._is_wake_pending:
             self._happen(Event.WAKE_REQUESTED, "asked to wake while going to sleep")
         else:
-            self._gatekeeper.look_at_queue(self._settings.current.when_idle)
+            settings = self._settings.current
+            is_telling = settings.when_idle is WhenIdle.EXIT and settings.on_event is not None
+            self._gatekeeper.look_at_queue(WhenIdle.STAY if is_telling else settings.when_idle)
+            if is_telling and not self._events:
+                # Told before the exit: the next run, which would tell it otherwise, may be days away.
+                self._entries.write()
+                if self._delivery.is_under_way:
+                    self._delivery.limit()
+                else:
+                    self._on_events_settled()
+
+    def _is_waking(self) -> bool:
+        return self.state is State.STARTING and self.failed_start is None
+
+    def _on_events_settled(self) -> None:
+        if self.state is State.ASLEEP and self._settings.current.when_idle is WhenIdle.EXIT:
+            self._gatekeeper.look_at_queue(WhenIdle.EXIT)
 
     def _exit_clean(self) -> None:
         if self.state is State.LEAVING and self._is_ordered_to_wake():

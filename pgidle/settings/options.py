@@ -24,6 +24,8 @@ UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "min": 60_000_000, "s": 1_000_
 # timeout, and milliseconds are `ms` everywhere.
 SPELLINGS = {**UNITS, "w": 7 * UNITS["d"], "m": UNITS["min"]}
 LONGEST = 2_147_483_647  # seconds: INT_MAX, where PostgreSQL's own settings in seconds end
+HOURS = {"h": 1, "d": 24, "month": 730}
+"""Hours of the times for which prices are given."""
 # Certainly valid: these must not cost the wake an import of ipaddress.
 COMMON_HOSTS = ("", "*", "localhost", "0.0.0.0", "127.0.0.1", "::", "::1")
 
@@ -64,6 +66,8 @@ class Kind(Enum):
     NO_WAKE = "no-wake"
     PATH = "path"
     PORT = "port"
+    RECEIVER = "receiver"
+    PRICE = "price"
     TEXT = "text"
 
 
@@ -136,7 +140,16 @@ OPTIONS = (
     Option("config", Kind.PATH, None, "settings file", "pgidle.toml beside the data directory"),
     Option("watch", Kind.CONNINFO, None, "connection string of the watching connection", "found"),
     Option("tls", Kind.CHOICE, "as-configured", "whose certificate Postgres shows", choices=tuple(Tls)),
+    Option(
+        "on-event",
+        Kind.RECEIVER,
+        None,
+        "program or http(s) address that is given each event",
+        "off",
+        live=True,
+    ),
     Option("log-format", Kind.CHOICE, "text", "how pgidle writes its log lines", choices=tuple(LogFormat)),
+    Option("price", Kind.PRICE, None, "what the machine costs: $0.02/h, 15 EUR/month", "unknown", live=True),
 )
 
 
@@ -146,6 +159,34 @@ class Ignore:
 
     field: IgnoreField
     value: str
+
+
+@record
+class Price:
+    """What the machine costs while it runs: `per_hour` in the currency that `before` or `behind` the number names, if
+    one does. `text`: as it was written."""
+
+    per_hour: float
+    before: str
+    behind: str
+    text: str
+
+    def of(self, hours: float) -> str:
+        """The money for so many hours, as the price was written."""
+        amount = self.per_hour * hours
+        return f"{self.before}{amount:.{2 if amount >= 0.1 or not amount else 4}f}{self.behind}"
+
+
+def parse_price(text: str) -> Price:
+    """A price for a time: 0.02/h, $0.50/d, 15 EUR/month (of 730 h, as clouds count)."""
+    money, _, unit = (part.strip() for part in text.rpartition("/"))
+    number = money.strip("".join(letter for letter in money if letter not in "0123456789."))
+    before, _, behind = money.partition(number or "/")
+    is_number = number.replace(".", "", 1).isdigit() and number.isascii() and len(number) < 16
+    is_plain = len(before + behind) <= 10 and (before + behind).isprintable() and "-" not in before
+    if unit not in HOURS or not is_number or not is_plain:
+        raise SettingsError(f"{text!r} is not a price", "write 0.02/h, $0.50/d, 15 EUR/month")
+    return Price(float(number) / HOURS[unit], before, behind, text.strip())
 
 
 def parse_duration(text: str) -> float:
@@ -169,8 +210,12 @@ def format_duration(seconds: float) -> str:
     return f"{amount // UNITS[unit]}{unit}"
 
 
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
+
+
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+    if not _is_port(text):
         raise SettingsError(f"{text!r} is not a port", "write a number from 1 to 65535")
     return int(text)
 
@@ -251,6 +296,51 @@ def _no_wake(text: str) -> str:
         raise SettingsError(f"{text!r}: {error}", hint) from None
 
 
+def _receiver(text: str) -> str:
+    if text.startswith("/"):
+        return normpath(text)
+    # Neither error quotes the text, which may hold a secret.
+    if not is_address(text):
+        raise SettingsError(
+            "this is no program and no address", "write /path/of/program, http://... or https://..."
+        )
+    authority = _authority(text)
+    if not all("!" <= letter <= "~" for letter in text) or authority.count("@") > 1 or "#" in text:
+        raise SettingsError("the address has a letter that must be escaped", "write it as %40, %2F, %20, ...")
+    host, port = _host_and_port(authority)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_host = bare and bare != "*" and (bare != host) is (":" in bare) and _is_host(bare)
+    if not is_host or not (port is None or _is_port(port)):
+        raise SettingsError("the address has no valid host and port", "write https://host/path")
+    return text
+
+
+def is_address(receiver: str) -> bool:
+    """Whether a value of on-event is an address of a web server, and no program."""
+    return receiver.startswith(("http://", "https://"))
+
+
+def _authority(address: str) -> str:
+    """What stands between `//` and the path: user, password, host and port."""
+    rest = address.partition("://")[2].replace("?", "/").replace("#", "/")
+    return rest.partition("/")[0]
+
+
+def _host_and_port(authority: str) -> tuple[str, str | None]:
+    host_and_port = authority.rpartition("@")[2]
+    host, colon, port = host_and_port.rpartition(":")
+    return (host, port) if colon and not port.endswith("]") else (host_and_port, None)
+
+
+def harmless_receiver(receiver: str) -> str:
+    """A value of on-event without what may be a secret: an address's user, password, path and query."""
+    if not is_address(receiver):
+        return receiver
+    authority = _authority(receiver)
+    scheme, _, rest = receiver.partition("://")
+    return f"{scheme}://{authority.rpartition('@')[2]}{'/***' if len(rest) > len(authority) + 1 else ''}"
+
+
 def is_folder(no_wake: str) -> bool:
     """Whether a value of no-wake is a folder of Unix sockets, and no network."""
     return no_wake.startswith("/")
@@ -280,6 +370,8 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
         Kind.MANY: _ignore,
         Kind.NO_WAKE: _no_wake,
         Kind.PORT: _port,
+        Kind.RECEIVER: _receiver,
+        Kind.PRICE: parse_price,
         Kind.TEXT: str,
     }
     try:
@@ -303,6 +395,10 @@ def printable(option: Option, value: Any, harmless: Callable[[str], str]) -> str
         return ", ".join(value)
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
+    if option.kind is Kind.RECEIVER:
+        return harmless_receiver(value)
     if option.kind is Kind.CONNINFO:
         return harmless(value)
+    if option.kind is Kind.PRICE:
+        return str(value.text)
     return str(value.value if isinstance(value, Enum) else value)

@@ -16,6 +16,7 @@ from pgidle.settings.options import (
     Kind,
     LogFormat,
     Option,
+    Price,
     Tls,
     WhenIdle,
     absolute,
@@ -50,7 +51,7 @@ class Source(Enum):
 
 @record
 class Settings:
-    """What pgidle does, every default filled in. None: `idle_timeout` and `http` are off, others found."""
+    """What pgidle does, every default filled in. None: `idle_timeout`, `http` and `on_event` are off, others found."""
 
     data_dir: str
     bin_dir: str | None
@@ -74,7 +75,9 @@ class Settings:
     config: str | None
     watch: str | None
     tls: Tls
+    on_event: str | None
     log_format: LogFormat
+    price: Price | None
     postgres_args: tuple[str, ...] = ()
 
 

@@ -45,7 +45,7 @@ def listen(state_dir: StateDir) -> socket.socket:
     mask = os.umask(0o177)
     try:
         state_dir.forget(NAME)
-        listener.bind(f"/proc/self/fd/{state_dir.folder}/{NAME}")
+        _bind(listener, state_dir)
         listener.listen(BACKLOG)
     except OSError as error:
         raise PgidleError(
@@ -54,6 +54,17 @@ def listen(state_dir: StateDir) -> socket.socket:
     finally:
         os.umask(mask)
     return listener
+
+
+def _bind(listener: socket.socket, state_dir: StateDir) -> None:
+    """Under the socket's own name where that is possible: `find_control_sockets` reads it. Raises OSError."""
+    try:
+        listener.bind(path(state_dir.path))
+    except OSError:  # Too long a path, or one that this user may not walk.
+        listener.bind(f"/proc/self/fd/{state_dir.folder}/{NAME}")
+        return
+    # The path may lead elsewhere by now: then nobody would find this socket.
+    os.stat(NAME, dir_fd=state_dir.folder, follow_symlinks=False)
 
 
 def allowed_users() -> tuple[int, ...]:

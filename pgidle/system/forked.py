@@ -36,6 +36,16 @@ def fork(child: Callable[[], None]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def open_pidfd(pid: int) -> int:
+    """A child's pidfd. Raises OSError, after killing the child."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
 def settle(kept: Collection[int], supervisor: int, death_signal: int) -> None:
     """In the copy: no handler, descriptor or terminal of the supervisor's. Raises SupervisorGone, and OSError.
 

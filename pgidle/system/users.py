@@ -232,7 +232,7 @@ def output_of(program: str, arguments: Sequence[str], identity: Identity | None)
 def conceal(environ: Mapping[str, str]) -> None:
     """If there is a password in the environment, keep the user's other processes from reading it in /proc (prctl(2),
     PR_SET_DUMPABLE). After `become` the kernel does so by itself."""
-    if not {*SECRETS, "PGIDLE_WATCH"} & environ.keys():
+    if not {*SECRETS, "PGIDLE_WATCH", "PGIDLE_ON_EVENT"} & environ.keys():
         return
     import ctypes
 

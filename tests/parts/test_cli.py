@@ -46,7 +46,8 @@ def test_status_for_people_and_for_programs(answering: Answering) -> None:
     done = pgidle("status", "--state-dir", answering.state_dir)
     assert done.returncode == 0
     # 90 s, and as long as the command took to ask.
-    assert done.stdout.startswith("state       awake for 1min ")
+    assert done.stdout.startswith("Awake for 1min ")
+    assert "\nstate       awake for 1min " in done.stdout
     done = pgidle("status", "--json", "--state-dir", answering.state_dir)
     assert json.loads(done.stdout)["state"] == "awake"
 
@@ -130,7 +131,8 @@ def test_nobody_is_there(tmp_path: Path) -> None:
     done = pgidle("status", "-D", tmp_path)
     assert (done.returncode, done.stderr) == (3, "")
     where = f"no supervisor is running at {tmp_path}/pgidle: see --data-dir and --state-dir"
-    assert done.stdout == f"{where}\nlast sleep: none is on record\n"
+    first = "Not running, and no sleep is on record.\n"
+    assert done.stdout == f"{first}{where}\nlast sleep: none is on record\n"
 
 
 @pytest.mark.parametrize("kept", ["", "[]", "{", '{"why": "x"}', '{"why": "x", "at": "y"}'])
@@ -138,13 +140,21 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, kept: str) -> None
     (tmp_path / "last.json").write_text(kept)
     done = pgidle("status", "--json", "--state-dir", tmp_path)
     assert done.returncode == 3
-    assert json.loads(done.stdout) == {"state": "not running", "last_sleep": None, "failure": None}
+    assert json.loads(done.stdout) == {
+        "state": "not running",
+        "last_sleep": None,
+        "failure": None,
+        "ended": None,
+    }
 
 
 def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
     (tmp_path / "last.json").write_text('{"why": "idle for 5min", "at": 1795390801.5, "sleeps": []}')
     done = pgidle("status", "--state-dir", tmp_path)
     assert done.returncode == 3
+    assert re.match(
+        r"Not running; Postgres was last put to sleep [\w ]+ ago: it was idle for 5min\.\n", done.stdout
+    )
     assert done.stdout.endswith("\nlast sleep: 2026-11-22 23:40:01 UTC: idle for 5min\n")
     done = pgidle("status", "--json", "--state-dir", tmp_path)
     assert json.loads(done.stdout)["last_sleep"] == {
@@ -152,6 +162,31 @@ def test_the_last_sleep_outlives_the_supervisor(tmp_path: Path) -> None:
         "at": 1795390801.5,
         "seconds": None,
     }
+
+
+LINE = '{"at":%f,"up":1,"run":%d,"n":%d,"event":"%s","why":"SIGTERM received","state":"terminating"}\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ((LINE % (1.7e9, 5, 1, "started"), LINE % (1.6e9, 4, 2, "exited")), "; it ended "),
+        ((LINE % (1.7e9, 5, 1, "exited"), '{"torn'), "; it ended "),
+        ((LINE % (1.7e9, 5, 1, "exited"), LINE % (1.7e9, 6, 1, "woken")), ": pgidle was killed, or "),
+        (
+            (*(LINE % (1.7e9, 5, n, "use") for n in range(9999)), LINE % (1.7e9, 5, 9999, "exited")),
+            "; it ended ",
+        ),
+        (("nonsense\n",), ", and no sleep is on record"),
+        ((), ", and no sleep is on record"),
+    ],
+    ids=["by its place", "torn", "killed", "long", "nonsense", "empty"],
+)
+def test_the_journals_last_line_tells_how_it_ended(tmp_path: Path, lines: tuple[str, ...], says: str) -> None:
+    (tmp_path / "journal.jsonl").write_text("".join(lines))
+    done = pgidle("status", "--state-dir", tmp_path)
+    assert done.returncode == 3
+    assert done.stdout.startswith(f"Not running{says}")
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,15 @@ TOUCHES = {"settings.load"}
 CORE = {
     *(name for name in MODULES if name.partition(".")[0] in PURE_PACKAGES and name not in TOUCHES),
     *("observer.messages", "observer.record_encoding", "observer.results", "observer.look_query"),
-    *("control.status", "control.metrics", "control.orders", "control.hold_file", "postgres.error_messages"),
-    *("history.events", "history.tally", "history.timeline"),
+    *(f"history.{name}" for name in ("events", "timeline", "tally", "summary", "tables", "what_if")),
+    *(
+        "control.status",
+        "control.sentence",
+        "control.metrics",
+        "control.orders",
+        "control.hold_file",
+        "postgres.error_messages",
+    ),
 }
 PURE_DOCTOR = {
     "doctor.finding",

@@ -19,8 +19,59 @@ from pgidle.settings.options import (
     IgnoreField,
     format_duration,
     parse_duration,
+    parse_price,
 )
 from pgidle.settings.resolve import Settings, describe, live_changes, resolve
+
+
+@pytest.mark.parametrize(
+    ("text", "per_hour", "ten_hours"),
+    [
+        ("0.02/h", 0.02, "0.20"),
+        ("$0.02/h", 0.02, "$0.20"),
+        ("0.02 EUR/h", 0.02, "0.20 EUR"),
+        ("€ 24 / d", 1.0, "€ 10.00"),
+        ("73/month", 0.1, "1.00"),
+        ("$.001/h", 0.001, "$0.0100"),
+        ("0/h", 0.0, "0.00"),
+    ],
+)
+def test_a_price(text: str, per_hour: float, ten_hours: str) -> None:
+    price = parse_price(text)
+    assert (pytest.approx(price.per_hour), price.of(10), price.text) == (per_hour, ten_hours, text)
+    assert dict(describe(read(file={"price": text}), harmless))["price"] == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.02",
+        "/h",
+        "$/h",
+        "0.02/year",
+        "-1/h",
+        "1-2/h",
+        "1e3/h",
+        "1,000/h",
+        "1.2.3/h",
+        "²/h",
+        "inf/h",
+        "$\x1b[1m1/h",
+    ],
+)
+def test_what_is_no_price(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"is not a price: write 0\.02/h"):
+        parse_price(text)
+
+
+@given(st.one_of(st.text(), st.text("0123456789.$€ -/hdmonth")))
+def test_a_price_is_finite_or_refused(text: str) -> None:
+    try:
+        price = parse_price(text)
+    except SettingsError:
+        return
+    assert 0 <= price.per_hour < 1e16
+    assert price.of(1).isprintable()
 
 
 @given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from(list(UNITS)), st.sampled_from(["", " "]))
@@ -186,6 +237,40 @@ def test_passwords_are_not_shown(conninfo: str) -> None:
     assert "hunter2" not in shown
     assert "***" in shown
     assert "app" in shown
+
+
+@pytest.mark.parametrize(
+    ("receiver", "shown"),
+    [
+        ("https://hooks.example/services/hunter2", "https://hooks.example/***"),
+        ("https://me:hunter2@hooks.example:8443/", "https://hooks.example:8443"),
+        ("http://me:hunter2@[::1]:80?token=hunter2", "http://[::1]:80/***"),
+        ("https://hooks.example?hunter2", "https://hooks.example/***"),
+        ("http://10.0.0.1:81", "http://10.0.0.1:81"),
+        ("/usr/../opt/tell", "/opt/tell"),
+        ("off", "off"),
+    ],
+)
+def test_of_an_address_that_events_go_to_only_the_server_is_shown(receiver: str, shown: str) -> None:
+    assert dict(describe(read({"on-event": receiver}), harmless))["on-event"] == shown
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [
+        *("ftp://host/hunter2", "HTTPS://host/hunter2", "hunter2", "./hunter2", "curl https://host/hunter2"),
+        *("https:///hunter2", "https://:80/hunter2", "https://*/hunter2", "https://a b/hunter2"),
+        *("https://me:p@hunter2@host/", "https://me:hunter2/x@host/", "https://host/hunter2#x"),
+        *("https://host/\nhunter2", "https://h\u00f6st/x"),
+        *("https://host:0/hunter2", "https://host:x/hunter2", "https://host:/hunter2", "https://::1/hunter2"),
+        *("https://[::1/hunter2", "https://[host]/hunter2", "https://10.0.0.300/hunter2"),
+    ],
+)
+def test_a_receiver_that_is_neither_is_refused_and_not_quoted(receiver: str) -> None:
+    said = complaint(options={"on-event": receiver})
+    assert said.startswith("--on-event: ")
+    assert "hunter2" not in said
+    assert said.endswith(" or off")
 
 
 @given(st.sets(NAMES))

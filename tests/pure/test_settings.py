@@ -47,7 +47,9 @@ def test_defaults() -> None:
         config=FILE,
         watch=None,
         tls=Tls.AS_CONFIGURED,
+        on_event=None,
         log_format=LogFormat.TEXT,
+        price=None,
         postgres_args=(),
     )
 

@@ -1,0 +1,111 @@
+"""Work in a forked process that gets so much time, and of which nothing is left afterwards."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from pgidle.base.builtin_modules import close, signal
+from pgidle.base.record import record
+from pgidle.system.forked import fork, open_pidfd, settle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+PR_SET_CHILD_SUBREAPER = 36
+"""linux/prctl.h: orphans among a process's descendants become its children."""
+
+LONGEST = 1000
+"""Bytes that are read of what is said about the work."""
+
+
+@record
+class Ended:
+    """How it went: `status` as `os.waitstatus_to_exitcode` returns it, or None if it took too long; `said` is what the
+    work said about itself."""
+
+    status: int | None
+    said: str
+
+
+def run_bounded(
+    work: Callable[[Callable[[str], None]], None], kept: Collection[int], seconds: float
+) -> Ended:
+    """Run `work` in a process of its own, in a session of its own; return once all of it has ended. Raises OSError.
+
+    It may execute a program. It gets a function that says something about it, and of the descriptors `kept` and the
+    standard three. Once its process has exited, or after `seconds`, whatever has come of it is killed, in other
+    sessions, too. Call it in a process that has no other children.
+    """
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    parent = os.getpid()
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run() -> None:
+        settle({*kept, writing}, parent, signal.SIGKILL)
+        # Python ignores these two, and exec would leave them so.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        work(lambda text: _say(writing, text))
+        os._exit(0)
+
+    try:
+        pid = fork(run)
+        close(writing)
+        writing = -1
+        pidfd = open_pidfd(pid)
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            is_in_time = bool(poll.poll(seconds * 1000))
+        finally:
+            status = os.waitstatus_to_exitcode(_end_all(pid))
+            close(pidfd)
+        return Ended(status if is_in_time else None, _said(reading))
+    finally:
+        close(reading)
+        if writing >= 0:
+            close(writing)
+
+
+def _end_all(pid: int) -> int:
+    """Kill a child with its process group and all descendants; the child's wait status."""
+    _kill(os.killpg, pid)
+    status = os.waitpid(pid, 0)[1]
+    # A killed one's children become ours, if not those of a process that is killed in turn.
+    while children := _children():
+        for child in children:
+            _kill(os.kill, child)
+        os.waitpid(-1, 0)
+    return status
+
+
+def _children() -> list[int]:
+    """Pids of all children, zombies included (proc_pid_task_children(5)); none where the kernel does not tell."""
+    try:
+        with open("/proc/thread-self/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def _kill(send: Callable[[int, int], None], pid: int) -> None:
+    try:
+        send(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _say(descriptor: int, text: str) -> None:
+    os.write(descriptor, text.encode(errors="replace")[:LONGEST])
+
+
+def _said(descriptor: int) -> str:
+    try:
+        return os.read(descriptor, LONGEST).decode(errors="replace")
+    except BlockingIOError:
+        return ""

@@ -1,0 +1,75 @@
+"""The supervisors of this machine, found by their control sockets in the kernel's table of Unix sockets.
+
+The table (/proc/net/unix: unix_seq_show in net/unix/af_unix.c) is that of this network namespace. It has the names
+that sockets were bound under, which anybody may have chosen: so a name leads only to a folder that has a supervisor's
+lock, and `control_socket.connect` looks at it once more.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pgidle.base.record import record
+from pgidle.system.control_socket import NAME
+from pgidle.system.state_directory import open_of_another, read_kept
+
+TABLE = "/proc/net/unix"
+ACCEPTS = 0x10000
+"""The flag of a socket that listens: __SO_ACCEPTCON in include/linux/net.h."""
+
+
+@record
+class Found:
+    """State directories of supervisors that may be asked, and how many more there seem to be."""
+
+    state_dirs: tuple[str, ...]
+    hidden: int
+
+
+def find() -> Found:
+    """Those that run now. Raises OSError where the table cannot be read."""
+    with open(TABLE, "rb") as table:
+        return judged(names(table.read()))
+
+
+def names(table: bytes) -> tuple[str, ...]:
+    """The folders of sockets in the table that listen under the control socket's name. Pure."""
+    found = set()
+    for line in table.split(b"\n"):
+        # Num RefCount Protocol Flags Type St Inode Path, which may have spaces.
+        words = line.split(None, 7)
+        folder, _, name = words[7].rpartition(b"/") if len(words) == 8 else (b"", b"", b"")
+        if name == os.fsencode(NAME) and folder.startswith(b"/") and _flags(words[3]) & ACCEPTS:
+            found.add(os.fsdecode(folder))
+    return tuple(sorted(found))
+
+
+def judged(folders: tuple[str, ...]) -> Found:
+    """Which of these folders are a supervisor's state directory, by the lock in it."""
+    state_dirs, hidden = [], 0
+    for path in folders:
+        if path.startswith("/proc/"):
+            hidden += 1  # Its path was too long to be the socket's name.
+            continue
+        try:
+            folder = open_of_another(path)
+            try:
+                first = read_kept(folder, "lock").partition(b"\n")[0]
+            finally:
+                os.close(folder)
+        except (PermissionError, FileNotFoundError):
+            # Another user's, or in another mount namespace: a container in this network namespace.
+            hidden += 1
+        except OSError:
+            continue
+        else:
+            if first.isdigit():
+                state_dirs.append(path)
+    return Found(tuple(state_dirs), hidden)
+
+
+def _flags(word: bytes) -> int:
+    try:
+        return int(word, 16)
+    except ValueError:
+        return 0
