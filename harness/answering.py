@@ -15,6 +15,7 @@ from pgidle.control.health_checks import HttpListener
 from pgidle.control.http_server import HttpServer
 from pgidle.control.memory_use import MemoryReader
 from pgidle.control.status import Report
+from pgidle.history.totals import Totals
 from pgidle.lifecycle.transitions import State
 from pgidle.observer.timers import Timers
 from pgidle.system import control_socket
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pgidle.control.orders import Requested
+    from pgidle.history.totals import Counted
 
 # Seconds after which a test gives up waiting for what must happen.
 PATIENCE = 20.0
@@ -73,12 +75,11 @@ class Answering:
         self.port: int = self._tcp.getsockname()[1]
         self._control = socket.socket(socket.AF_UNIX)
         (self.state_dir / "lock").write_text(f"{os.getpid()}\n")
-        descriptor = os.open(self.state_dir, os.O_PATH)
+        self._folder = os.open(self.state_dir, os.O_PATH)
         try:
             self._control.bind(str(self.state_dir / "control.sock"))
         except OSError:  # Too long a path.
-            self._control.bind(f"/proc/self/fd/{descriptor}/control.sock")
-        os.close(descriptor)
+            self._control.bind(f"/proc/self/fd/{self._folder}/control.sock")
         self._control.listen()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
@@ -109,10 +110,18 @@ class Answering:
 
     async def _run(self) -> None:
         meter, timers = MemoryReader(), Timers()
-        folder = os.open(self.state_dir, os.O_PATH)
-        telling = HttpServer(Application(self._report, self._state, meter, folder=folder).answer)
+        totals = Totals(self._folder)
+
+        def counted() -> Counted:
+            return totals.count(time.time())
+
+        telling = HttpServer(
+            Application(self._report, self._state, meter, counted=counted, folder=self._folder).answer
+        )
         ordering = HttpServer(
-            Application(self._report, self._state, meter, self.orders.put, folder=folder).answer
+            Application(
+                self._report, self._state, meter, self.orders.put, counted=counted, folder=self._folder
+            ).answer
         )
         tasks = set()
         listening = []
@@ -140,4 +149,4 @@ class Answering:
         await asyncio.gather(*tasks)
         for server in (telling, ordering):
             await server.close()
-        os.close(folder)
+        os.close(self._folder)

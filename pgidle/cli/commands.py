@@ -10,6 +10,7 @@ from pgidle.cli.doctor import doctor
 from pgidle.cli.history import history
 from pgidle.cli.hold import hold, release
 from pgidle.cli.init import init
+from pgidle.cli.metrics import metrics
 from pgidle.cli.run import run
 from pgidle.cli.sleep_wake import sleep, wake
 from pgidle.cli.status import health, status
@@ -23,5 +24,5 @@ def cli() -> None:
     """Puts an idle PostgreSQL to sleep, and wakes it without anybody noticing."""
 
 
-for command in (run, status, history, top, health, sleep, wake, hold, release, config, init, doctor):
+for command in (run, status, history, top, health, metrics, sleep, wake, hold, release, config, init, doctor):
     cli.add_command(command)

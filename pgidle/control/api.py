@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from pgidle.control.http_server import Answer
-from pgidle.control.metrics import as_metrics
 from pgidle.control.orders import LONGEST_WHY, Hold, Program, Release, Requested, Sleep, Wake
 from pgidle.control.status import NO_LOOK, as_dict
 from pgidle.lifecycle.transitions import State
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pgidle.control.memory_use import MemoryReader
     from pgidle.control.orders import Order
     from pgidle.control.status import Report
+    from pgidle.history.totals import Counted
 
 # Seconds that a request for the status waits for a look taken after it arrived.
 FRESH_TIMEOUT = 2.0
@@ -64,11 +64,12 @@ class Application:
         take: Callable[[Requested], None] | None = None,
         look: Callable[[Callable[[], None]], None] = lambda reply: reply(),
         *,
+        counted: Callable[[], Counted],
         folder: int,
     ) -> None:
         """`report` returns the current report, `state` the state last heard of. `take` is called with orders; None
-        makes the server read-only. `look` calls back once there has been a look, or none can be had. `folder`: the
-        state directory's descriptor."""
+        makes the server read-only. `look` calls back once there has been a look, or none can be had. `counted`
+        returns what is counted over all runs; it raises OSError. `folder`: the state directory's descriptor."""
         self._report = report
         self._state = state
         self._meter = meter
@@ -77,6 +78,7 @@ class Application:
         self._folder = folder
         self._reading = asyncio.Lock()
         """One reads the journal at a time, so that many requests take no more memory than one."""
+        self._counted = counted
 
     async def answer(self, method: str, path: str, query: str, peer: str) -> Answer:
         """The answer to a request, which may be an error. `peer`: who asks, at the control socket."""
@@ -123,8 +125,16 @@ class Application:
         return _json(200, body)
 
     def _metrics(self, report: Report) -> Answer:
+        from pgidle.control.metrics import of_running
+
         memory = self._meter.read(report.resident, report.postmaster_pid)
-        return Answer(200, PROMETHEUS, as_metrics(report, time.monotonic(), memory).encode())
+        try:
+            counted = self._counted()
+        except OSError as error:
+            return _error(500, f"cannot read the journal: {error.strerror}")
+        return Answer(
+            200, PROMETHEUS, of_running(report, counted, memory, time.monotonic(), time.time()).encode()
+        )
 
     async def _history(self, query: str) -> Answer:
         from pgidle.control.history_answer import history

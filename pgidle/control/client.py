@@ -97,6 +97,25 @@ def request(
     After an answer whose `state` is in `until_gone` the supervisor exits, and this waits for that too. Raises
     NotRunning, NoAnswer, or another PgidleError if a supervisor is running but the request failed.
     """
+    with _connected(state_dir, timeout) as connection:
+        status, body = _answer(connection, method, path, f"the supervisor at {state_dir}")
+        if body.get("state") in until_gone:
+            connection.await_end(timeout)
+        return status, body
+
+
+def request_text(state_dir: str, path: str, timeout: float = TIMEOUT) -> str:
+    """The text that the supervisor answers with. Raises as `request` does, and PgidleError for any status but 200."""
+    with _connected(state_dir, timeout) as connection:
+        status, answer = _ask(connection, "GET", path, f"the supervisor at {state_dir}")
+    if status != http.client.OK:
+        raise PgidleError(f"the supervisor at {state_dir} answered {status} to {path}")
+    return answer.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _connected(state_dir: str, timeout: float | None) -> Iterator[_Connection]:
+    """A connection to the supervisor. Raises NotRunning or another PgidleError if there can be none."""
     with contextlib.ExitStack() as ends:
         connection = _Connection(state_dir, timeout)
         ends.callback(connection.forget)
@@ -110,10 +129,7 @@ def request(
             why = "no answer" if isinstance(error, TimeoutError) else error.strerror
             hint = "run this as root or as Postgres's user" if isinstance(error, PermissionError) else ""
             raise PgidleError(f"cannot connect to {control_socket.path(state_dir)}: {why}", hint) from None
-        status, body = _answer(connection, method, path, f"the supervisor at {state_dir}")
-        if body.get("state") in until_gone:
-            connection.await_end(timeout)
-        return status, body
+        yield connection
 
 
 def request_url(url: str, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
@@ -137,17 +153,23 @@ def _answer(
     connection: http.client.HTTPConnection, method: str, path: str, who: str
 ) -> tuple[int, dict[str, Any]]:
     """The HTTP status and the JSON object of the answer. Raises PgidleError, NoAnswer if none came in time."""
+    status, answer = _ask(connection, method, path, who)
+    try:
+        body = json.loads(answer)
+    except (ValueError, RecursionError):
+        raise PgidleError(f"{who} answered {status} without JSON") from None
+    if not isinstance(body, dict):
+        raise PgidleError(f"{who} answered {status} without a JSON object")
+    return status, body
+
+
+def _ask(connection: http.client.HTTPConnection, method: str, path: str, who: str) -> tuple[int, bytes]:
+    """The status and the body of the answer. Raises PgidleError, NoAnswer if none came in time."""
     try:
         connection.request(method, path)
         response = connection.getresponse()
-        body = json.loads(response.read(LONGEST))
-        if isinstance(body, dict):
-            return response.status, body
-        why = f"answered {response.status} without a JSON object"
+        return response.status, response.read(LONGEST)
     except TimeoutError:
         raise NoAnswer(f"{who} did not answer within {connection.timeout:g} s") from None
     except (OSError, http.client.HTTPException):
-        why = "exited before it answered"
-    except (ValueError, RecursionError):
-        why = f"answered {response.status} without JSON"
-    raise PgidleError(f"{who} {why}")
+        raise PgidleError(f"{who} exited before it answered") from None

@@ -50,6 +50,7 @@ def make_report(
         resident=situation.resident,
         polls=judge.polls if verdict is not None else NO_FINDINGS,
         settings=tuple(describe(judge.settings, harmless)),
+        postgres_major=runtime.binaries.version_major,
         version=version,
         look=judge.look if verdict is not None else None,
         judged_by=judge.settings,

@@ -58,6 +58,7 @@ class Report:
     """What asks in a rhythm, and how long Postgres would have slept without that."""
     settings: tuple[tuple[str, str], ...] = ()
     """The settings in force: names, and values as a person would write them."""
+    postgres_major: int = 0
     version: str = ""
     """The supervisor's."""
     look: Snapshot | None = None

@@ -12,6 +12,7 @@ import time
 
 from pgidle.base.errors import fault_text
 from pgidle.base.json_text import encode, quoted
+from pgidle.base.record import record
 from pgidle.system.state_directory import open_own
 
 TYPE_CHECKING = False
@@ -45,14 +46,25 @@ MOST_UNWRITTEN = 200
 """Lines that are kept while the disk is full."""
 
 
+@record
+class RunClock:
+    """The clock of one run of pgidle: `since` is when it began, by CLOCK_BOOTTIME, which never jumps."""
+
+    run: int
+    since: float
+
+    def up(self) -> float:
+        """Seconds since the run began."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.since
+
+
 class Journal:
     """Lines are noted at once, and written by `write`."""
 
     def __init__(self, state_dir: StateDir, log: Log) -> None:
         self._state_dir = state_dir
         self._log = log
-        self._run = int(time.time() * 1000)
-        self._since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.clock = RunClock(int(time.time() * 1000), time.clock_gettime(time.CLOCK_BOOTTIME))
         self._number = 0
         self._unwritten: list[bytes] = []
         self._is_to_rotate = False
@@ -60,8 +72,10 @@ class Journal:
     def note(self, event: str, fields: Mapping[str, Value], more: str = "") -> None:
         """Note an event that happens now. `more`: fields that are JSON already, `,"name":value` for each."""
         self._number += 1
-        up = time.clock_gettime(time.CLOCK_BOOTTIME) - self._since
-        head = f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{self._run},"n":{self._number},"event":{quoted(event)}'
+        up, run = self.clock.up(), self.clock.run
+        head = (
+            f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{run},"n":{self._number},"event":{quoted(event)}'
+        )
         cut = {name: v[:LONGEST_TEXT] if isinstance(v, str) else v for name, v in fields.items()}
         body = "".join(f",{quoted(name)}:{encode(value)}" for name, value in cut.items())
         line = f"{head}{body}{more}}}\n".encode()
@@ -75,7 +89,7 @@ class Journal:
     @property
     def last(self) -> tuple[int, int]:
         """The run, and the number of its last line."""
-        return self._run, self._number
+        return self.clock.run, self._number
 
     def write(self) -> bool:
         """Write what has been noted; whether there was something. Where that fails, it is said in the log, and tried

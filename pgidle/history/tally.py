@@ -92,7 +92,7 @@ class Tally:
             case Kind.CRASHED:
                 self.crashes += 1
             case Kind.START_FAILED:
-                self.failed_starts += max(1, event.count("count"))
+                self.failed_starts += 1
 
     def spend(self, condition: Condition, seconds: float) -> None:
         self.seconds[condition] = self.seconds.get(condition, 0.0) + seconds

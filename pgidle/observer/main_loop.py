@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from pgidle.observer.watch_target import make_watcher, start_question
 if TYPE_CHECKING:
     from pgidle.control.orders import Requested
     from pgidle.control.status import Report
+    from pgidle.history.totals import Counted, Totals
     from pgidle.observer.messages import Judgement, Situation, ToSupervisor
     from pgidle.observer.process import ObserverStart
     from pgidle.observer.results import Ended
@@ -92,10 +95,21 @@ class ObserverLoop:
         )
         self._ordering = OrderHandler(self._want_wake)
         meter = MemoryReader()
+        self._totals: Totals | None = None
         folder = runtime.state_dir.folder
-        self._telling = HttpServer(Application(self._report, self._state, meter, folder=folder).answer)
+        self._telling = HttpServer(
+            Application(self._report, self._state, meter, counted=self._counted, folder=folder).answer
+        )
         self._control = HttpServer(
-            Application(self._report, self._state, meter, self._take, self._look_for, folder=folder).answer
+            Application(
+                self._report,
+                self._state,
+                meter,
+                self._take,
+                self._look_for,
+                counted=self._counted,
+                folder=folder,
+            ).answer
         )
 
     @property
@@ -301,6 +315,18 @@ class ObserverLoop:
                 self._asking.pop(number, None)
         begun = self._begun
         return make_report(self._situation, self._judge, self._runtime, begun.supervisor_pid, begun.version)
+
+    def _counted(self) -> Counted:
+        """What the journal adds up to. Raises OSError."""
+        state_dir = self._runtime.state_dir
+        if self._totals is None:
+            from pgidle.history.totals import Totals
+
+            self._totals = Totals(state_dir.folder, self._begun.journal_clock)
+        counted = self._totals.count(time.time())
+        with contextlib.suppress(OSError):  # A full disk: then the next observer reads more of the journal.
+            self._totals.keep(state_dir)
+        return counted
 
     def _send(self) -> None:
         loop = asyncio.get_running_loop()

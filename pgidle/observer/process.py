@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgidle.history.journal import RunClock
     from pgidle.observer.messages import Situation
     from pgidle.observer.socket_pair import PairEnd
     from pgidle.run.runtime import Runtime
@@ -50,6 +51,7 @@ class ObserverStart:
     looks_failed: int
     postgres_files: dict[str, Signature]
     settings_file: Signature
+    journal_clock: RunClock
     version: str
 
 

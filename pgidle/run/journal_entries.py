@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pgidle.base.json_text import Value
     from pgidle.gate.listeners import Waiting
+    from pgidle.history.journal import RunClock
     from pgidle.lifecycle.transitions import Moment
     from pgidle.run.runtime import Runtime
     from pgidle.settings.resolve import Settings
@@ -59,6 +60,11 @@ class JournalEntries:
             {"why": moment.why, "pid": os.getpid(), "version": VERSION, "settings": _relevant(settings)},
         )
         self._look_up()
+
+    @property
+    def clock(self) -> RunClock:
+        """The clock that the journal's moments are measured with."""
+        return self._journal.clock
 
     @property
     def last(self) -> tuple[int, int]:

@@ -196,6 +196,7 @@ class ObserverDialogue:
             *self._looks,
             self._server.files_read,
             self._settings.signature,
+            self._entries.clock,
             VERSION,
         )
         serve(begun, end, is_urgent=is_urgent)

@@ -192,6 +192,33 @@ def read_trusted(path: str, trust: Trust) -> tuple[bytes, Weakness | None]:
         os.close(found)
 
 
+def replace_file(path: str, content: bytes, trust: Trust) -> None:
+    """Write a file, mode 0644, completely or not at all. Raises OSError.
+
+    Folders that others may write to will do, as Debian's for node_exporter are: without a link to follow, they can lead
+    only to folders of their own, and what is there of that name is replaced and never written to.
+    """
+    place = reach(path, trust)
+    try:
+        new = f".{place.name}.{os.getpid()}"
+        try:
+            os.unlink(new, dir_fd=place.folder)
+        except FileNotFoundError:
+            pass
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(new, flags, 0o600, dir_fd=place.folder), "wb") as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.replace(new, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+            except OSError:
+                os.unlink(new, dir_fd=place.folder)
+                raise
+    finally:
+        os.close(place.folder)
+
+
 def read_regular(path: str) -> bytes:
     """A regular file's content: never a pipe that nobody writes, nor a device. Raises OSError."""
     found = os.open(path, os.O_PATH | os.O_CLOEXEC)

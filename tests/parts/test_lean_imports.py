@@ -48,6 +48,14 @@ def test_nothing_is_left_to_import_at_normal_priority() -> None:
     assert imported(code) == "[]"
 
 
+def test_what_only_metrics_need_waits_until_somebody_asks_for_them() -> None:
+    code = (
+        "from pgidle.observer.process import _import_all\n_import_all()\n"
+        "print([name for name in ('pgidle.control.metrics', 'pgidle.history.totals') if name in sys.modules])"
+    )
+    assert imported(code) == "[]"
+
+
 def test_what_somebody_has_imported_before_stays_his() -> None:
     code = "import ssl, ctypes.util\nbefore = sys.modules['ssl'], ctypes.util\nimport_lean()\n"
     assert imported(f"{code}print(before == (sys.modules['ssl'], ctypes.util))") == "True"

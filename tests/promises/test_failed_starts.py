@@ -100,7 +100,7 @@ def test_a_mistake_in_a_file_is_named_and_mended(installation: Installation, lau
             metrics = dict(
                 line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#"
             )
-        assert int(metrics["pgidle_failed_starts"]) >= 4
+        assert int(metrics["pgidle_consecutive_start_failures"]) >= 4
         health = one.pgidle("health")
         assert (health.returncode, health.stdout) == (0, "starting\n")
         conf.write_text(good)

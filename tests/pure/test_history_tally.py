@@ -55,7 +55,7 @@ def test_a_day() -> None:
     }
     assert one.wakes == {"start": 1, "client": 1, "crash": 1}
     assert one.wakers == {'app "web"': 1}
-    assert (one.sleeps, one.crashes, one.failed_starts, one.sessions_cut) == (1, 1, 4, 30)
+    assert (one.sleeps, one.crashes, one.failed_starts, one.sessions_cut) == (1, 1, 1, 30)
     assert (one.wait.count, one.took.count, one.took.longest, one.shutdown.total) == (1, 3, 2.0, 0.3)
     assert one.last_sleep == MIDNIGHT + 100.4
 

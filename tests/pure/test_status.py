@@ -1,16 +1,14 @@
-"""What is said about the supervisor: to programs, to people, to Prometheus."""
+"""What is said about the supervisor: to programs and to people."""
 
 from __future__ import annotations
 
 import json
-import re
 from math import inf
 
 import pytest
 
 from harness.answering import make_report
 from pgidle.cli.status_table import as_table
-from pgidle.control.metrics import as_metrics
 from pgidle.control.status import Memory, as_dict
 from pgidle.idle.flapping import LastSleep
 from pgidle.idle.policy import Lease
@@ -22,19 +20,6 @@ NOW, WALL = 1000.0, 1_795_390_801.5
 MEMORY = Memory(12 * 2**20, 30 * 2**20, 96 * 2**20)
 BUSY = Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, "session 7 is active", "when its query ends")
 HELD = Reason(ReasonKind.BLOCKER, Signal.LEASE, "held")
-
-# https://prometheus.io/docs/instrumenting/exposition_formats/
-SAMPLE = re.compile(r'([a-z_]+)(\{(?:[a-z_]+="(?:[^"\\\n]|\\[\\"n])*",?)*\})? (\S+)')
-
-
-def samples(text: str) -> dict[str, float]:
-    found = {}
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            sample = SAMPLE.fullmatch(line)
-            assert sample, line
-            found[sample[1].removeprefix("pgidle_") + (sample[2] or "")] = float(sample[3])
-    return found
 
 
 def test_programs_get_everything() -> None:
@@ -65,7 +50,6 @@ def test_programs_get_everything() -> None:
         {"name": "3", "ends_in": 60, "why": "backup", "program": None},
         {"name": "5", "ends_in": None, "why": "", "program": "sh (pid 7)"},
     ]
-    assert samples(as_metrics(report, NOW, MEMORY))["leases"] == 2
     assert said["last_sleep"] == {"why": "idle for 5min", "at": WALL - 3600, "seconds": 0.0146}
     assert "idle for 5min; the shutdown took 15 ms\n" in as_table(said)
     assert said["memory"] == {"supervisor": 12 * 2**20, "observer": 30 * 2**20, "postgres": 96 * 2**20}
@@ -74,7 +58,6 @@ def test_programs_get_everything() -> None:
 def test_a_sleep_that_is_due_is_not_in_the_past() -> None:
     report = make_report(sleeps_at=NOW - 5)
     assert as_dict(report, NOW, WALL, MEMORY)["sleeps_in"] == 0
-    assert samples(as_metrics(report, NOW, MEMORY))["sleep_in_seconds"] == 0
 
 
 @pytest.mark.parametrize("state", list(State))
@@ -108,36 +91,6 @@ def test_the_table_names_every_reason_on_a_line_of_its_own() -> None:
     assert "so far      wakes: 2, sleeps: 1, crashes: 0, looks: 7, looks failed: 0\n" in table
 
 
-def test_metrics_say_the_state_in_every_form() -> None:
-    report = make_report(state=State.ASLEEP, since=NOW - 90, reasons=(BUSY, BUSY, HELD), parked=4, sessions=3)
-    found = samples(as_metrics(report, NOW, MEMORY))
-    assert {name: value for name, value in found.items() if name.startswith("state{") and value} == {
-        'state{state="asleep"}': 1
-    }
-    assert found["state_number"] == State.ASLEEP.value
-    assert found["seconds_in_state"] == 90
-    assert found['reasons{kind="activity",signal="session_state"}'] == 2
-    assert found['gate_info{mode="shared"}'] == 1
-    assert (found["parked"], found["sessions"], found["wakes_total"], found["sleeps_total"]) == (4, 3, 2, 1)
-    assert found['memory_bytes{of="postgres"}'] == 96 * 2**20
-
-
-def test_what_is_not_known_is_no_metric() -> None:
-    found = samples(as_metrics(make_report(), NOW, Memory(1, 1, None)))
-    assert not {"sleep_in_seconds", "sessions", 'memory_bytes{of="postgres"}'} & found.keys()
-
-
-def test_every_metric_has_its_type_and_help() -> None:
-    text = as_metrics(make_report(gate_mode='a"b\\c\nd'), NOW, MEMORY)
-    assert 'gate_info{mode="a\\"b\\\\c\\nd"}' in samples(text)
-    names = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
-    for word in ("HELP", "TYPE"):
-        assert {line.split()[2] for line in text.splitlines() if line.startswith(f"# {word}")} == names
-    for line in text.splitlines():
-        if line.startswith("# TYPE"):
-            assert line.endswith(" counter") == line.split()[2].endswith("_total")
-
-
 POLLS = (
     Poll('app "web"', "SELECT 1", 30.0, NOW - 600),
     Poll('app "web"', "SELECT 2", 5.0, NOW - 60, sessions=2),
@@ -161,12 +114,3 @@ def test_who_may_not_know_statements_learns_of_none() -> None:
     assert "SELECT" not in json.dumps(said)
     assert 'app "web" is used every 30s' in as_table(said)
     assert "would have slept" not in as_table(said)
-
-
-def test_a_client_has_one_interval_however_many_polls() -> None:
-    found = samples(as_metrics(make_report(polls=Findings(POLLS, 0.0, 1.0)), NOW, MEMORY))
-    intervals = {name: value for name, value in found.items() if name.startswith("poll_interval_seconds")}
-    assert intervals == {
-        r'poll_interval_seconds{client="app \"web\""}': 5.0,
-        'poll_interval_seconds{client="unseen"}': 10.0,
-    }

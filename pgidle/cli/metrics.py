@@ -1,0 +1,83 @@
+"""`pgidle metrics`."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any
+
+import click
+
+from pgidle.base.errors import PgidleError
+from pgidle.cli.command_class import Command
+from pgidle.cli.find_supervisor import WHERE, find_state_dir
+from pgidle.cli.setting_options import setting_options
+from pgidle.control.client import NotRunning, request_text
+from pgidle.control.metrics import labelled, of_none
+from pgidle.history.totals import Totals
+from pgidle.settings.load import working_directory
+from pgidle.settings.options import absolute
+from pgidle.system.log import one_line
+from pgidle.system.state_directory import open_of_another
+from pgidle.system.trusted_path import replace_file, trust_in
+
+LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+@click.command(
+    cls=Command,
+    params=setting_options(*WHERE),
+    short_help="Print the metrics for Prometheus, also of a supervisor that has exited.",
+)
+@click.pass_obj
+@click.option("--output", metavar="FILE", help="write them there, as a whole, for node_exporter")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, help="a label for each; may be repeated"
+)
+def metrics(options: dict[str, Any], output: str | None, labels: tuple[str, ...]) -> None:
+    """Print the metrics for Prometheus: from a supervisor that runs, else what is on record, with pgidle_up 0."""
+    added = _read_labels(labels)
+    state_dir = find_state_dir(options)
+    try:
+        text = request_text(state_dir, "/metrics")
+    except NotRunning as error:
+        text = _on_record(state_dir, error)
+    # Whoever answers may be another user.
+    text = labelled("".join(f"{one_line(line)}\n" for line in text.splitlines()), added)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(absolute(working_directory(), output), text)
+
+
+def _on_record(state_dir: str, error: NotRunning) -> str:
+    try:
+        folder = open_of_another(state_dir)
+    except FileNotFoundError:
+        raise error from None
+    except OSError as failed:
+        raise PgidleError(f"cannot read {state_dir}: {failed.strerror}") from None
+    try:
+        return of_none(Totals(folder).count(time.time(), is_running=False))
+    except OSError as failed:
+        raise PgidleError(f"cannot read the journal in {state_dir}: {failed.strerror}") from None
+    finally:
+        os.close(folder)
+
+
+def _read_labels(given: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not LABEL.fullmatch(name) or not value.isprintable():
+            raise click.UsageError(f"--label {text!r} is not NAME=VALUE")
+        labels[name] = value
+    return labels
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        replace_file(path, text.encode(), trust_in(os.geteuid(), os.getegid()))
+    except OSError as failed:
+        raise PgidleError(f"cannot write {path}: {failed.strerror}") from None
