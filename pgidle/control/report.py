@@ -48,7 +48,7 @@ def make_report(
         last_sleep=judge.past_sleeps.last,
         failed_start=situation.failed_start,
         resident=situation.resident,
-        polls=judge.polls if verdict is not None else NO_FINDINGS,
+        polls=judge.polls.findings if verdict is not None else NO_FINDINGS,
         settings=tuple(describe(judge.settings, harmless)),
         postgres_major=runtime.binaries.version_major,
         version=version,

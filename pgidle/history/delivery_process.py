@@ -14,7 +14,7 @@ from pgidle.base.builtin_modules import signal
 from pgidle.base.errors import FAULTS, fault_text
 from pgidle.base.record import record
 from pgidle.history.undelivered import find_undelivered, last_delivered, mark_delivered
-from pgidle.settings.options import harmless_receiver, is_address
+from pgidle.settings.receiver import harmless_receiver, is_address
 from pgidle.system.bounded_work import run_bounded
 from pgidle.system.forked import SupervisorGone, settle
 from pgidle.system.users import for_children

@@ -13,12 +13,12 @@ from pgidle.base.record import replace
 from pgidle.control.orders import Sleep
 from pgidle.idle import awake_too_long, policy
 from pgidle.idle.policy import AskedToSleep, is_near
-from pgidle.idle.polls import Polls
 from pgidle.idle.reasons import ReasonKind, slot_text
 from pgidle.idle.snapshot import LookFailed, Snapshot
 from pgidle.observer.messages import Judgement
 from pgidle.observer.next_start import NextStart
 from pgidle.observer.past_sleeps import PastSleeps
+from pgidle.observer.poll_watch import PollWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pgidle.control.holds import Holds, Kept
     from pgidle.control.orders import Hold, Requested
     from pgidle.idle.policy import Look
-    from pgidle.idle.polls import Findings
     from pgidle.idle.reasons import Verdict
     from pgidle.idle.snapshot import Key
     from pgidle.idle.start_result import StartQuestion
@@ -94,8 +93,7 @@ class Judge:
         self._requests: list[Requested] = []
         """Requests for a sleep that wait for an answer whether it comes."""
         self._keepers = awake_too_long.begin(time.monotonic())
-        self._polls = Polls(time.monotonic())
-        self._polls_told: frozenset[tuple[str, str]] = frozenset()
+        self.polls = PollWatch(log, notes)
         self._judged_at = 0.0
         """When the last look was taken before the gate was shut (monotonic)."""
         self._drain_since = 0.0
@@ -107,8 +105,7 @@ class Judge:
         """Postgres has become ready: start the clock, with the first look as a baseline."""
         self._memory = policy.begin(time.monotonic())
         self._keepers = awake_too_long.begin(time.monotonic())
-        self._polls = Polls(time.monotonic())
-        self._polls_told = frozenset()
+        self.polls.begin()
         self.verdict = None
         self._next_start.begin()
         self._notes.begin()
@@ -254,9 +251,9 @@ class Judge:
         if isinstance(look, Snapshot):
             self._next_start.note_prepared(look.prepared_transactions)
             self._tell_keeper(look, verdict, now)
-            self._find_polls(look, verdict, now)
+            self.polls.see(look, verdict, self.settings, self._passed_over, now)
         else:
-            self._polls.doubt(now)
+            self.polls.doubt(now)
         self._tell_askers()
         if self._is_confirming:
             self._conclude(look, verdict)
@@ -280,7 +277,7 @@ class Judge:
                 idle = (ReasonKind.CLOCK, ReasonKind.NOTE)
                 awake = "; ".join(str(one) for one in verdict.reasons if one.kind not in idle)
                 self.answer(False, f"not put to sleep: {awake} (pgidle sleep --force overrides this)")
-            self._timers.after(self._polls.next_look(now, verdict.next_look), "look", self.look_now)
+            self._timers.after(self.polls.next_look(now, verdict.next_look), "look", self.look_now)
             if not is_near(verdict, now):
                 self._disconnect()
 
@@ -331,36 +328,9 @@ class Judge:
             self._log.note("awake", line)
 
     @property
-    def polls(self) -> Findings:
-        """The statements that come in a rhythm, as far as they are sure."""
-        return self._polls.findings(time.monotonic())
-
-    @property
     def _passed_over(self) -> Collection[Key]:
         """Sessions whose use, since the look before, does not count."""
         return self._memory.baseline.passed_over if self._memory.baseline is not None else ()
-
-    def _find_polls(self, look: Snapshot, verdict: Verdict, now: float) -> None:
-        """Log and note the polls without which Postgres would have slept, each once for as long as it lasts."""
-        self._polls.see(look, verdict.reasons, self.settings, self._passed_over)
-        found = self._polls.findings(now)
-        self._polls_told &= {poll.label for poll in found.polls}
-        if not found.consequence:
-            return
-        news = [poll for poll in found.polls if poll.label not in self._polls_told]
-        if news:
-            self._polls_told |= {poll.label for poll in found.polls}
-            self._log.note(
-                "poll", f"{', '.join(poll.full_text for poll in found.polls)}; {found.consequence}"
-            )
-        for poll in news:
-            self._notes.note(
-                "poll",
-                client=poll.client,
-                statement=poll.statement,
-                every=round(poll.every, 3),
-                since=round(time.time() - (now - poll.since), 3),
-            )
 
     def _warn_of_slots(self, look: Snapshot) -> None:
         """An inactive slot fills the disk: log it, and again whenever the WAL it retains has doubled."""

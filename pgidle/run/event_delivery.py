@@ -86,15 +86,20 @@ class EventDelivery:
             self._failures = 0
             self._loop.after(0.0, "events", self._start_unless_waking)
 
-    def limit(self) -> None:
-        """An exit waits: from now on for EXIT_PATIENCE at most."""
-        self._loop.after(EXIT_PATIENCE, "events exit", self._settled)
+    def settle(self) -> None:
+        """An exit waits for the events so far, for EXIT_PATIENCE at most: call `settled` then."""
+        if self.is_under_way:
+            self._loop.after(EXIT_PATIENCE, "events exit", self._settled)
+        else:
+            self._settled()
 
-    def leave(self, patience: float) -> None:
-        """The supervisor exits: deliver the last lines, in so many seconds. What is left is for the next run."""
-        if self._receiver is None or patience <= 0:
+    def leave(self, stop_timeout: float, since: float) -> None:
+        """The supervisor exits: deliver the last lines, within what is left of the stop timeout, which began then
+        (monotonic). What is not delivered is for the next run."""
+        now = time.monotonic()
+        deadline = min(since + stop_timeout, now + STOP_PATIENCE)
+        if self._receiver is None or deadline <= now:
             return
-        deadline = time.monotonic() + patience
         try:
             while self.pid is not None or self._is_new:
                 if self.pid is None:

@@ -11,6 +11,7 @@ import time
 from pgidle.base.version import VERSION
 from pgidle.history.journal import Journal
 from pgidle.lifecycle.transitions import Event, State
+from pgidle.system.proc_files import process_start
 from pgidle.system.users import user_name
 
 TYPE_CHECKING = False
@@ -49,7 +50,7 @@ class JournalEntries:
         self._loop = runtime.loop
         self._moment = moment
         self._written = written
-        self._cause, self._why, self._since = "start", moment.why, _process_start()
+        self._cause, self._why, self._since = "start", moment.why, process_start()
         self._by: tuple[str, ...] = ()
         self._parked = 0
         self._failing = ""
@@ -234,14 +235,3 @@ def _name(one: Waiting) -> str:
     if one.port:
         return one.address
     return "Unix socket" if one.uid is None else f"user {user_name(one.uid)}, Unix socket"
-
-
-def _process_start() -> float:
-    """When this process was started (monotonic), to 10 ms; now if that is not known. (proc_pid_stat(5), field 22)"""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            ticks = int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return time.monotonic()
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.monotonic() - max(0.0, age)

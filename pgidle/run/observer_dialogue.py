@@ -12,7 +12,7 @@ from pgidle.observer.messages import Judgement
 from pgidle.observer.supervisor_side import Observer
 from pgidle.settings.options import WhenIdle
 from pgidle.system import control_socket
-from pgidle.system.processors import is_quiet
+from pgidle.system.proc_files import is_quiet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pgidle.lifecycle.restarts import FailedStart, Restarts
 from pgidle.lifecycle.transitions import Effect, Event, Moment, State, advance
 from pgidle.observer import messages as say
 from pgidle.observer.messages import Situation
-from pgidle.run.event_delivery import STOP_PATIENCE, EventDelivery
+from pgidle.run.event_delivery import EventDelivery
 from pgidle.run.journal_entries import JournalEntries
 from pgidle.run.live_settings import LiveSettings
 from pgidle.run.observer_dialogue import ObserverDialogue
@@ -29,6 +29,8 @@ from pgidle.run.sd_notify import Notifier
 from pgidle.run.shutdown import Shutdown
 from pgidle.settings.options import WhenIdle
 from pgidle.system import control_socket
+from pgidle.system.forked import reap_strangers
+from pgidle.system.proc_files import resident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +118,8 @@ class Supervisor:
             self._log.note("exit", f"cleanup is incomplete: {fault_text(error)}")
         self._entries.exited(status)
         self._log.note("exit", f"status {status}: {self.moment.why}")
-        self._tell_exit()
+        if self.state is not State.LEAVING:  # After a sleep a client may come: the exit must not take longer.
+            self._delivery.leave(self._settings.current.stop_timeout, self.moment.since)
         return status
 
     def _live(self) -> int:
@@ -148,12 +151,6 @@ class Supervisor:
             listener.accept()  # Requests that have arrived by now are answered.
         self._observer.leave(status)
         self._gatekeeper.close()
-
-    def _tell_exit(self) -> None:
-        """Have the last events delivered. An exit after a sleep must not take longer for that: a client may come."""
-        if self.state is not State.LEAVING:
-            left = self._settings.current.stop_timeout - (time.monotonic() - self.moment.since)
-            self._delivery.leave(min(left, STOP_PATIENCE))
 
     def _moment(self) -> Moment:
         return self.moment
@@ -281,17 +278,7 @@ class Supervisor:
             self._settings.read()
             self._notifier.reloaded()
         elif number == signal.SIGCHLD and os.getpid() == 1:
-            self._reap_strangers()
-
-    def _reap_strangers(self) -> None:
-        """PID 1 of a container adopts all orphans. Our own children are reaped when their pidfds become readable."""
-        try:
-            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if ended.si_pid in (*self.server.children, self._observer.pid, self._delivery.pid):
-                    return
-                os.waitpid(ended.si_pid, os.WNOHANG)
-        except ChildProcessError:
-            return
+            reap_strangers((*self.server.children, self._observer.pid, self._delivery.pid))
 
     def _situation(self, heard: int) -> Situation:
         moment = self.moment
@@ -307,7 +294,7 @@ class Supervisor:
             self.sleeps,
             self.crashes,
             self.failed_start,
-            _resident(),
+            resident(),
             heard,
         )
 
@@ -349,10 +336,7 @@ class Supervisor:
             if is_telling and not self._events:
                 # Told before the exit: the next run, which would tell it otherwise, may be days away.
                 self._entries.write()
-                if self._delivery.is_under_way:
-                    self._delivery.limit()
-                else:
-                    self._on_events_settled()
+                self._delivery.settle()
 
     def _is_waking(self) -> bool:
         return self.state is State.STARTING and self.failed_start is None
@@ -375,15 +359,6 @@ class Supervisor:
 
     def _exit_failed(self) -> None:
         self._exit_status = 1
-
-
-def _resident() -> int:
-    """Bytes of our own resident memory (proc_pid_statm(5)); 0 if not known."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def _words(effect: Effect) -> str:

@@ -292,6 +292,27 @@ def _ignore(text: str) -> Ignore:
     return Ignore(field, value)
 
 
+def _receiver(text: str) -> str:
+    from pgidle.settings.receiver import authority, host_and_port, is_address  # Only where there is one.
+
+    if text.startswith("/"):
+        return normpath(text)
+    # Neither error quotes the text, which may hold a secret.
+    if not is_address(text):
+        raise SettingsError(
+            "this is no program and no address", "write /path/of/program, http://... or https://..."
+        )
+    who_and_where = authority(text)
+    if not all("!" <= letter <= "~" for letter in text) or who_and_where.count("@") > 1 or "#" in text:
+        raise SettingsError("the address has a letter that must be escaped", "write it as %40, %2F, %20, ...")
+    host, port = host_and_port(who_and_where)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_valid = bare and bare != "*" and (bare != host) is (":" in bare) and _is_host(bare)
+    if not is_valid or not (port is None or _is_port(port)):
+        raise SettingsError("the address has no valid host and port", "write https://host/path")
+    return text
+
+
 def _no_wake(text: str) -> str:
     if is_folder(text):
         return normpath(text)
@@ -302,51 +323,6 @@ def _no_wake(text: str) -> str:
     except ValueError as error:
         hint = "write an address, a network (10.0.0.0/8), or a folder (/run/exporter)"
         raise SettingsError(f"{text!r}: {error}", hint) from None
-
-
-def _receiver(text: str) -> str:
-    if text.startswith("/"):
-        return normpath(text)
-    # Neither error quotes the text, which may hold a secret.
-    if not is_address(text):
-        raise SettingsError(
-            "this is no program and no address", "write /path/of/program, http://... or https://..."
-        )
-    authority = _authority(text)
-    if not all("!" <= letter <= "~" for letter in text) or authority.count("@") > 1 or "#" in text:
-        raise SettingsError("the address has a letter that must be escaped", "write it as %40, %2F, %20, ...")
-    host, port = _host_and_port(authority)
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_host = bare and bare != "*" and (bare != host) is (":" in bare) and _is_host(bare)
-    if not is_host or not (port is None or _is_port(port)):
-        raise SettingsError("the address has no valid host and port", "write https://host/path")
-    return text
-
-
-def is_address(receiver: str) -> bool:
-    """Whether a value of on-event is an address of a web server, and no program."""
-    return receiver.startswith(("http://", "https://"))
-
-
-def _authority(address: str) -> str:
-    """What stands between `//` and the path: user, password, host and port."""
-    rest = address.partition("://")[2].replace("?", "/").replace("#", "/")
-    return rest.partition("/")[0]
-
-
-def _host_and_port(authority: str) -> tuple[str, str | None]:
-    host_and_port = authority.rpartition("@")[2]
-    host, colon, port = host_and_port.rpartition(":")
-    return (host, port) if colon and not port.endswith("]") else (host_and_port, None)
-
-
-def harmless_receiver(receiver: str) -> str:
-    """A value of on-event without what may be a secret: an address's user, password, path and query."""
-    if not is_address(receiver):
-        return receiver
-    authority = _authority(receiver)
-    scheme, _, rest = receiver.partition("://")
-    return f"{scheme}://{authority.rpartition('@')[2]}{'/***' if len(rest) > len(authority) + 1 else ''}"
 
 
 def is_folder(no_wake: str) -> bool:
@@ -404,6 +380,8 @@ def printable(option: Option, value: Any, harmless: Callable[[str], str]) -> str
     if option.kind is Kind.ENDPOINT:
         return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
     if option.kind is Kind.RECEIVER:
+        from pgidle.settings.receiver import harmless_receiver
+
         return harmless_receiver(value)
     if option.kind is Kind.CONNINFO:
         return harmless(value)

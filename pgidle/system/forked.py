@@ -69,3 +69,15 @@ def settle(kept: Collection[int], supervisor: int, death_signal: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != supervisor:
         raise SupervisorGone
+
+
+def reap_strangers(ours: Collection[int | None]) -> None:
+    """PID 1 of a container adopts all orphans: reap those that have exited. Our own children are reaped when their
+    pidfds become readable."""
+    try:
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in ours:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
+    except ChildProcessError:
+        return

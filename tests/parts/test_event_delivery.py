@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -153,12 +154,12 @@ def test_one_that_does_not_end_is_killed(made: Made, monkeypatch: pytest.MonkeyP
 
 def test_the_last_events_are_delivered_as_far_as_there_is_time(made: Made) -> None:
     made.happen(1)
-    made.delivery.leave(30)
+    made.delivery.leave(30, time.monotonic())
     assert made.numbers == [1]
     assert made.delivery.pid is None
     made.write("exec sleep 1000")
     made.happen(2)
-    made.delivery.leave(0.1)
+    made.delivery.leave(0.1, time.monotonic())
     assert made.delivery.pid is not None
 
 
