@@ -34,81 +34,95 @@ CLIENTS = (
 TIMEOUT = 300.0
 
 
-def events(end: float, days: float, count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
-    """About `count` events over so many days before `end` (Unix time), as the lines' contents."""
-    rng = random.Random(seed)
-    at = end - days * DAY
-    pause = days * DAY / max(1, count) * 3.4
-    """Seconds from one sleep to the next, of some 3.4 events each."""
-    run, began, number = int(at * 1000), at, 0
+class _Life:
+    """One Postgres, from sleep to sleep. `at` is Unix time."""
 
-    def line(kind: str, **fields: Any) -> dict[str, Any]:
-        nonlocal number
-        number += 1
-        head = {"at": round(at, 3), "up": round(at - began, 3), "run": run, "n": number, "event": kind}
-        return head | fields
+    def __init__(self, begin: float, pause: float, seed: int) -> None:
+        """`pause`: seconds from one sleep to the next."""
+        self.at = begin
+        self._pause = pause
+        self._rng = random.Random(seed)
+        self._timeout = min(TIMEOUT, round(pause / 3))
+        self._begin_run()
 
-    timeout = min(TIMEOUT, round(pause / 3))
-    settings = {"idle-timeout": timeout, "min-awake": min(30.0, timeout), "when-idle": "stay"}
-    yield line("started", why="pgidle started", version="0", settings=settings)
-    yield line("woken", why="ready", cause="start", by=[], parked=0, wait=None, took=0.4)
-    while True:
-        name, address = rng.choice(CLIENTS)
+    def start(self) -> Iterator[dict[str, Any]]:
+        yield self._started()
+        yield self._line("woken", why="ready", cause="start", by=[], parked=0, wait=None, took=0.4)
+
+    def be_awake(self) -> Iterator[dict[str, Any]]:
+        """Until it is idle for long enough; now and then it crashes, and is awake again."""
+        rng, timeout = self._rng, self._timeout
+        self._last, _ = rng.choice(CLIENTS)
         if rng.random() < 0.3:
             idle, count = timeout * rng.uniform(0.05, 0.9), rng.randint(1, 2)
-            at += idle * count
-            yield line("use", idle=round(idle, 3), count=count, by=name)
-        at += timeout
-        if at >= end:
-            return
-        if rng.random() < 0.002:
-            yield line("crashed", why="the postmaster was killed by signal 9")
-            at += 0.5
-            yield line("woken", why="ready", cause="crash", by=[], parked=0, wait=None, took=0.5)
-            continue
-        shown = format_duration(timeout)
-        why = f"idle {shown} (idle-timeout {shown}); last use: {name}"
-        yield line(
+            self.at += idle * count
+            yield self._line("use", idle=round(idle, 3), count=count, by=self._last)
+        self.at += timeout
+        while rng.random() < 0.002:
+            yield self._line("crashed", why="the postmaster was killed by signal 9")
+            self.at += 0.5
+            yield self._line("woken", why="ready", cause="crash", by=[], parked=0, wait=None, took=0.5)
+            self.at += timeout
+
+    def sleep(self) -> Iterator[dict[str, Any]]:
+        rng, shown = self._rng, format_duration(self._timeout)
+        yield self._line(
             "slept",
-            why=why,
-            last_use=name,
-            idle=timeout,
+            why=f"idle {shown} (idle-timeout {shown}); last use: {self._last}",
+            last_use=self._last,
+            idle=self._timeout,
             checkpoint=round(rng.uniform(0.01, 0.2), 3),
             shutdown=round(rng.uniform(0.05, 0.4), 3),
-            cut=[name] if rng.random() < 0.5 else [],
+            cut=[self._last] if rng.random() < 0.5 else [],
             cut_count=0,
         )
-        at += max(1.0, pause * rng.expovariate(1.5))
-        if at >= end:
-            return
+        self.at += max(1.0, self._pause * rng.expovariate(1.5))
+
+    def wake(self) -> Iterator[dict[str, Any]]:
+        """For a client; now and then pgidle was stopped meanwhile."""
+        rng = self._rng
         name, address = rng.choice(CLIENTS)
         if rng.random() < 0.005:
-            yield line("exited", status=0, why="SIGTERM received", state="terminating")
-            at += rng.uniform(1, 100)
-            run, began, number = int(at * 1000), at, 0
-            yield line("started", why="pgidle started", version="0", settings=settings)
+            yield self._line("exited", status=0, why="SIGTERM received", state="terminating")
+            self.at += rng.uniform(1, 100)
+            self._begin_run()
+            yield self._started()
         took = round(rng.uniform(0.06, 1.2), 3)
-        at += took
-        yield line(
-            "woken",
-            why="1 client parked at the gate",
-            cause="client",
-            by=[address],
-            parked=1,
-            wait=took,
-            took=took,
-        )
+        self.at += took
+        why = "1 client parked at the gate"
+        yield self._line("woken", why=why, cause="client", by=[address], parked=1, wait=took, took=took)
         if rng.random() < 0.8:
-            at += 0.3
+            self.at += 0.3
             user = name.partition("user ")[2].partition(",")[0]
-            yield line(
-                "client",
-                client=name,
-                application=name.split('"')[1],
-                user=user,
-                database="app",
-                address=address,
-            )
+            application = name.split('"')[1]
+            facts = {"client": name, "application": application, "user": user, "database": "app"}
+            yield self._line("client", **facts, address=address)
+
+    def _begin_run(self) -> None:
+        self._run, self._began, self._number = int(self.at * 1000), self.at, 0
+
+    def _started(self) -> dict[str, Any]:
+        least = min(30.0, self._timeout)
+        settings = {"idle-timeout": self._timeout, "min-awake": least, "when-idle": "stay"}
+        return self._line("started", why="pgidle started", version="0", settings=settings)
+
+    def _line(self, kind: str, **fields: Any) -> dict[str, Any]:
+        self._number += 1
+        at, up = round(self.at, 3), round(self.at - self._began, 3)
+        return {"at": at, "up": up, "run": self._run, "n": self._number, "event": kind} | fields
+
+
+def events(end: float, days: float, count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
+    """About `count` events over so many days before `end` (Unix time), as the lines' contents."""
+    # From one sleep to the next there are some 3.4 events.
+    life = _Life(end - days * DAY, days * DAY / max(1, count) * 3.4, seed)
+    yield from life.start()
+    while True:
+        for part in (life.be_awake, life.sleep, life.wake):
+            for event in part():
+                if event["at"] >= end:
+                    return
+                yield event
 
 
 def make(folder: Path, days: float, count: int, end: float | None = None, seed: int = 1) -> int:

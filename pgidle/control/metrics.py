@@ -62,15 +62,7 @@ def of_running(report: Report, counted: Counted, memory: Memory, now: float, wal
         "When Postgres is put to sleep if nobody uses it until then, in Unix time.",
         ("", moment(report.sleeps_at)),
     )
-    reasons = Counter((reason.kind.value, reason.signal.value) for reason in report.reasons)
-    counts = [(_labels(kind=kind, signal=signal), float(count)) for (kind, signal), count in reasons.items()]
-    text.family("reasons", "gauge", "What keeps Postgres awake, as the last look found it.", *counts)
-    polls = {
-        poll.client or "unseen": poll.every
-        for poll in sorted(report.polls.polls, key=lambda poll: -poll.every)
-    }
-    intervals = [(_labels(client=client), every) for client, every in polls.items()]
-    text.family("poll_interval_seconds", "gauge", "How often a client asks in a rhythm.", *intervals)
+    _reasons(text, report)
     ends = [lease.until for lease in report.leases if lease.until > now]
     text.family("holds", "gauge", "Holds in force.", ("", len(ends)))
     text.family(
@@ -95,6 +87,12 @@ def of_running(report: Report, counted: Counted, memory: Memory, now: float, wal
         "Looks at Postgres since pgidle started that failed.",
         ("", report.looks_failed),
     )
+    _memory(text, memory)
+    _counters(text, counted)
+    return text.content()
+
+
+def _memory(text: _Text, memory: Memory) -> None:
     text.family(
         "resident_memory_bytes",
         "gauge",
@@ -103,8 +101,19 @@ def of_running(report: Report, counted: Counted, memory: Memory, now: float, wal
         (_labels(process="observer"), memory.observer),
         (_labels(process="postgres"), memory.postgres),
     )
-    _counters(text, counted)
-    return text.content()
+
+
+def _reasons(text: _Text, report: Report) -> None:
+    """What keeps Postgres awake."""
+    reasons = Counter((reason.kind.value, reason.signal.value) for reason in report.reasons)
+    counts = [(_labels(kind=kind, signal=signal), float(count)) for (kind, signal), count in reasons.items()]
+    text.family("reasons", "gauge", "What keeps Postgres awake, as the last look found it.", *counts)
+    polls = {
+        poll.client or "unseen": poll.every
+        for poll in sorted(report.polls.polls, key=lambda poll: -poll.every)
+    }
+    intervals = [(_labels(client=client), every) for client, every in polls.items()]
+    text.family("poll_interval_seconds", "gauge", "How often a client asks in a rhythm.", *intervals)
 
 
 def of_none(counted: Counted) -> str:

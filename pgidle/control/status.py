@@ -89,60 +89,19 @@ def as_dict(
     """
     from pgidle.control.sentence import sentence  # Like `sessions`, only once somebody asks.
 
-    seen, left_out = _sessions(report, now)
     said = {
         "version": report.version,
-        "state": report.state.noun,
-        "state_number": report.state.value,
-        "since": wall - (now - report.since),
-        "seconds_in_state": now - report.since,
-        "why": report.why,
-        "failed_start": {
-            "why": failed.why,
-            "count": failed.count,
-            "since": wall - (now - failed.since),
-            "tried_again_in": seconds_until(failed.next_at, now),
-        }
-        if (failed := report.failed_start) is not None
-        else None,
-        "sleeps_in": seconds_until(report.sleeps_at, now),
+        **_state(report, now, wall),
         "reasons": [
             {"kind": each.kind.value, "signal": each.signal.value, "text": each.text, "ends": each.ends}
             for each in report.reasons
         ],
-        "leases": [
-            {
-                "name": lease.name,
-                "ends_in": seconds_until(lease.until, now) if lease.until < math.inf else None,
-                "why": lease.why,
-                "program": lease.program or None,
-            }
-            for lease in report.leases
-            if lease.until > now
-        ],
+        "leases": [_lease(lease, now) for lease in report.leases if lease.until > now],
         "gate": {"mode": report.gate_mode, "why": report.gate_why},
-        "polls": [
-            {
-                "text": poll.full_text if with_statements else poll.text,
-                "client": poll.client or None,
-                "statement": (poll.statement or None) if with_statements else None,
-                "every": poll.every,
-                "sessions": poll.sessions,
-                "since": wall - (now - poll.since),
-            }
-            for poll in report.polls.polls
-        ],
-        "without_polls": {
-            "slept": report.polls.slept,
-            "of": report.polls.of,
-            "text": report.polls.consequence,
-        }
-        if report.polls.polls
-        else None,
+        **_polls(report, now, wall, with_statements),
         "parked": report.parked,
         "sessions": report.sessions,
-        "sessions_seen": seen,
-        "sessions_left_out": left_out,
+        **_sessions(report, now),
         "last_use": {"by": used[0], "seconds_ago": max(0.0, now - used[1])}
         if (used := report.last_use) is not None
         else None,
@@ -161,19 +120,63 @@ def as_dict(
         "looks_failed": report.looks_failed,
         "last_sleep": asdict(report.last_sleep) if report.last_sleep is not None else None,
         "settings": dict(report.settings),
-        "memory": {
-            "supervisor": memory.supervisor,
-            "observer": memory.observer,
-            "postgres": memory.postgres,
-        },
+        "memory": asdict(memory),
     }
     return {"summary": sentence(said, wall), **said}
 
 
-def _sessions(report: Report, now: float) -> tuple[list[dict[str, Any]] | None, int]:
+def _state(report: Report, now: float, wall: float) -> dict[str, Any]:
+    """The state, why it holds, and what comes next."""
+    failed = report.failed_start
+    return {
+        "state": report.state.noun,
+        "state_number": report.state.value,
+        "since": wall - (now - report.since),
+        "seconds_in_state": now - report.since,
+        "why": report.why,
+        "failed_start": {
+            "why": failed.why,
+            "count": failed.count,
+            "since": wall - (now - failed.since),
+            "tried_again_in": seconds_until(failed.next_at, now),
+        }
+        if failed is not None
+        else None,
+        "sleeps_in": seconds_until(report.sleeps_at, now),
+    }
+
+
+def _lease(lease: Lease, now: float) -> dict[str, Any]:
+    return {
+        "name": lease.name,
+        "ends_in": seconds_until(lease.until, now) if lease.until < math.inf else None,
+        "why": lease.why,
+        "program": lease.program or None,
+    }
+
+
+def _polls(report: Report, now: float, wall: float, with_statements: bool) -> dict[str, Any]:
+    """The polls that were found, and how long Postgres would have slept without them."""
+    found = report.polls
+    polls = [
+        {
+            "text": poll.full_text if with_statements else poll.text,
+            "client": poll.client or None,
+            "statement": (poll.statement or None) if with_statements else None,
+            "every": poll.every,
+            "sessions": poll.sessions,
+            "since": wall - (now - poll.since),
+        }
+        for poll in found.polls
+    ]
+    without = {"slept": found.slept, "of": found.of, "text": found.consequence} if polls else None
+    return {"polls": polls, "without_polls": without}
+
+
+def _sessions(report: Report, now: float) -> dict[str, Any]:
     """The sessions of the last look, and how many more there are; None: there is no look."""
     if report.look is None or report.judged_by is None:
-        return None, 0
+        return {"sessions_seen": None, "sessions_left_out": 0}
     from pgidle.idle.sessions import sessions
 
     found = sessions(report.look, report.judged_by)
@@ -188,7 +191,7 @@ def _sessions(report: Report, now: float) -> tuple[list[dict[str, Any]] | None, 
         }
         for one in found[:MOST_LISTED]
     ]
-    return listed, len(found) - len(listed)
+    return {"sessions_seen": listed, "sessions_left_out": len(found) - len(listed)}
 
 
 def seconds_until(moment: float | None, now: float) -> float | None:

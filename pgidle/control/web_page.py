@@ -1,4 +1,4 @@
-"""The page at `/`: one file, made of the three in `page/`, and the headers that keep it to itself.
+"""The page at `/`: one file, made of those in `page/`, and the headers that keep it to itself.
 
 Its script and its style are allowed by a nonce, and nothing else is: no other script, no other address, no frame, no
 form. Nothing of what it shows is in the file; the script asks for that.
@@ -21,9 +21,8 @@ def _part(name: str) -> str:
 
 
 # Read when this module is imported: a Python that only root can read is imported in whole before root is given up.
-_TEMPLATE = (
-    _part("page.html").replace("/* page.css */", _part("page.css")).replace("/* page.js */", _part("page.js"))
-)
+_SCRIPT = "".join(map(_part, ("texts.js", "facts.js", "chart.js", "page.js")))
+_TEMPLATE = _part("page.html").replace("/* page.css */", _part("page.css")).replace("/* page.js */", _SCRIPT)
 
 
 def page() -> Answer:

@@ -12,8 +12,6 @@ would never be older than that; so a look that finds it older settles the questi
 Each session is watched by itself, as in a pool every connection may have a rhythm of its own, and all sessions of a
 client that asked the same are watched together, as a pool may use them in turn, and a client may connect anew each
 time. Sessions too short for any look only move pg_stat_database.sessions: a rhythm of theirs is found by their number.
-
-Everything here is bounded: it remembers the streams, clients and moments used last.
 """
 
 from __future__ import annotations
