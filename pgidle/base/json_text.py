@@ -30,7 +30,7 @@ def encode(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.15g}" if abs(value) < float("inf") else "null"
     if isinstance(value, tuple | list):
-        return "[" + ",".join(map(encode, value)) + "]"
+        return "[" + ", ".join(map(encode, value)) + "]"
     if hasattr(value, "items"):
-        return "{" + ",".join(f"{quoted(name)}:{encode(one)}" for name, one in value.items()) + "}"
+        return "{" + ", ".join(f"{quoted(name)}: {encode(one)}" for name, one in value.items()) + "}"
     return quoted(str(value))
