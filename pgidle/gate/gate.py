@@ -164,9 +164,9 @@ class Gate:
         """The number of clients that wait. Raises OSError."""
         return sum(one.parked() for one in self.listeners)
 
-    def who(self) -> list[Waiting]:
-        """Who waits, as far as the kernel tells. Raises OSError."""
-        return [waiting for one in self.listeners for waiting in one.who()]
+    def who(self, most: int | None = None) -> list[Waiting]:
+        """Who waits, as far as the kernel tells; of each Unix socket's, `most` at the most. Raises OSError."""
+        return [waiting for one in self.listeners for waiting in one.who(most)]
 
     def paths(self) -> list[str]:
         """The files of all Unix sockets, also of a service manager's: we look after the lock file beside each."""

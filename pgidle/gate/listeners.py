@@ -100,12 +100,13 @@ class Listener:
         """Whether little room is left for others. At a Unix socket nobody waits for long."""
         return not self.is_unix and self.parked() >= _CROWDED * self.places()
 
-    def who(self) -> list[Waiting]:
-        """The clients that wait to be accepted, as far as the kernel tells. Raises OSError where it tells nothing."""
+    def who(self, most: int | None = None) -> list[Waiting]:
+        """The clients that wait to be accepted, as far as the kernel tells. Raises OSError where it tells nothing.
+        `most`: of how many of a Unix socket's it is asked, which takes a question for each."""
         from pgidle.gate import port_table
 
         if self.is_unix:
-            return [Waiting(self.name, 0, peer.uid) for peer in port_table.unix_peers(self.inode)]
+            return [Waiting(self.name, 0, peer.uid) for peer in port_table.unix_peers(self.inode, most)]
         return [
             Waiting(one.address, one.port)
             for one in self._connections()

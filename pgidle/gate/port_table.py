@@ -107,11 +107,12 @@ def unix_queue(inode: int) -> int:
     raise OSError(0, "unix_diag tells no queue")
 
 
-def unix_peers(inode: int) -> list[UnixPeer]:
-    """Who waits at a listening Unix socket. Raises OSError where the kernel does not tell."""
+def unix_peers(inode: int, most: int | None = None) -> list[UnixPeer]:
+    """Who waits at a listening Unix socket, or so many of them. Raises OSError where the kernel does not tell."""
     waiting = [value for kind, value in _ask_unix(inode, _SHOW_ICONS) if kind == _ICONS]
     found = []
-    for number in struct.unpack(f"={len(waiting[0]) // 4}I", waiting[0]) if waiting else ():
+    numbers = struct.unpack(f"={len(waiting[0]) // 4}I", waiting[0]) if waiting else ()
+    for number in numbers[:most]:
         if number:
             try:
                 told = dict(_ask_unix(number, _SHOW_UID))

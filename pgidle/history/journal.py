@@ -42,8 +42,8 @@ LONGEST_LINE = 8192
 LONGEST_TEXT = 500
 """Characters of a field in it."""
 
-MOST_UNWRITTEN = 200
-"""Lines that are kept while the disk is full."""
+MOST_UNWRITTEN, MOST_USES = 200, 100
+"""Lines that are kept while the disk is full; and up to how many a use is kept, which matters less than the rest."""
 
 
 @record
@@ -79,7 +79,8 @@ class Journal:
         cut = {name: v[:LONGEST_TEXT] if isinstance(v, str) else v for name, v in fields.items()}
         body = "".join(f",{quoted(name)}:{encode(value)}" for name, value in cut.items())
         line = f"{head}{body}{more}}}\n".encode()
-        if len(line) <= LONGEST_LINE and len(self._unwritten) < MOST_UNWRITTEN:
+        most = MOST_USES if event == "use" else MOST_UNWRITTEN
+        if len(line) <= LONGEST_LINE and len(self._unwritten) < most:
             self._unwritten.append(line)
 
     def rotate(self) -> None:
@@ -107,7 +108,10 @@ class Journal:
     def _write(self) -> None:
         folder = self._state_dir.folder
         if self._is_to_rotate:
-            os.replace(JOURNAL, OLDER, src_dir_fd=folder, dst_dir_fd=folder)
+            try:
+                os.replace(JOURNAL, OLDER, src_dir_fd=folder, dst_dir_fd=folder)
+            except FileNotFoundError:
+                pass  # Somebody has removed it, to forget.
             self._is_to_rotate = False
         file = open_own(JOURNAL, folder, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from pgidle.observer.results import Ended
     from pgidle.observer.socket_pair import PairEnd
 
+REDUCE_EVERY = 3600.0
+"""Seconds between two looks whether the journal's file is to be moved aside."""
+
 
 def run(begun: ObserverStart, end: PairEnd) -> None:
     """Serve until told to end, or until the supervisor exits. Raises whatever goes wrong."""
@@ -50,7 +53,7 @@ async def _run(begun: ObserverStart, end: PairEnd) -> None:
         loop.set_exception_handler(lambda _, context: serving.fail(context))
         loop.add_reader(end.fileno(), serving.receive)
         serving.tell(say.Ready())
-        group.create_task(serving.reduce_journal())
+        serving.reduce_journal()
         await serving.ended
         await serving.close()
 
@@ -75,7 +78,7 @@ class ObserverLoop:
         self._noticing: asyncio.Task[None] | None = None
         self._coming: set[asyncio.Task[None]] = set()
         """Connections that are just being taken over."""
-        timers = Timers()
+        timers = self._timers = Timers()
         self._looks = Looks(self._on_ended, group)
         self._notes = JournalNotes(self.tell)
         holds = Holds(
@@ -134,11 +137,15 @@ class ObserverLoop:
                 return
             self._do(*received)
 
-    async def reduce_journal(self) -> None:
-        """Once the journal's file is large enough to be moved aside, reduce the one before it to day totals."""
+    def reduce_journal(self) -> None:
+        """Once the journal's file is large enough to be moved aside, reduce the one before it to day totals. Looks for
+        that now and then."""
+        self._timers.after(REDUCE_EVERY, "journal", self.reduce_journal)
+        if is_full(self._runtime.state_dir) and not self._is_ending:
+            self._group.create_task(self._reduce_journal())
+
+    async def _reduce_journal(self) -> None:
         state_dir = self._runtime.state_dir
-        if not is_full(state_dir):
-            return
         from pgidle.history.files import reduce_older
 
         try:

@@ -88,6 +88,10 @@ class EventDelivery:
 
     def settle(self) -> None:
         """An exit waits for the events so far, for EXIT_PATIENCE at most: call `settled` then."""
+        if self.pid is None and self._failures and self._receiver is not None:
+            # It is being put off after a failure: the exit is the last occasion.
+            self._failures = 0
+            self._loop.after(0.0, "events", self._start_unless_waking)
         if self.is_under_way:
             self._loop.after(EXIT_PATIENCE, "events exit", self._settled)
         else:

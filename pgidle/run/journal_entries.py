@@ -12,7 +12,7 @@ from pgidle.base.version import VERSION
 from pgidle.history.journal import Journal
 from pgidle.lifecycle.transitions import Event, State
 from pgidle.system.proc_files import process_start
-from pgidle.system.users import user_name
+from pgidle.system.users import local_user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class JournalEntries:
         if self._use is None or not self._use.takes(idle, by):
             self._end_use()
             self._use = _MergedUse(by)
+            self._loop.after(MERGED_FOR, "use", self._end_use)
         self._use.add(idle)
 
     def last_look(self, fields: str) -> None:
@@ -145,12 +146,17 @@ class JournalEntries:
     def _note(self, event: str, fields: dict[str, Value], more: str = "") -> None:
         self._end_use()
         self._journal.note(event, fields, more)
+        self._write_soon()
+
+    def _write_soon(self) -> None:
         if not self._loop.is_set("journal"):
             self._loop.after(WRITE_AFTER, "journal", self._write)
 
     def _write(self) -> None:
-        if self._moment.state is State.STARTING and not self._failing:
-            self._loop.after(WRITE_AFTER, "journal", self._write)
+        """Write, unless clients wait, or could at any moment: the disk may be slow."""
+        is_waking = self._moment.state is State.STARTING and not self._failing
+        if is_waking or self._moment.state in (State.DROWSY, State.STOPPING):
+            self._write_soon()
         else:
             self.write()
 
@@ -168,14 +174,15 @@ class JournalEntries:
 
     def _on_time_to_look_up(self) -> None:
         try:
-            waiting = self._gate.who() if self._gate.parked() else []
+            parked = self._gate.parked()
+            waiting = self._gate.who(MOST_NAMED) if parked else []
         except OSError:
             return  # The kernel does not tell.
         if not waiting:
             if time.monotonic() - self._moment.since < LOOK_UP_FOR:
                 self._look_up()
             return
-        self._parked = len(waiting)
+        self._parked = max(parked, len(waiting))
         self._by = tuple({_name(one): None for one in waiting})[:MOST_NAMED]
         if self._cause == "start":
             self._cause = "client"
@@ -197,6 +204,7 @@ class JournalEntries:
         if self._use is not None:
             fields, self._use = self._use.fields(), None
             self._journal.note("use", fields)
+            self._write_soon()
 
 
 class _MergedUse:
@@ -234,4 +242,4 @@ def _relevant(settings: Settings) -> dict[str, Value]:
 def _name(one: Waiting) -> str:
     if one.port:
         return one.address
-    return "Unix socket" if one.uid is None else f"user {user_name(one.uid)}, Unix socket"
+    return "Unix socket" if one.uid is None else f"user {local_user_name(one.uid)}, Unix socket"

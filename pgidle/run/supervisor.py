@@ -112,11 +112,11 @@ class Supervisor:
         if status:
             self.runtime.state_dir.keep_failure(self.moment.why)
         try:
+            self._entries.exited(status)  # While a client that comes only waits: the disk may be slow.
             self._leave(status)
         except FAULTS as error:
             # By now everything is written, and Postgres has exited.
             self._log.note("exit", f"cleanup is incomplete: {fault_text(error)}")
-        self._entries.exited(status)
         self._log.note("exit", f"status {status}: {self.moment.why}")
         if self.state is not State.LEAVING:  # After a sleep a client may come: the exit must not take longer.
             self._delivery.leave(self._settings.current.stop_timeout, self.moment.since)
@@ -333,7 +333,7 @@ class Supervisor:
             settings = self._settings.current
             is_telling = settings.when_idle is WhenIdle.EXIT and settings.on_event is not None
             self._gatekeeper.look_at_queue(WhenIdle.STAY if is_telling else settings.when_idle)
-            if is_telling and not self._events:
+            if is_telling:
                 # Told before the exit: the next run, which would tell it otherwise, may be days away.
                 self._entries.write()
                 self._delivery.settle()

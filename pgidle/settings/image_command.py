@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 BASE_ENTRYPOINT = "docker-entrypoint.sh"
 NO_SERVER = ("--help", "-?", "--version", "-V", "--describe-config", "--single", "--boot", "--check")
 """With one of these words, or with `-C` and a name, `postgres` does something other than serve clients."""
-COMMANDS = ("run", "status", "health", "sleep", "wake", "hold", "release", "config", "init", "doctor")
+COMMANDS = (
+    *("run", "status", "top", "history", "health", "metrics", "sleep", "wake", "hold", "release"),
+    *("config", "init", "doctor"),
+)
 
 
 def completed(words: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from pgidle.base.builtin_modules import socket
 from pgidle.base.errors import PgidleError
 from pgidle.base.record import record
 from pgidle.system.state_directory import open_of_another
-from pgidle.system.users import user_name
+from pgidle.system.users import local_user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def peer_of(connected: socket.socket) -> Peer:
 def peer_text(connected: socket.socket) -> str:
     """Who is at the other end, for people."""
     peer = peer_of(connected)
-    user = f"user {user_name(peer.uid)}"
+    user = f"user {local_user_name(peer.uid)}"
     try:
         with open(f"/proc/{peer.pid}/comm", encoding="utf-8", errors="replace") as file:
             return f"{user} ({file.read().strip()}, pid {peer.pid})"

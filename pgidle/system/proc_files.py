@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import time
 
+BOOT = 5.0
+"""Seconds within which Python starts, and we with it: an older process was another program before."""
+
 
 def resident() -> int:
     """Bytes of our own resident memory (proc_pid_statm(5)); 0 if not known."""
@@ -16,14 +19,15 @@ def resident() -> int:
 
 
 def process_start() -> float:
-    """When this process was started (monotonic), to 10 ms; now if that is not known. (proc_pid_stat(5), field 22)"""
+    """When this process was started (monotonic), to 10 ms; now if that is not known, or if it
+    was another program before. (proc_pid_stat(5), field 22)"""
     try:
         with open("/proc/self/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return time.monotonic()
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.monotonic() - max(0.0, age)
+    return time.monotonic() - (age if 0 < age < BOOT else 0.0)
 
 
 def is_quiet() -> bool:

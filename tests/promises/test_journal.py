@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -15,6 +16,12 @@ from harness.postgres_fixture import wait_until
 from pgidle.history.files import read_of_another
 from pgidle.history.journal import JOURNAL, SEGMENT_BYTES
 from pgidle.history.timeline import Condition
+from pgidle.lifecycle.transitions import Event, Moment, State
+from pgidle.run.journal_entries import JournalEntries
+from pgidle.settings.options import LogFormat, WhenIdle
+from pgidle.system.event_loop import Loop
+from pgidle.system.log import Log
+from pgidle.system.state_directory import StateDir
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -238,3 +245,28 @@ def test_what_is_not_a_file_is_not_written_to(newest: Installation, place: Place
     one.wait_for_state("asleep")
     assert query(one, "SELECT 1") == 1
     assert target.read_text() == ""
+
+
+def test_uses_without_end_do_not_push_out_the_sleep(tmp_path: Path):
+    """As when nothing else happens for days: they are written by themselves."""
+    loop, written = Loop(), []
+    folder = tmp_path / "state"
+    runtime = SimpleNamespace(
+        state_dir=StateDir(str(folder)), log=Log(LogFormat.TEXT), loop=loop, gate=SimpleNamespace()
+    )
+    awake = Moment(State.AWAKE, 0.0, "")
+    settings = SimpleNamespace(idle_timeout=1.0, min_awake=0.0, when_idle=WhenIdle.STAY)
+    notes = JournalEntries(runtime, awake, settings, lambda: written.append(True))  # type: ignore[arg-type]
+    loop.cancel("who")
+    for number in range(300):
+        notes.used(10.0, f"app {number}")
+    while not written:
+        loop.turn()
+    for number in range(300):
+        notes.used(10.0, f"app {number}")
+    stopping, asleep = Moment(State.STOPPING, 1.0, "idle"), Moment(State.ASLEEP, 2.0, "")
+    notes.entered(Event.POSTMASTER_EXITED_CLEANLY, stopping, asleep)
+    notes.write()
+    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    assert lines[-1]["event"] == "slept"
+    assert sum(line["event"] == "use" for line in lines) > 100
