@@ -66,12 +66,14 @@ class Judge:
         state_dir: StateDir,
         tell: Callable[[Judgement, str, float], None],
         next_start: StartQuestion,
+        own_fault: Callable[[], str],
         notes: JournalNotes,
         counts: tuple[int, int] = (0, 0),
     ) -> None:
         """`orders` carries out looks, checkpoints and start trials; each is answered by a call of `looked`,
         `checkpointed` or `start_tried`. `tell` is called with each judgement, its reason, and the moment it is about
-        (monotonic). `counts`: the numbers of looks so far, and of those that failed."""
+        (monotonic). `own_fault` says why pgidle itself would not start again. `counts`: the numbers of looks so far,
+        and of those that failed."""
         self.settings = settings
         self.holds = holds
         self.verdict: Verdict | None = None
@@ -84,7 +86,7 @@ class Judge:
         self._log = log
         self._tell = tell
         self._notes = notes
-        self._next_start = NextStart(next_start, orders, log)
+        self._next_start = NextStart(next_start, orders, log, own_fault)
         self._memory = policy.begin(time.monotonic())
         self._ticket = 0
         self._is_confirming = False

@@ -26,6 +26,7 @@ from pgidle.observer.looks import Looks
 from pgidle.observer.results import Checkpointed, Looked, StartTried
 from pgidle.observer.timers import Timers
 from pgidle.observer.watch_target import make_watcher, start_question
+from pgidle.settings.options import WhenIdle
 
 if TYPE_CHECKING:
     from pgidle.control.orders import Requested
@@ -93,6 +94,7 @@ class ObserverLoop:
             runtime.state_dir,
             self._on_judged,
             start_question(runtime),
+            self._own_fault,
             self._notes,
             (begun.looks, begun.looks_failed),
         )
@@ -291,6 +293,11 @@ class ObserverLoop:
         self._notes.note("hold-ended", name=str(number))
         if self._watched is not None:
             self._judge.on_hold_changed()
+
+    def _own_fault(self) -> str:
+        """Why pgidle itself would not start again, where it exits to sleep; empty: it would."""
+        is_exiting = self._judge.settings.when_idle is WhenIdle.EXIT
+        return self._runtime.files.read().error if is_exiting else ""
 
     def _state(self) -> State:
         return self._situation.state

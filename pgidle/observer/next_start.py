@@ -9,6 +9,8 @@ from pgidle.base.record import replace
 from pgidle.idle.start_result import Startable, StartResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgidle.idle.start_result import StartQuestion
     from pgidle.observer.looks import Looks
     from pgidle.observer.results import StartTried
@@ -21,12 +23,16 @@ TRIED_FOR = 30.0
 class NextStart:
     """The latest result, how old it is, and whether another is under way. Times are monotonic."""
 
-    def __init__(self, question: StartQuestion, orders: Looks, log: Log) -> None:
+    def __init__(
+        self, question: StartQuestion, orders: Looks, log: Log, own_fault: Callable[[], str]
+    ) -> None:
+        """`own_fault` says why pgidle itself would not start, if a platform has to start it again; empty: it would."""
         self.result: StartResult | None = None
         self.is_being_tried = False
         self._question = question
         self._orders = orders
         self._log = log
+        self._own_fault = own_fault
         self._tried_at = 0.0
         self._prepared = 0
         self._ticket = 0
@@ -73,13 +79,16 @@ class NextStart:
         if message.ticket != self._ticket:
             return False
         self.is_being_tried = False
-        self.result, self._tried_at = message.result, time.monotonic()
-        match message.result.startable:
+        result = message.result
+        if result.startable is not Startable.NO and (fault := self._own_fault()):
+            result = StartResult(Startable.NO, f"pgidle would not start: {fault}")
+        self.result, self._tried_at = result, time.monotonic()
+        match result.startable:
             case Startable.NO:
-                text = f"Postgres could not start again, so it stays awake: {message.result.reason}"
+                text = f"Postgres could not start again, so it stays awake: {result.reason}"
                 self._log.once("configuration", text)
             case Startable.UNKNOWN:
-                text = f"cannot tell whether Postgres would start again: {message.result.reason}"
+                text = f"cannot tell whether Postgres would start again: {result.reason}"
                 self._log.once("configuration", text)
             case Startable.YES:
                 self._log.forget("configuration")

@@ -30,7 +30,7 @@ class Trials:
 def begun() -> tuple[NextStart, Trials]:
     trials = Trials()
     question = StartQuestion(("postgres",), 18, "/data", "/state", {})
-    return NextStart(question, cast("Looks", trials), Log(LogFormat.TEXT)), trials
+    return NextStart(question, cast("Looks", trials), Log(LogFormat.TEXT), lambda: ""), trials
 
 
 def test_a_trial_that_a_later_one_has_overtaken_does_not_count() -> None:

@@ -131,3 +131,19 @@ def test_who_can_watch_no_files_looks_and_sleeps_all_the_same(newest: Installati
     one = launch(newest, idle_timeout="200ms", when_idle="exit", prefix=prefix)
     assert one.wait() == 0
     assert "asleep" in one.states
+
+
+def test_with_settings_that_the_next_start_refuses_it_does_not_exit(
+    newest: Installation, place: Place, launch
+):
+    """Nothing would start Postgres again for a client."""
+    config = place.folder("etc") / "pgidle.toml"
+    config.write_text('idle-timeout = "1s"\n')
+    one = launch(newest, config=str(config), idle_timeout=None, when_idle="exit")
+    one.wait_for_state("awake")
+    config.write_text('idle-timeout = "1s"\nprice = "cheap"\n')
+    one.wait_log("Postgres could not start again, so it stays awake: pgidle would not start: .*price")
+    assert "pgidle would not start" in one.pgidle("status").stdout
+    assert one.running
+    config.write_text('idle-timeout = "1s"\n')
+    assert one.wait() == 0
