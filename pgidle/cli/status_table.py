@@ -96,7 +96,7 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _polls(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for poll in status["polls"]:
-        yield "polls", poll["text"]
+        yield "polls", f"{poll['text']}; {poll['advice']}"
     if (without := status["without_polls"]) and without["text"]:
         yield "polls", without["text"]
 
