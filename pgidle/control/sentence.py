@@ -88,6 +88,9 @@ def _sleeps_then(status: Status) -> str:
 def _unused(status: Status) -> str:
     used = status.get("last_use")
     if used is None:
+        if waker := status.get("waker"):
+            ago = duration_text(status["seconds_in_state"])
+            return f"woken {ago} ago by {waker}, not seen in use since"
         return "not used since it woke"
     return f"idle for {duration_text(used['seconds_ago'])}, last used by {used['by']}"
 

@@ -80,12 +80,12 @@ class Memory:
 
 
 def as_dict(
-    report: Report, now: float, wall: float, memory: Memory, *, with_statements: bool = False
+    report: Report, now: float, wall: float, memory: Memory, *, with_statements: bool = False, waker: str = ""
 ) -> dict[str, Any]:
     """The report for programs. Durations are seconds, moments Unix time in seconds, memory bytes.
 
     `now` and `wall` are the monotonic and the wall clock at the same moment. `with_statements`: for those who may know
-    what is asked.
+    what is asked. `waker`: who woke Postgres, where nobody has been seen to use it since.
     """
     from pgidle.control.sentence import sentence  # Like `sessions`, only once somebody asks.
 
@@ -106,6 +106,7 @@ def as_dict(
         if (used := report.last_use) is not None
         else None,
         "woken_by": report.woken_by,
+        "waker": waker or None,
         "data_dir": report.data_dir,
         "listen": list(report.listen),
         "port": report.port,
