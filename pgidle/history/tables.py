@@ -28,20 +28,28 @@ CELLS = 48
 """Characters of a bar: half an hour each, if it is a day's."""
 MOST_DAYS, MOST_EPISODES, MOST_WAKERS = 62, 20, 10
 """More days are shown as months; of more episodes or clients only the last or most frequent ones are shown."""
+WHOLE_BELOW = 2 * 3600.0
+"""Seconds of a span of which all episodes are shown."""
 GLYPHS, PLAIN_GLYPHS = "█░·", "#-."
 """Of a bar: awake, asleep, anything else."""
 HOUR = 3600.0
 
 
 def as_text(
-    summary: Summary, price: Price | None, *, is_running: bool, is_unicode: bool = True
+    summary: Summary,
+    price: Price | None,
+    *,
+    is_running: bool,
+    is_unicode: bool = True,
+    first_episodes: bool = False,
 ) -> Iterator[str]:
-    """The lines of a history. `is_unicode`: whether bars may have other characters than ASCII's."""
+    """The lines of a history. `is_unicode`: whether bars may have other characters than ASCII's. `first_episodes`:
+    where there are too many, the first ones are shown rather than the last."""
     yield from _sentences(summary, is_running=is_running)
     if price is not None:
         yield from _savings(summary, price)
     yield from _bars(summary, GLYPHS if is_unicode else PLAIN_GLYPHS)
-    yield from _episodes(summary)
+    yield from _episodes(summary, first=first_episodes)
     yield from _wakers(summary)
     yield from _waits(summary)
     yield from _troubles(summary)
@@ -132,7 +140,7 @@ def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
 
 
 def _now_text(summary: Summary, *, is_running: bool) -> str:
-    if not summary.episodes:
+    if not summary.episodes or not summary.is_now:
         return ""
     last = summary.episodes[-1]
     doing = {
@@ -219,7 +227,7 @@ def _bar(seconds: Counter[str], span: float, glyphs: str) -> str:
     return text[:CELLS]
 
 
-def _episodes(summary: Summary) -> Iterator[str]:
+def _episodes(summary: Summary, *, first: bool) -> Iterator[str]:
     shown = [
         one
         for one in summary.episodes
@@ -229,12 +237,16 @@ def _episodes(summary: Summary) -> Iterator[str]:
         return
     yield ""
     yield f"{'since (UTC)':<18}{'for':<11}{'what':<9}why, and by whom"
-    for one in shown[-MOST_EPISODES:]:
+    most = len(shown) if summary.until - summary.since <= WHOLE_BELOW else MOST_EPISODES
+    for one in shown[:most] if first else shown[-most:]:
         duration = duration_text(one.seconds) + ("..." if one.lasts else "")
         head = f"{moment_text(one.begin):<18}{duration:<11}{one.condition.value:<9}"
         yield from _hanging(head, _explained(one))
-    if (more := len(shown) - MOST_EPISODES) > 0:
-        yield from _wrapped(f"({more} earlier ones are not shown: --json has all of them)")
+    if (more := len(shown) - most) > 0:
+        which = "later" if first else "earlier"
+        yield from _wrapped(
+            f"({more} {which} ones are not shown: --since and --until narrow it, --json has all)"
+        )
 
 
 def _explained(one: Episode) -> str:

@@ -124,7 +124,10 @@ def test_the_last_episodes_come_last_and_the_others_are_told() -> None:
         script.wait(300).slept(last_use=f"client {number}").wait(1000).woken(by=f"10.0.0.{number}")
     shown = text(summed(script))
     assert shown.count("10.0.0.29 (waited 0.5s)") == 1
-    assert f"({61 - MOST_EPISODES} earlier ones are not shown: --json has all of them)" in shown
+    assert (
+        f"({61 - MOST_EPISODES} earlier ones are not shown: --since and --until narrow it, --json has all)"
+        in shown
+    )
     rows = [line for line in shown.splitlines() if "asleep" in line and "last used" in line]
     assert rows[-1].endswith("client 29")
     assert "     1  10.0.0." in shown
