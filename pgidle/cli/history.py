@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pgidle.settings.options import Price
 
 MOST_TIMEOUTS = 20
+USUAL_TIMEOUTS = ("1min", "5min", "15min", "1h")
+"""Those that are tried where none is given."""
 
 
 @click.command(
@@ -49,7 +51,9 @@ MOST_TIMEOUTS = 20
 @click.option("--until", metavar="MOMENT", help="likewise  [default: now]")
 @click.option(
     "--what-if",
-    metavar="idle-timeout=1min,15min",
+    is_flag=False,
+    flag_value=f"idle-timeout={','.join(USUAL_TIMEOUTS)}",
+    metavar="[idle-timeout=1min,15min]",
     help="what other idle timeouts would have saved, and cost",
 )
 @click.option("--json", "is_json", is_flag=True, help="for programs")
@@ -109,11 +113,12 @@ def history(
 class _Replayed:
     def __init__(self, summary: Summary, timeouts: list[float]) -> None:
         episodes, since = summary.episodes, summary.detailed_since
-        in_force = summary.terms.idle_timeout if summary.terms is not None else None
+        terms = summary.terms
+        in_force = terms.idle_timeout if terms is not None else None
         self.now = as_it_was(episodes, since, math.inf if in_force is None else in_force)
         self.outcomes = [replay(episodes, since, timeout) for timeout in timeouts]
         self.known = known_share(episodes)
-        self.advice = recommend(self.now, self.outcomes)
+        self.advice = recommend(self.now if terms is not None else None, self.outcomes, summary.until - since)
 
 
 def _moment(option: str, text: str, now: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 import time
 from typing import TYPE_CHECKING
@@ -10,15 +9,15 @@ from typing import TYPE_CHECKING
 from pgidle.history.summary import day_text, sums
 from pgidle.history.tally import DAY, Tally, day_of
 from pgidle.history.timeline import Condition
-from pgidle.history.what_if import WORTH
+from pgidle.history.what_if import WORTH, timeout_text
 from pgidle.idle.reasons import duration_text, one_line
-from pgidle.settings.options import format_duration
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator, Sequence
 
     from pgidle.history.summary import Summary
+    from pgidle.history.tally import Histogram
     from pgidle.history.timeline import Episode
     from pgidle.history.what_if import Advice, Outcome
     from pgidle.settings.options import Price
@@ -105,11 +104,12 @@ def moment_text(moment: float) -> str:
 
 
 def hours_text(seconds: float) -> str:
-    return f"{seconds / HOUR:.1f} h"
-
-
-def timeout_text(seconds: float) -> str:
-    return "off" if math.isinf(seconds) else format_duration(seconds)
+    """Hours; of less than one, minutes or seconds."""
+    if seconds >= HOUR:
+        return f"{seconds / HOUR:.1f} h"
+    if seconds >= 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds >= 0.5 else "0 h"
 
 
 def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
@@ -125,10 +125,9 @@ def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
     text = f"{first} and was awake {hours_text(found['awake'])}{other}, {span}."
     if summary.begins - summary.since >= 60:
         text += f" The record begins at {moment_text(summary.begins)}."
-    longest = f", of whom one waited {duration_text(total.wait.longest)}" if total.wait.count else ""
-    usual = f" ({duration_text(total.wait.total / total.wait.count)} on average)" if longest else ""
-    counts = f" It slept {_times(total.sleeps)}, and was woken {_times(total.wakes['client'])} by clients"
-    text += f"{counts}{longest}{usual}."
+    wakes = total.wakes["client"]
+    by = "a client" if wakes == 1 else "clients"
+    text += f" It slept {_times(total.sleeps)}, and was woken {_times(wakes)} by {by}{_waited(total.wait)}."
     if trouble := _trouble_counts(total):
         text += f" {trouble}."
     yield from _wrapped(text + _now_text(summary, is_running=is_running))
@@ -137,6 +136,15 @@ def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
         yield from _wrapped(
             f"{lines} of the journal could not be written, or were never reached: some of this may be missing."
         )
+
+
+def _waited(wait: Histogram) -> str:
+    if not wait.count:
+        return ""
+    longest = duration_text(wait.longest)
+    if wait.count == 1:
+        return f", which waited {longest}"
+    return f", which waited {duration_text(wait.total / wait.count)} on average and {longest} at most"
 
 
 def _now_text(summary: Summary, *, is_running: bool) -> str:
@@ -167,7 +175,7 @@ def _trouble_counts(total: Tally) -> str:
 
 def _savings(summary: Summary, price: Price) -> Iterator[str]:
     hours = summary.seconds["asleep"] / HOUR
-    text = f"Saved: {price.of(hours)}, for {hours:.1f} h asleep at {price.text}."
+    text = f"Saved: {price.of(hours)}, for {hours_text(summary.seconds['asleep'])} asleep at {price.text}."
     when_idle = summary.terms.when_idle if summary.terms is not None else ""
     if when_idle == "stay":
         text += (

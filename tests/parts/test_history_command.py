@@ -236,6 +236,8 @@ def test_what_if(state_dir: Path) -> None:
     assert found["outcomes"][0]["asleep"] == pytest.approx(found["as_it_was"]["asleep"] + 480)
     assert found["outcomes"][1] == {"idle_timeout": None, "asleep": 0, "wakes": 0, "saved": 0}
     assert found["recommended"]["idle_timeout"] == 60
+    tried = read("--state-dir", state_dir, "--what-if")["what_if"]["outcomes"]
+    assert [one["idle_timeout"] for one in tried] == [60, 300, 900, 3600]
 
 
 def test_a_long_record_has_days_of_which_only_totals_are_left(tmp_path: Path) -> None:
