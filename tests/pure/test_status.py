@@ -88,6 +88,8 @@ def test_the_table_names_every_reason_on_a_line_of_its_own() -> None:
     alone = as_table(as_dict(make_report(sessions=1), NOW, WALL, MEMORY))
     assert "clients     0 parked, 1 session\n" in alone
     assert "sleeps in   not foreseeable\n" in table
+    asleep = as_table(as_dict(make_report(state=State.ASLEEP), NOW, WALL, MEMORY))
+    assert "clients     0 parked\n" in asleep
     assert "so far      wakes: 2, sleeps: 1, crashes: 0, looks: 7, looks failed: 0\n" in table
 
 
