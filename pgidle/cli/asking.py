@@ -6,6 +6,7 @@ supervisor itself tells that it still sleeps.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -32,6 +33,8 @@ TIMEOUT = 4.0
 """Seconds that a supervisor gets to answer."""
 
 HTTP_PORT = 8008
+COUNTING = ("seconds_in_state", "uptime")
+"""Seconds that go on while Postgres sleeps."""
 HEALTH, STATUS = "/health", "/status"
 ASLEEP = State.ASLEEP.noun
 
@@ -66,7 +69,12 @@ class Target:
         if self._slept is None:
             return None
         at, said = self._slept
-        return said | {"seconds_in_state": said["seconds_in_state"] + time.monotonic() - at}
+        passed = time.monotonic() - at
+        moved = {name: said[name] + passed for name in COUNTING if isinstance(said.get(name), int | float)}
+        said = said | moved
+        with contextlib.suppress(LookupError, TypeError, ValueError):  # Of another version, perhaps.
+            said["summary"] = sentence.sentence(said, time.time())
+        return said
 
     def _request(self, path: str) -> Status:
         raise NotImplementedError

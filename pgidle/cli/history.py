@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from datetime import UTC, datetime
+from datetime import time as clock
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +21,7 @@ from pgidle.control.client import NoAnswer, NotRunning, request
 from pgidle.history.files import read_of_another
 from pgidle.history.summary import episode_as_json, summarise, summary_as_json
 from pgidle.history.tables import GLYPHS, HOUR, as_text, what_if_text
+from pgidle.history.tally import DAY
 from pgidle.history.what_if import Outcome, as_it_was, known_share, recommend, replay
 from pgidle.settings.options import OPTIONS, parse_duration, read_value
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from pgidle.settings.options import Price
 
 MOST_TIMEOUTS = 20
+USUAL_TIMEOUTS = ("1min", "5min", "15min", "1h")
+"""Those that are tried where none is given."""
 
 
 @click.command(
@@ -40,29 +45,39 @@ MOST_TIMEOUTS = 20
 @click.option(
     "--since",
     default="7d",
-    metavar="DURATION|DATE",
-    help="7d, 12h, or 2026-11-20 (UTC)  [default: 7d]",
+    metavar="MOMENT",
+    help="12h (ago), 2026-11-20, 2026-11-20T03:00, or 03:00 (the last one); UTC  [default: 7d]",
 )
+@click.option("--until", metavar="MOMENT", help="likewise  [default: now]")
 @click.option(
     "--what-if",
-    metavar="idle-timeout=1min,15min",
+    is_flag=False,
+    flag_value=f"idle-timeout={','.join(USUAL_TIMEOUTS)}",
+    metavar="[idle-timeout=1min,15min]",
     help="what other idle timeouts would have saved, and cost",
 )
 @click.option("--json", "is_json", is_flag=True, help="for programs")
-def history(options: dict[str, Any], since: str, what_if: str | None, is_json: bool) -> None:
+def history(
+    options: dict[str, Any], since: str, until: str | None, what_if: str | None, is_json: bool
+) -> None:
     """Say when Postgres slept, who woke it, what that saved, and what other settings would have saved.
 
-    Works whether pgidle runs or not.
+    Works whether pgidle runs or not. Who woke it at 3 am? pgidle history --since 02:30 --until 03:30
     """
     now = time.time()
-    begin = _moment(since, now)
+    begin = _moment("--since", since, now)
+    end = _moment("--until", until, now) if until is not None else None
+    if end is not None and end <= begin:
+        raise SettingsError(f"--until: {until} is not after --since {since}", "write a later one")
+    if end is not None and what_if is not None:
+        raise SettingsError("--what-if replays up to now", "leave out --until")
     timeouts = _timeouts(what_if) if what_if is not None else []
     price = find_price(options)
     state_dir = find_state_dir(options)
     is_running = _is_running(state_dir)
     try:
         read = read_of_another(state_dir)
-        summary = summarise(read.reduced, read.events, begin, now, is_running=is_running)
+        summary = summarise(read.reduced, read.events, begin, now, is_running=is_running, until=end)
     except PermissionError:
         raise PgidleError(
             f"may not read the journal in {state_dir}", "run this as root or as Postgres's user"
@@ -85,36 +100,58 @@ def history(options: dict[str, Any], since: str, what_if: str | None, is_json: b
     if replayed is not None:
         lines = what_if_text(summary, replayed.now, replayed.outcomes, replayed.advice, price, replayed.known)
     else:
-        lines = as_text(summary, price, is_running=is_running, is_unicode=_can_print(GLYPHS))
+        lines = as_text(
+            summary,
+            price,
+            is_running=is_running,
+            is_unicode=_can_print(GLYPHS),
+            first_episodes=end is not None or not _is_duration(since),
+        )
     _print(lines)
 
 
 class _Replayed:
     def __init__(self, summary: Summary, timeouts: list[float]) -> None:
         episodes, since = summary.episodes, summary.detailed_since
-        in_force = summary.terms.idle_timeout if summary.terms is not None else None
+        terms = summary.terms
+        in_force = terms.idle_timeout if terms is not None else None
         self.now = as_it_was(episodes, since, math.inf if in_force is None else in_force)
         self.outcomes = [replay(episodes, since, timeout) for timeout in timeouts]
         self.known = known_share(episodes)
-        self.advice = recommend(self.now, self.outcomes)
+        self.advice = recommend(self.now if terms is not None else None, self.outcomes, summary.until - since)
 
 
-def _moment(text: str, now: float) -> float:
-    """A duration before now, or a date, as Unix time."""
-    try:
+def _moment(option: str, text: str, now: float) -> float:
+    """A duration before now, a date, a date and time, or a time of the last 24 hours, as Unix time."""
+    if _is_duration(text):
         return max(0.0, now - parse_duration(text))
-    except SettingsError:
-        pass
     try:
-        moment = datetime.fromisoformat(text.strip())
-        begin = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        moment = _timestamp(text.strip(), now)
     except (ValueError, OverflowError):
         raise SettingsError(
-            f"--since: {text!r} is neither a duration nor a date", "write 7d, 12h, 2026-11-20"
+            f"{option}: {text!r} is neither a duration nor a date or time",
+            "write 7d, 12h, 2026-11-20, 2026-11-20T03:00, 03:00",
         ) from None
-    if begin > now:
-        raise SettingsError(f"--since: {text} is still to come", "write a duration or a date before now")
-    return max(0.0, begin)
+    if moment > now:
+        raise SettingsError(f"{option}: {text} is still to come", "write a duration or a date before now")
+    return max(0.0, moment)
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        parse_duration(text)
+    except SettingsError:
+        return False
+    return True
+
+
+def _timestamp(text: str, now: float) -> float:
+    """Raises ValueError or OverflowError."""
+    if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text):
+        at = datetime.combine(datetime.fromtimestamp(now, UTC), clock.fromisoformat(text), UTC).timestamp()
+        return at if at <= now else at - DAY
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _timeouts(text: str) -> list[float]:

@@ -53,8 +53,12 @@ def hold(options: dict[str, Any], duration: str | None, why: str) -> None:
         )
     given: dict[str, object] = {"why": one_line(why)}
     if duration is not None:
-        if (seconds := parse_duration(duration)) <= 0:
-            raise SettingsError(f"{duration!r} is not a time to hold", "write 5min, 2h")
+        try:
+            seconds = parse_duration(duration)
+        except SettingsError as error:
+            raise SettingsError(f"hold: {error.message}", error.hint) from None
+        if seconds <= 0:
+            raise SettingsError(f"hold: {duration!r} is not a time to hold", "write 5min, 2h")
         given["seconds"] = seconds
     if words:
         _hold_for(words, lambda program: give_order(options, "/hold?" + urlencode(given | program), None))

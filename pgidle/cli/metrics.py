@@ -14,7 +14,7 @@ from pgidle.cli.command_class import Command
 from pgidle.cli.find_supervisor import WHERE, find_state_dir
 from pgidle.cli.setting_options import setting_options
 from pgidle.control.client import NotRunning, request_text
-from pgidle.control.metrics import labelled, of_none
+from pgidle.control.metrics import OWN_LABELS, labelled, of_none
 from pgidle.history.totals import Totals
 from pgidle.settings.load import working_directory
 from pgidle.settings.options import absolute
@@ -72,6 +72,10 @@ def _read_labels(given: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals or not LABEL.fullmatch(name) or not value.isprintable():
             raise click.UsageError(f"--label {text!r} is not NAME=VALUE")
+        if name in OWN_LABELS:
+            raise click.UsageError(f"--label {name}: the metrics have a label of that name; choose another")
+        if name in labels:
+            raise click.UsageError(f"--label {name} is given twice")
         labels[name] = value
     return labels
 

@@ -11,7 +11,10 @@ SHORTEST, LONGEST = 0.1, 86400.0
 
 def read_seconds(option: str, text: str) -> float:
     """The seconds given to an option: 30, 2min. Raises SettingsError."""
-    seconds = parse_duration(f"{text}s" if text[-1:].isdigit() else text)
+    try:
+        seconds = parse_duration(f"{text}s" if text[-1:].isdigit() else text)
+    except SettingsError as error:
+        raise SettingsError(f"{option}: {error.message}", error.hint) from None
     if seconds <= 0:
         raise SettingsError(f"{option}: {text!r} is not a time", "write 30 or 2min")
     return seconds

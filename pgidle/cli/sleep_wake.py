@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgidle.base.errors import PgidleError
+from pgidle.cli.asking import left_behind
 from pgidle.cli.command_class import Command
 from pgidle.cli.find_supervisor import WHERE, find_state_dir
 from pgidle.cli.seconds import read_seconds
 from pgidle.cli.setting_options import setting_options
 from pgidle.cli.status_table import moment_text
 from pgidle.control.client import TIMEOUT, NoAnswer, NotRunning, request
+from pgidle.control.sentence import sentence
 from pgidle.history.sleeps import last_sleep
 from pgidle.idle.reasons import duration_text
+from pgidle.lifecycle.transitions import State
 from pgidle.system.log import one_line
 
 if TYPE_CHECKING:
@@ -68,6 +72,10 @@ def give_order(
     try:
         code, body = request(state_dir, "POST", path, timeout, until_gone=LAST_STATES if is_waiting else ())
     except NotRunning as error:
+        left = left_behind(state_dir)
+        if left["failure"] is not None or (left["ended"] and left["ended"]["state"] != State.LEAVING.noun):
+            said = one_line(sentence(left, time.time())).removesuffix(".")
+            raise NotRunning(f"{error.message}; {said}", "pgidle run, or the platform, starts it") from None
         if (found := last_sleep(state_dir)) is None:
             raise
         slept = f"{error.message}; it went to sleep at {moment_text(found.at)}"

@@ -74,7 +74,9 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "held", f"{lease['name']}: {ends}{lease['why'] and ': '}{lease['why']}"
     yield "gate", f"{status['gate']['mode']}: {status['gate']['why']}"
     sessions = "1 session" if status["sessions"] == 1 else f"{_or_unknown(status['sessions'])} sessions"
-    yield "clients", f"{status['parked']} parked, {sessions}"
+    # Without Postgres there are none.
+    seen = f", {sessions}" if status["postmaster_pid"] is not None or status["sessions"] is not None else ""
+    yield "clients", f"{status['parked']} parked{seen}"
     for text in _sessions(status):
         yield "sessions", text
     yield "listens", ", ".join(_endpoint(host, status["port"]) for host in status["listen"])
@@ -96,7 +98,7 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _polls(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for poll in status["polls"]:
-        yield "polls", poll["text"]
+        yield "polls", f"{poll['text']}; {poll['advice']}"
     if (without := status["without_polls"]) and without["text"]:
         yield "polls", without["text"]
 

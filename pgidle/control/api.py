@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Seconds that a request for the status waits for a look taken after it arrived.
 FRESH_TIMEOUT = 2.0
 
+# Seconds around a change of state within which its line of the journal was written.
+AROUND = 3.0
+
 JSON = b"application/json"
 # The version of the text format: https://prometheus.io/docs/instrumenting/exposition_formats/
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
@@ -121,8 +124,14 @@ class Application:
         memory = self._meter.read(report.resident, report.postmaster_pid)
         # Only the control socket knows who asks: root, or Postgres's user.
         with_statements = self._take is not None
-        body = as_dict(report, time.monotonic(), time.time(), memory, with_statements=with_statements)
-        return _json(200, body)
+        now, wall = time.monotonic(), time.time()
+        waker = ""
+        if report.state is State.AWAKE and report.last_use is None:
+            from pgidle.history.last_wake import last_waker  # Rarely asked for.
+
+            # The line is written at about the moment when the state is entered.
+            waker = last_waker(self._folder, wall - (now - report.since) - AROUND)
+        return _json(200, as_dict(report, now, wall, memory, with_statements=with_statements, waker=waker))
 
     def _metrics(self, report: Report) -> Answer:
         from pgidle.control.metrics import of_running

@@ -172,4 +172,6 @@ def _ask(connection: http.client.HTTPConnection, method: str, path: str, who: st
     except TimeoutError:
         raise NoAnswer(f"{who} did not answer within {connection.timeout:g} s") from None
     except (OSError, http.client.HTTPException):
+        if urlsplit(who).scheme:
+            raise PgidleError(f"{who} closed the connection: not a pgidle HTTP port?") from None
         raise PgidleError(f"{who} exited before it answered") from None

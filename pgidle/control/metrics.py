@@ -27,6 +27,11 @@ CAUSES = ("client", "order", "hold", "start", "crash")
 STATES = {Condition.ASLEEP: State.ASLEEP, Condition.FAILING: State.FAILED}
 """The state that pgidle has left behind, if it is known."""
 
+OWN_LABELS = frozenset(
+    "version python postgres gate state process kind signal client condition cause le".split()
+)
+"""The names of every label below: another with such a name would make a sample that Prometheus rejects."""
+
 _SAMPLE = re.compile(r"(\w+)(\{)?")
 
 

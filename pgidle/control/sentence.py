@@ -42,6 +42,8 @@ def _awake(status: Status) -> str:
     keeping = [one for one in reasons if one["kind"] in KEEPING and one["ends"]]
     if keeping:
         return f"Awake: {_kept(keeping)}{_sleeps_then(status)}."
+    if (without := status.get("without_polls")) and without["text"]:
+        return _polled(status["polls"])
     spent = duration_text(status["seconds_in_state"])
     if not reasons:
         return f"Awake for {spent}: {status['why']}. Nobody has looked yet who uses Postgres."
@@ -64,6 +66,14 @@ def _kept(keeping: list[dict[str, Any]]) -> str:
     return f"{text}; nor before {more} more {'has' if more == 1 else 'have'} ended" if more else text
 
 
+def _polled(polls: list[dict[str, Any]]) -> str:
+    first = polls[0]
+    more = len(polls) - 1
+    others = f" (and {more} more poll{'s' * (more > 1)})" if more else ""
+    keeps = "keep" if more else "keeps"
+    return f"Awake: {first['text']}{others}, which {keeps} it awake; {first['advice']}."
+
+
 def _count(reason: dict[str, Any]) -> int:
     """How many a reason stands for: the last one of its signal may stand for the rest (`policy`)."""
     words = reason["text"].split()
@@ -78,6 +88,9 @@ def _sleeps_then(status: Status) -> str:
 def _unused(status: Status) -> str:
     used = status.get("last_use")
     if used is None:
+        if waker := status.get("waker"):
+            ago = duration_text(status["seconds_in_state"])
+            return f"woken {ago} ago by {waker}, not seen in use since"
         return "not used since it woke"
     return f"idle for {duration_text(used['seconds_ago'])}, last used by {used['by']}"
 

@@ -80,12 +80,12 @@ class Memory:
 
 
 def as_dict(
-    report: Report, now: float, wall: float, memory: Memory, *, with_statements: bool = False
+    report: Report, now: float, wall: float, memory: Memory, *, with_statements: bool = False, waker: str = ""
 ) -> dict[str, Any]:
     """The report for programs. Durations are seconds, moments Unix time in seconds, memory bytes.
 
     `now` and `wall` are the monotonic and the wall clock at the same moment. `with_statements`: for those who may know
-    what is asked.
+    what is asked. `waker`: who woke Postgres, where nobody has been seen to use it since.
     """
     from pgidle.control.sentence import sentence  # Like `sessions`, only once somebody asks.
 
@@ -106,6 +106,7 @@ def as_dict(
         if (used := report.last_use) is not None
         else None,
         "woken_by": report.woken_by,
+        "waker": waker or None,
         "data_dir": report.data_dir,
         "listen": list(report.listen),
         "port": report.port,
@@ -158,6 +159,10 @@ def _lease(lease: Lease, now: float) -> dict[str, Any]:
 def _polls(report: Report, now: float, wall: float, with_statements: bool) -> dict[str, Any]:
     """The polls that were found, and how long Postgres would have slept without them."""
     found = report.polls
+    if not found.polls:
+        return {"polls": [], "without_polls": None}
+    from pgidle.idle.poll_advice import advice
+
     polls = [
         {
             "text": poll.full_text if with_statements else poll.text,
@@ -165,11 +170,12 @@ def _polls(report: Report, now: float, wall: float, with_statements: bool) -> di
             "statement": (poll.statement or None) if with_statements else None,
             "every": poll.every,
             "sessions": poll.sessions,
+            "advice": advice(poll, report.judged_by, with_statement=with_statements),
             "since": wall - (now - poll.since),
         }
         for poll in found.polls
     ]
-    without = {"slept": found.slept, "of": found.of, "text": found.consequence} if polls else None
+    without = {"slept": found.slept, "of": found.of, "text": found.consequence}
     return {"polls": polls, "without_polls": without}
 
 
@@ -179,7 +185,7 @@ def _sessions(report: Report, now: float) -> dict[str, Any]:
         return {"sessions_seen": None, "sessions_left_out": 0}
     from pgidle.idle.sessions import sessions
 
-    found = sessions(report.look, report.judged_by)
+    found = sessions(report.look, report.judged_by, report.polls)
     listed = [
         {
             "pid": one.pid,

@@ -6,8 +6,9 @@ lines come from the day totals.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ class Summary:
     """From `since` to `until` (Unix time), of which something is on record from `begins` on.
 
     `days` and `total`: what happened within the span. `episodes`: those that reach into it, as far as there are lines
-    about them: from `detailed_since` on. `lost`: lines that are missing. `terms`: the settings in force at the end, if
-    they are known.
+    about them: from `detailed_since` on; the last one may reach beyond `until`, unless that `is_now`. `lost`: lines
+    that are missing. `terms`: the settings in force by now, if they are known.
     """
 
     since: float
@@ -42,6 +43,7 @@ class Summary:
     detailed_since: float
     lost: int
     terms: Terms | None
+    is_now: bool = True
 
     @property
     def seconds(self) -> Counter[str]:
@@ -61,14 +63,24 @@ class Summary:
 
 
 def summarise(
-    reduced: Reduced, events: Iterable[Event], since: float, now: float, *, is_running: bool
+    reduced: Reduced,
+    events: Iterable[Event],
+    since: float,
+    now: float,
+    *,
+    is_running: bool,
+    until: float | None = None,
 ) -> Summary:
-    """What is on record since a moment. `is_running`: pgidle runs now. Changes `reduced`."""
+    """What is on record since a moment, up to another or, without one, up to now; `is_running`: pgidle runs now. Where
+    there are only totals, both are whole days. Changes `reduced`."""
     timeline = reduced.timeline
     seam = timeline.position.at
     if reduced.days and since < seam:
         since = day_of(since) * DAY
-    days = {day: tally for day, tally in reduced.days.items() if since < seam and day >= day_of(since)}
+    last_day = day_of(until) if until is not None else math.inf
+    days = {
+        day: tally for day, tally in reduced.days.items() if since < seam and day_of(since) <= day <= last_day
+    }
     episodes: list[Episode] = []
     lost_before = 0
     begins = None
@@ -79,15 +91,20 @@ def summarise(
     for event in events:
         begins = event.at if begins is None else begins
         episodes += timeline.add(event)
-        if event.at >= since:
-            count_in(days, event)
-        else:
+        if event.at < since:
             lost_before = timeline.position.lost
-    until = max(now, timeline.position.at)
-    episodes += timeline.up_to(until, is_running=is_running)
+        elif until is None or event.at < until:
+            count_in(days, event)
+    at_last = max(now, timeline.position.at)
+    episodes += timeline.up_to(at_last, is_running=is_running)
     episodes = [one for one in episodes if one.end > since or (one.lasts and one.end >= since)]
+    is_now = until is None
+    if until is None:
+        until = at_last
+    else:
+        episodes = [one for one in episodes if one.begin < until]
     for one in episodes:
-        _spend_since(days, one, since)
+        _spend_within(days, one, since, until)
     if episodes:
         begins = min(episodes[0].begin, until if begins is None else begins)
     total = Tally()
@@ -103,6 +120,7 @@ def summarise(
         max(since, episodes[0].begin) if episodes else until,
         timeline.position.lost - lost_before,
         timeline.terms,
+        is_now,
     )
 
 
@@ -159,11 +177,11 @@ def day_text(day: int) -> str:
     return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
 
 
-def _spend_since(days: Days, one: Episode, since: float) -> None:
+def _spend_within(days: Days, one: Episode, since: float, until: float) -> None:
     if one.begin >= since:
-        spend_in(days, one)
+        spend_in(days, one if one.end <= until else replace(one, end=until))
         return
-    for day, seconds in parts(since, one.end):
+    for day, seconds in parts(since, min(until, one.end)):
         on(days, day).spend(one.condition, seconds)
 
 

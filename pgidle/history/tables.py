@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 import time
 from typing import TYPE_CHECKING
@@ -10,15 +9,15 @@ from typing import TYPE_CHECKING
 from pgidle.history.summary import day_text, sums
 from pgidle.history.tally import DAY, Tally, day_of
 from pgidle.history.timeline import Condition
-from pgidle.history.what_if import WORTH
+from pgidle.history.what_if import WORTH, timeout_text
 from pgidle.idle.reasons import duration_text, one_line
-from pgidle.settings.options import format_duration
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator, Sequence
 
     from pgidle.history.summary import Summary
+    from pgidle.history.tally import Histogram
     from pgidle.history.timeline import Episode
     from pgidle.history.what_if import Advice, Outcome
     from pgidle.settings.options import Price
@@ -28,20 +27,28 @@ CELLS = 48
 """Characters of a bar: half an hour each, if it is a day's."""
 MOST_DAYS, MOST_EPISODES, MOST_WAKERS = 62, 20, 10
 """More days are shown as months; of more episodes or clients only the last or most frequent ones are shown."""
+WHOLE_BELOW = 2 * 3600.0
+"""Seconds of a span of which all episodes are shown."""
 GLYPHS, PLAIN_GLYPHS = "█░·", "#-."
 """Of a bar: awake, asleep, anything else."""
 HOUR = 3600.0
 
 
 def as_text(
-    summary: Summary, price: Price | None, *, is_running: bool, is_unicode: bool = True
+    summary: Summary,
+    price: Price | None,
+    *,
+    is_running: bool,
+    is_unicode: bool = True,
+    first_episodes: bool = False,
 ) -> Iterator[str]:
-    """The lines of a history. `is_unicode`: whether bars may have other characters than ASCII's."""
+    """The lines of a history. `is_unicode`: whether bars may have other characters than ASCII's. `first_episodes`:
+    where there are too many, the first ones are shown rather than the last."""
     yield from _sentences(summary, is_running=is_running)
     if price is not None:
         yield from _savings(summary, price)
     yield from _bars(summary, GLYPHS if is_unicode else PLAIN_GLYPHS)
-    yield from _episodes(summary)
+    yield from _episodes(summary, first=first_episodes)
     yield from _wakers(summary)
     yield from _waits(summary)
     yield from _troubles(summary)
@@ -97,11 +104,12 @@ def moment_text(moment: float) -> str:
 
 
 def hours_text(seconds: float) -> str:
-    return f"{seconds / HOUR:.1f} h"
-
-
-def timeout_text(seconds: float) -> str:
-    return "off" if math.isinf(seconds) else format_duration(seconds)
+    """Hours; of less than one, minutes or seconds."""
+    if seconds >= HOUR:
+        return f"{seconds / HOUR:.1f} h"
+    if seconds >= 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds >= 0.5 else "0 h"
 
 
 def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
@@ -117,10 +125,9 @@ def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
     text = f"{first} and was awake {hours_text(found['awake'])}{other}, {span}."
     if summary.begins - summary.since >= 60:
         text += f" The record begins at {moment_text(summary.begins)}."
-    longest = f", of whom one waited {duration_text(total.wait.longest)}" if total.wait.count else ""
-    usual = f" ({duration_text(total.wait.total / total.wait.count)} on average)" if longest else ""
-    counts = f" It slept {_times(total.sleeps)}, and was woken {_times(total.wakes['client'])} by clients"
-    text += f"{counts}{longest}{usual}."
+    wakes = total.wakes["client"]
+    by = "a client" if wakes == 1 else "clients"
+    text += f" It slept {_times(total.sleeps)}, and was woken {_times(wakes)} by {by}{_waited(total.wait)}."
     if trouble := _trouble_counts(total):
         text += f" {trouble}."
     yield from _wrapped(text + _now_text(summary, is_running=is_running))
@@ -131,8 +138,17 @@ def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
         )
 
 
+def _waited(wait: Histogram) -> str:
+    if not wait.count:
+        return ""
+    longest = duration_text(wait.longest)
+    if wait.count == 1:
+        return f", which waited {longest}"
+    return f", which waited {duration_text(wait.total / wait.count)} on average and {longest} at most"
+
+
 def _now_text(summary: Summary, *, is_running: bool) -> str:
-    if not summary.episodes:
+    if not summary.episodes or not summary.is_now:
         return ""
     last = summary.episodes[-1]
     doing = {
@@ -159,7 +175,7 @@ def _trouble_counts(total: Tally) -> str:
 
 def _savings(summary: Summary, price: Price) -> Iterator[str]:
     hours = summary.seconds["asleep"] / HOUR
-    text = f"Saved: {price.of(hours)}, for {hours:.1f} h asleep at {price.text}."
+    text = f"Saved: {price.of(hours)}, for {hours_text(summary.seconds['asleep'])} asleep at {price.text}."
     when_idle = summary.terms.when_idle if summary.terms is not None else ""
     if when_idle == "stay":
         text += (
@@ -219,7 +235,7 @@ def _bar(seconds: Counter[str], span: float, glyphs: str) -> str:
     return text[:CELLS]
 
 
-def _episodes(summary: Summary) -> Iterator[str]:
+def _episodes(summary: Summary, *, first: bool) -> Iterator[str]:
     shown = [
         one
         for one in summary.episodes
@@ -229,12 +245,16 @@ def _episodes(summary: Summary) -> Iterator[str]:
         return
     yield ""
     yield f"{'since (UTC)':<18}{'for':<11}{'what':<9}why, and by whom"
-    for one in shown[-MOST_EPISODES:]:
+    most = len(shown) if summary.until - summary.since <= WHOLE_BELOW else MOST_EPISODES
+    for one in shown[:most] if first else shown[-most:]:
         duration = duration_text(one.seconds) + ("..." if one.lasts else "")
         head = f"{moment_text(one.begin):<18}{duration:<11}{one.condition.value:<9}"
         yield from _hanging(head, _explained(one))
-    if (more := len(shown) - MOST_EPISODES) > 0:
-        yield from _wrapped(f"({more} earlier ones are not shown: --json has all of them)")
+    if (more := len(shown) - most) > 0:
+        which = "later" if first else "earlier"
+        yield from _wrapped(
+            f"({more} {which} ones are not shown: --since and --until narrow it, --json has all)"
+        )
 
 
 def _explained(one: Episode) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgidle.history.timeline import Condition
+from pgidle.idle.reasons import duration_text
+from pgidle.settings.options import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 SLACK = 2.0
 """Seconds after the timeout within which an idle time still ended in a sleep because of it: looks take time."""
+
+LEAST = 86_400.0
+"""Seconds on record below which nothing is recommended."""
 
 WORTH = 900.0
 """Seconds of sleep that a wake felt by a client should buy, for a shorter timeout to be recommended."""
@@ -87,9 +92,14 @@ def known_share(episodes: Sequence[Episode]) -> float:
     return sum(one.seconds for one in relevant if one.terms is not None) / total if total else 0.0
 
 
-def recommend(now: Outcome, others: Sequence[Outcome]) -> Advice:
+def recommend(now: Outcome | None, others: Sequence[Outcome], seconds: float) -> Advice:
     """From the longest timeout on, a shorter one is taken while each further wake that a client feels buys WORTH
-    seconds of sleep. `now`: as it was."""
+    seconds of sleep. `now`: as it was, None where the timeout in force is not on record; `seconds`: how much time was
+    replayed."""
+    if seconds < LEAST:
+        return Advice(None, "less than a day is on record")
+    if now is None:
+        return Advice(None, "the settings in force are not on record")
     timeouts: dict[float, Outcome] = {one.idle_timeout: one for one in others}
     timeouts[now.idle_timeout] = now
     in_order = sorted(timeouts.values(), key=lambda one: -one.idle_timeout)
@@ -103,16 +113,28 @@ def recommend(now: Outcome, others: Sequence[Outcome]) -> Advice:
     return Advice(best, _why(now, best))
 
 
+def timeout_text(seconds: float) -> str:
+    return "off" if math.isinf(seconds) else format_duration(seconds)
+
+
 def _why(now: Outcome, best: Outcome) -> str:
     asleep, wakes = best.asleep - now.asleep, best.wakes - now.wakes
     if best is now:
         return "no other one buys enough sleep with each wake that a client feels"
-    if wakes <= 0 <= asleep:
-        return "it sleeps as long or longer, and clients feel no more wakes"
-    each = abs(asleep / wakes) / 60 if wakes else 0.0
+    compared = f"compared with {timeout_text(now.idle_timeout)} it "
+    if not wakes:
+        return f"{compared}sleeps {_duration(asleep)} more, and clients wait as often"
+    waits = f"{abs(wakes)} wait{'s' * (abs(wakes) > 1)}"
+    if wakes < 0 <= asleep:
+        return f"{compared}sleeps {_duration(asleep)} more, and spares clients {waits}"
+    each = f"{_duration(abs(asleep / wakes))} per wait"
     if asleep >= 0:
-        return f"each further wake that a client feels buys {each:.0f} min of sleep"
-    return f"each wake that clients are spared costs only {each:.0f} min of sleep"
+        return f"{compared}sleeps {_duration(asleep)} more and costs clients {waits}, {each}"
+    return f"{compared}spares clients {waits} and costs {_duration(-asleep)} of sleep, {each}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} h" if seconds >= 36_000 else duration_text(seconds)
 
 
 def _later(asleep: Episode, awake: Episode | None, timeout: float) -> float:

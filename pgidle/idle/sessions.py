@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from pgidle.idle.between_looks import is_ignored
 from pgidle.idle.blockers import blockers_of, replicates
 from pgidle.idle.policy import activity_of
-from pgidle.idle.reasons import client_text, one_line
+from pgidle.idle.polls import NO_FINDINGS
+from pgidle.idle.reasons import client_text, duration_text, one_line
+from pgidle.idle.statement_text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from pgidle.idle.polls import Findings, Label
     from pgidle.idle.snapshot import Session, Snapshot
     from pgidle.settings.resolve import Settings
 
@@ -25,6 +28,8 @@ class Effect(Enum):
     """Is a use of Postgres at this moment: the idle clock starts when it ends."""
     BLOCKS = "blocks"
     """Delays sleep without being a use."""
+    POLLS = "polls"
+    """Is idle at this moment, but is used in a rhythm without which Postgres would have slept."""
     IDLE = "idle"
     """Its last use started the idle clock; now it keeps nothing awake, and is cut by a sleep."""
     IGNORED = "ignored"
@@ -45,19 +50,25 @@ class SeenSession:
     text: str
 
 
-def sessions(look: Snapshot, settings: Settings) -> tuple[SeenSession, ...]:
+def sessions(look: Snapshot, settings: Settings, found: Findings = NO_FINDINGS) -> tuple[SeenSession, ...]:
     """Clients, and processes that replicate or do maintenance; those that keep Postgres awake first, then those used
-    last. Postgres's other processes have no part in it."""
-    seen = sorted(_seen(look, settings), key=lambda one: (_ORDER[one.effect], -(one.since or 0.0), one.pid))
+    last. Postgres's other processes have no part in it. `found`: the polls of this Postgres."""
+    polls = {poll.label: poll.every for poll in found.polls} if found.consequence else {}
+    seen = sorted(
+        _seen(look, settings, polls), key=lambda one: (_ORDER[one.effect], -(one.since or 0.0), one.pid)
+    )
     return tuple(seen)
 
 
 _ORDER = {effect: number for number, effect in enumerate(Effect)}
 
 
-def _seen(look: Snapshot, settings: Settings) -> Iterator[SeenSession]:
+def _seen(look: Snapshot, settings: Settings, polls: Mapping[Label, float]) -> Iterator[SeenSession]:
     for session in look.sessions:
         effect, text = _effect(session, settings)
+        if polls and effect is Effect.IDLE and session.is_client:
+            if (every := _poll_of(session, polls)) is not None:
+                effect, text = Effect.POLLS, f"used every {duration_text(every)}, which keeps Postgres awake"
         if effect is Effect.IDLE and not (session.is_client or replicates(session)):
             continue
         kind = "" if session.is_client else f"{session.backend_type}, "
@@ -69,6 +80,15 @@ def _seen(look: Snapshot, settings: Settings) -> Iterator[SeenSession]:
             effect,
             text,
         )
+
+
+def _poll_of(session: Session, polls: Mapping[Label, float]) -> float | None:
+    """Seconds between two uses, if the session is one of those that poll."""
+    client = client_text(session)
+    if session.statement:
+        return polls.get((client, shown(session.statement)))
+    # A look does not read the statement of a session that has not been used since the one before.
+    return next((every for (its, _), every in polls.items() if its == client), None)
 
 
 def _is_named(session: Session) -> bool:

@@ -304,7 +304,7 @@ def _receiver(text: str) -> str:
         )
     who_and_where = authority(text)
     if not all("!" <= letter <= "~" for letter in text) or who_and_where.count("@") > 1 or "#" in text:
-        raise SettingsError("the address has a letter that must be escaped", "write it as %40, %2F, %20, ...")
+        raise SettingsError("the address contains a character that must be escaped (a space as %20)")
     host, port = host_and_port(who_and_where)
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     is_valid = bare and bare != "*" and (bare != host) is (":" in bare) and _is_host(bare)
@@ -361,7 +361,7 @@ def read_value(option: Option, text: str, cwd: str) -> Any:
     try:
         return readers[option.kind](text)
     except SettingsError as error:
-        if option.unset == "off":
+        if option.unset == "off" and error.hint:
             error.hint += " or off"
         raise
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -290,3 +291,39 @@ def test_a_working_directory_that_was_removed_ends_no_command(tmp_path: Path) ->
     )
     assert (done.returncode, done.stderr) == (3, "")
     assert "no supervisor is running at" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("status", "--watch", "abc"), "--watch: 'abc' is not a duration"),
+        (("top", "--every", "x"), "--every: 'x' is not a duration"),
+        (("sleep", "--wait", "foo"), "--wait: 'foo' is not a duration"),
+        (("hold", "xyz"), "hold: 'xyz' is not a duration"),
+    ],
+)
+def test_a_wrong_time_is_told_with_its_option(
+    tmp_path: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    where = () if arguments[0] == "top" else ("--state-dir", tmp_path)
+    done = pgidle(*arguments, *where)
+    assert done.returncode == 2
+    assert one_line(done).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        ({"event": "exited", "state": "terminating", "why": "SIGINT received"}, "Not running; it ended"),
+        ({"event": "use", "idle": 1.0}, "Not running: pgidle was killed, or its machine was lost"),
+    ],
+)
+def test_an_order_to_none_says_how_the_last_one_ended(
+    tmp_path: Path, last: dict[str, object], says: str
+) -> None:
+    line = {"at": time.time() - 60, "up": 1.0, "run": 1, "n": 1, **last}
+    (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
+    done = pgidle("wake", "--state-dir", tmp_path)
+    assert done.returncode == 1
+    assert says in one_line(done)
+    assert one_line(done).endswith(": pgidle run, or the platform, starts it")

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.answering import PATIENCE, Answering
+from harness.answering import PATIENCE, Answering, make_report
 from harness.made_journal import make
 from pgidle.control import history_answer
 from pgidle.control.client import request
 from pgidle.history import spans
 from pgidle.history.files import DAY_TOTALS, read
 from pgidle.history.journal import JOURNAL, OLDER
+from pgidle.idle.reasons import Reason, ReasonKind, Signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,3 +269,33 @@ def test_nothing_of_it_is_imported_before_somebody_asks() -> None:
     loaded = set(ran.stdout.split())
     assert "pgidle.control.api" in loaded
     assert not loaded & {"pgidle.control.history_answer", "pgidle.control.web_page", "pgidle.history.spans"}
+
+
+@pytest.mark.parametrize(
+    ("ago", "cause", "by", "summary"),
+    [
+        (
+            90,
+            "client",
+            ["127.0.0.1"],
+            "Awake: woken AGO ago by 127.0.0.1, not seen in use since; sleeps in",
+        ),
+        (
+            90,
+            "client",
+            ["a", "b", "c", "d"],
+            "Awake: woken AGO ago by a, b, c and 1 more, not seen in use",
+        ),
+        (90, "start", [], "Awake: not used since it woke; sleeps in"),
+        (9000, "client", ["127.0.0.1"], "Awake: not used since it woke; sleeps in"),
+    ],
+)
+def test_who_woke_it_is_known_though_no_look_has_seen_them(
+    answering: Answering, ago: float, cause: str, by: list[str], summary: str
+) -> None:
+    write(answering, {"ago": ago, "event": "woken", "cause": cause, "by": by}, {"ago": 80, "event": "hold"})
+    now = time.monotonic()
+    clock = Reason(ReasonKind.CLOCK, Signal.IDLE_TIMEOUT, "idle 90s of 2min (idle-timeout)", "in 30s")
+    answering.report = make_report(since=now - 90, sleeps_at=now + 30, reasons=(clock,))
+    said = json.loads(ask(answering, "/status")[2])
+    assert re.sub(r"\d+min( \d+s)?", "AGO", said["summary"]).startswith(summary)

@@ -105,6 +105,38 @@ def test_since(state_dir: Path, since: str, count: int) -> None:
     assert len(read("--since", since, "--state-dir", state_dir)["episodes"]) == count
 
 
+def test_who_woke_it_at_a_moment(tmp_path: Path) -> None:
+    """An awake and busy night, of which two hours are asked for, between many other wakes."""
+    folder = tmp_path / "pgidle"
+    folder.mkdir(mode=0o700)
+    day = time.time() // DAY * DAY - 2 * DAY
+    script = Script(day - 60).started().woken("start").wait(60).slept()
+    for hour in range(24):
+        script.wait(1200).woken(by=f"10.0.0.{hour}").wait(1200).slept().wait(1200)
+    script.exited()
+    (folder / JOURNAL).write_bytes(b"".join(script.lines))
+    date = time.strftime("%Y-%m-%d", time.gmtime(day))
+    span = ("--since", f"{date}T03:00", "--until", f"{date}T04:00")
+    text = pgidle("history", "--state-dir", folder, *span).stdout
+    assert "woken by 10.0.0.3" in " ".join(text.split())
+    assert "10.0.0.2" not in text
+    assert "10.0.0.4" not in text
+    assert "It has been" not in text
+    found = read("--state-dir", folder, *span)
+    assert found["total"]["wakers"] == {"10.0.0.3": 1}
+    assert sum(found["total"]["seconds"].values()) == pytest.approx(3600)
+    assert found["until"] == day + 4 * 3600
+    later = pgidle("history", "--state-dir", folder, "--since", f"{date}T03:00").stdout
+    assert "10.0.0.3" in later
+    assert "later ones are not shown" in later
+
+
+def test_a_time_is_that_of_the_last_day(state_dir: Path) -> None:
+    now = time.time()
+    soon = time.strftime("%H:%M", time.gmtime(now + 3600))
+    assert read("--since", soon, "--state-dir", state_dir)["since"] == pytest.approx(now - 23 * 3600, abs=90)
+
+
 def test_since_a_date_is_in_utc(state_dir: Path) -> None:
     today = time.strftime("%Y-%m-%d", time.gmtime())
     found = read("--since", today, "--state-dir", state_dir, TZ="America/New_York")
@@ -116,12 +148,19 @@ def test_since_a_date_is_in_utc(state_dir: Path) -> None:
     [
         (
             ("--since", "yesterday"),
-            "--since: 'yesterday' is neither a duration nor a date: write 7d, 12h, 2026-11-20",
+            "--since: 'yesterday' is neither a duration nor a date or time: write 7d, 12h, 2026-11-20",
         ),
         (("--since", "-1d"), "--since: '-1d' is neither a duration nor a date"),
         (("--since", "2999-01-01"), "--since: 2999-01-01 is still to come"),
         (("--since", "2024-13-01"), "--since: '2024-13-01' is neither"),
         (("--since", ""), "--since: '' is neither"),
+        (("--until", "soon"), "--until: 'soon' is neither a duration nor a date or time"),
+        (("--since", "1h", "--until", "2h"), "--until: 2h is not after --since 1h"),
+        (("--since", "25:00"), "--since: '25:00' is neither"),
+        (
+            ("--until", "1h", "--what-if", "idle-timeout=1min"),
+            "--what-if replays up to now: leave out --until",
+        ),
         (("--price", "cheap"), "--price: 'cheap' is not a price: write 0.02/h, $0.50/d, 15 EUR/month"),
         (("--what-if", "5min"), "--what-if: '5min' is not idle-timeout and other values"),
         (("--what-if", "min-awake=5min"), "--what-if: 'min-awake=5min' is not idle-timeout"),
@@ -197,6 +236,8 @@ def test_what_if(state_dir: Path) -> None:
     assert found["outcomes"][0]["asleep"] == pytest.approx(found["as_it_was"]["asleep"] + 480)
     assert found["outcomes"][1] == {"idle_timeout": None, "asleep": 0, "wakes": 0, "saved": 0}
     assert found["recommended"]["idle_timeout"] == 60
+    tried = read("--state-dir", state_dir, "--what-if")["what_if"]["outcomes"]
+    assert [one["idle_timeout"] for one in tried] == [60, 300, 900, 3600]
 
 
 def test_a_long_record_has_days_of_which_only_totals_are_left(tmp_path: Path) -> None:

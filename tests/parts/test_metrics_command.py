@@ -180,6 +180,20 @@ def test_a_bad_label_is_refused(left: Path, label: str) -> None:
     assert "is not NAME=VALUE" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("labels", "complaint"),
+    [
+        (("state=c",), "--label state: the metrics have a label of that name; choose another"),
+        (("cluster=a", "le=1"), "--label le: the metrics have a label of that name; choose another"),
+        (("a=1", "a=2"), "--label a is given twice"),
+    ],
+)
+def test_a_sample_has_no_label_twice(left: Path, labels: tuple[str, ...], complaint: str) -> None:
+    done = metrics("--state-dir", left, *(word for label in labels for word in ("--label", label)))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+
+
 def test_labels_are_on_every_sample(left: Path) -> None:
     text = metrics("--state-dir", left, "--label", "cluster=main", "--label", 'note=a "b\\').stdout
     samples = [line for line in text.splitlines() if not line.startswith("#")]

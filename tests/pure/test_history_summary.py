@@ -72,7 +72,9 @@ def test_the_sentence() -> None:
         "Postgres slept 33.0 h (79%) and was awake 9.0 h, from 2024-10-04 00:00 to 2024-10-05 18:01 UTC."
         in shown
     )
-    assert "slept twice, and was woken twice by clients, of whom one waited 0.7s (0.5s on average)." in shown
+    assert (
+        "slept twice, and was woken twice by clients, which waited 0.5s on average and 0.7s at most." in shown
+    )
     assert "It crashed once." in shown
     assert "It has been awake since 2024-10-05 18:00." in shown
 
@@ -124,7 +126,10 @@ def test_the_last_episodes_come_last_and_the_others_are_told() -> None:
         script.wait(300).slept(last_use=f"client {number}").wait(1000).woken(by=f"10.0.0.{number}")
     shown = text(summed(script))
     assert shown.count("10.0.0.29 (waited 0.5s)") == 1
-    assert f"({61 - MOST_EPISODES} earlier ones are not shown: --json has all of them)" in shown
+    assert (
+        f"({61 - MOST_EPISODES} earlier ones are not shown: --since and --until narrow it, --json has all)"
+        in shown
+    )
     rows = [line for line in shown.splitlines() if "asleep" in line and "last used" in line]
     assert rows[-1].endswith("client 29")
     assert "     1  10.0.0." in shown
@@ -235,7 +240,7 @@ def replayed(script: Script, timeouts: Sequence[float], price: str | None = None
     found = summed(script)
     now = as_it_was(found.episodes, found.detailed_since, 300.0)
     others = [replay(found.episodes, found.detailed_since, one) for one in timeouts]
-    advice, known = recommend(now, others), known_share(found.episodes)
+    advice, known = recommend(now, others, DAY), known_share(found.episodes)
     priced = parse_price(price) if price is not None else None
     lines = [*what_if_text(found, now, others, advice, priced, known)]
     assert all(len(line) <= WIDTH for line in lines), lines

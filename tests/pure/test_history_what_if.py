@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_history_timeline import episodes, scripts
 
-from harness.journal_script import MIDNIGHT, Script
+from harness.journal_script import DAY, MIDNIGHT, Script
 from pgidle.history.what_if import WORTH, Advice, Outcome, as_it_was, known_share, recommend, replay
 
 GAPS = st.lists(st.integers(2, 3000).map(float), min_size=1, max_size=30)
@@ -140,16 +140,28 @@ def test_a_shorter_timeout_is_recommended_while_each_wake_buys_enough() -> None:
     long = Outcome(900.0, 100 * WORTH, 50)
     middle = Outcome(300.0, 130 * WORTH, 80)
     short = Outcome(60.0, 140 * WORTH, 200)
-    assert recommend(middle, [short, long, off]) == Advice(
+    assert recommend(middle, [short, long, off], DAY) == Advice(
         middle, "no other one buys enough sleep with each wake that a client feels"
     )
-    advice = recommend(long, [short, middle])
-    assert advice == Advice(middle, "each further wake that a client feels buys 15 min of sleep")
-    advice = recommend(short, [middle])
-    assert advice == Advice(middle, "each wake that clients are spared costs only 1 min of sleep")
+    advice = recommend(long, [short, middle], DAY)
+    assert advice == Advice(
+        middle, "compared with 15min it sleeps 7h 30min more and costs clients 30 waits, 15min per wait"
+    )
+    advice = recommend(short, [middle], DAY)
+    assert advice == Advice(
+        middle,
+        "compared with 1min it spares clients 120 waits and costs 2h 30min of sleep, 1min 15s per wait",
+    )
     free = Outcome(60.0, 140 * WORTH, 80)
-    assert "no more wakes" in recommend(middle, [free]).why
-    assert recommend(off, [Outcome(60.0, 0.0, 0)]).best is None
+    assert recommend(middle, [free], DAY).why.endswith("sleeps 2h 30min more, and clients wait as often")
+    assert recommend(off, [Outcome(60.0, 0.0, 0)], DAY).best is None
+
+
+def test_nothing_is_recommended_from_too_little() -> None:
+    now, other = Outcome(300.0, 0.0, 0), Outcome(60.0, 5 * WORTH, 1)
+    assert recommend(now, [other], DAY).best == other
+    assert recommend(now, [other], DAY - 1) == Advice(None, "less than a day is on record")
+    assert recommend(None, [other], DAY) == Advice(None, "the settings in force are not on record")
 
 
 @given(GAPS, TIMEOUTS, st.lists(TIMEOUTS))
@@ -157,7 +169,7 @@ def test_what_is_recommended_is_one_of_them(gaps: list[float], timeout: float, o
     found = episodes(lived(gaps, timeout))
     now = as_it_was(found, 0.0, timeout)
     outcomes = [replay(found, 0.0, one) for one in others]
-    advice = recommend(now, outcomes)
+    advice = recommend(now, outcomes, DAY)
     assert advice.best is None or advice.best in (now, *outcomes)
 
 

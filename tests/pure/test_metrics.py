@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.answering import make_report
-from pgidle.control.metrics import CAUSES, of_none, of_running
+from pgidle.control.metrics import CAUSES, OWN_LABELS, of_none, of_running
 from pgidle.control.status import Memory, Report
 from pgidle.history.tally import Histogram, Tally
 from pgidle.history.timeline import Condition
@@ -186,6 +186,10 @@ def test_labels_may_have_any_character() -> None:
     assert 'gate="a\\"b\\\\c\\nd"' in of_running(
         make_report(gate_mode='a"b\\c\nd'), NOTHING, MEMORY, NOW, WALL
     )
+
+
+def test_no_other_label_may_have_the_name_of_one_of_these() -> None:
+    assert set(re.findall(r'[{,]([a-z]+)="', everything())) == OWN_LABELS
 
 
 def test_every_metric_is_told() -> None:

@@ -11,6 +11,7 @@ from harness.answering import make_report
 from pgidle.control.sentence import sentence
 from pgidle.control.status import Memory, as_dict
 from pgidle.idle.flapping import LastSleep
+from pgidle.idle.polls import Findings, Poll
 from pgidle.idle.reasons import Reason, ReasonKind, Signal
 from pgidle.lifecycle.restarts import FailedStart
 from pgidle.lifecycle.transitions import State
@@ -45,6 +46,7 @@ FLAPPING = Reason(
     f"idle-timeout extended by 5min: {WEB} reconnects as soon as it is cut",
     "when a sleep lasts 10s",
 )
+POLL = Poll(WEB, "SELECT 1", 30.0, NOW - 3600)
 FATAL = 'FATAL:  could not open file "pg_wal/0001": Permission denied'
 
 
@@ -107,6 +109,20 @@ def failing(count: int = 1, again: float = 5) -> FailedStart:
             {"reasons": (CLOCK, FLAPPING), "sleeps_at": NOW + 600, "last_use": (WEB, NOW - 12)},
             f"Awake: idle for 12s, last used by {WEB}; idle-timeout extended by 5min: {WEB} reconnects as soon as it "
             "is cut; sleeps in 10min if nobody comes.",
+        ),
+        (
+            {"reasons": (CLOCK,), "sleeps_at": NOW + 288, "polls": Findings((POLL,), 3600.0, 7200.0)},
+            f"Awake: {WEB} is used every 30s, which keeps it awake; turn it off in the client, or let it not count "
+            "with the setting ignore (pgidle status shows how).",
+        ),
+        (
+            {"reasons": (CLOCK,), "polls": Findings((POLL, POLL), 3600.0, 7200.0)},
+            f"Awake: {WEB} is used every 30s (and 1 more poll), which keep it awake; turn it off in the client, or "
+            "let it not count with the setting ignore (pgidle status shows how).",
+        ),
+        (
+            {"reasons": (CLOCK,), "sleeps_at": NOW + 288, "polls": Findings((POLL,), 0.0, 7200.0)},
+            "Awake: not used since it woke; sleeps in 4min 48s if nobody comes.",
         ),
         ({"reasons": (NEVER,)}, "Awake for 1min 30s: never sleeps: idle-timeout is off."),
         (

@@ -15,7 +15,8 @@ from pgidle.cli.status_table import as_table
 from pgidle.control.status import MOST_LISTED, Memory, as_dict
 from pgidle.idle.blockers import replicates
 from pgidle.idle.policy import begin, evaluate
-from pgidle.idle.reasons import Signal
+from pgidle.idle.polls import Findings, Poll
+from pgidle.idle.reasons import Signal, client_text
 from pgidle.idle.sessions import Effect, sessions
 from pgidle.settings.options import Counts, IgnoreField
 
@@ -108,6 +109,19 @@ def test_those_that_keep_it_awake_come_first_and_then_those_used_last() -> None:
         client(5, application_name="web"),
     )
     assert [seen.pid for seen in sessions(look, ignoring_web(SETTINGS))] == [3, 4, 2, 1, 5]
+
+
+def test_a_poller_is_not_said_to_let_it_sleep() -> None:
+    asking, other = client(1, statement="SELECT 1"), client(2, statement="SELECT now()")
+    poll = Poll(client_text(asking), "SELECT 1", 30.0, AT - 900)
+    look = quiet(AT, asking, other)
+    polling, idle = sessions(look, SETTINGS, Findings((poll,), 600.0, 900.0))
+    assert (polling.pid, polling.effect) == (1, Effect.POLLS)
+    assert polling.text == "used every 30s, which keeps Postgres awake"
+    assert (idle.pid, idle.effect) == (2, Effect.IDLE)
+    assert {one.effect for one in sessions(look, SETTINGS, Findings((poll,)))} == {Effect.IDLE}
+    (unread,) = sessions(quiet(AT, client(1)), SETTINGS, Findings((poll,), 600.0, 900.0))
+    assert unread.effect is Effect.POLLS
 
 
 def status(*seen: Session, **more: Any) -> dict[str, Any]:

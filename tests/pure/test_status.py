@@ -88,6 +88,8 @@ def test_the_table_names_every_reason_on_a_line_of_its_own() -> None:
     alone = as_table(as_dict(make_report(sessions=1), NOW, WALL, MEMORY))
     assert "clients     0 parked, 1 session\n" in alone
     assert "sleeps in   not foreseeable\n" in table
+    asleep = as_table(as_dict(make_report(state=State.ASLEEP), NOW, WALL, MEMORY))
+    assert "clients     0 parked\n" in asleep
     assert "so far      wakes: 2, sleeps: 1, crashes: 0, looks: 7, looks failed: 0\n" in table
 
 
@@ -102,9 +104,15 @@ def test_polls_are_named_and_what_they_cost() -> None:
     report = make_report(polls=Findings(POLLS, 3000.0, 3600.0))
     said = as_dict(report, NOW, WALL, MEMORY, with_statements=True)
     table = as_table(said)
-    assert 'polls       app "web" asks SELECT 1 every 30s\n' in table
-    assert '            app "web" asks SELECT 2 every 5s in each of 2 sessions\n' in table
-    assert "            somebody connects every 10s, for too short a time to be seen\n" in table
+    assert (
+        'polls       app "web" asks SELECT 1 every 30s; turn it off in the client, or let it not count'
+        in table
+    )
+    assert '            app "web" asks SELECT 2 every 5s in each of 2 sessions; turn it off in' in table
+    assert (
+        "            somebody connects every 10s, for too short a time to be seen; log_connections = on"
+        in table
+    )
     assert "without these polls this database would have slept 50min of the last 1h\n" in table
     assert said["polls"][0]["since"] == WALL - 600
 

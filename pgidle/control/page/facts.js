@@ -43,6 +43,7 @@ function whyOf(one) {
       const more = keeping.length - 1;
       return sentence(`${keeping[0].text}; ends ${keeping[0].ends}${more ? `, and ${more} more below` : ""}`);
     }
+    if (one.without_polls?.text) return sentence(`${one.polls[0].text}, which keeps it awake`);
     if (one.sleeps_in === null && reasons.length) return sentence(reasons[0].text);
     return "Nobody is using it at this moment.";
   }
@@ -146,14 +147,16 @@ function showWakers() {
 
 /** Who asks in a rhythm now, and what would be without that; then who did before. */
 function showPolls() {
-  const lasting = (status?.polls ?? []).map(({ client, text, since }) => ({ client, text, since: Math.round(since) }));
+  const lasting = (status?.polls ?? []).map(({ client, text, advice, since }) =>
+    ({ client, text, advice, since: Math.round(since) }));
   const clients = new Set(lasting.map((one) => one.client));
   const ended = new Map();
   for (const one of history?.polls ?? []) if (!clients.has(one.client)) ended.set(one.client, one);
   const polls = { lasting, ended: [...ended.values()].reverse(), without: status?.without_polls?.text ?? "" };
   element("polls-section").hidden = !lasting.length && !ended.size;
   fill(element("polls"), polls, () => [
-    ...lasting.map((one) => make("li", {}, sentence(one.text), make("span", { class: "sub" }, `Since ${moment(one.since)}.`))),
+    ...lasting.map((one) => make("li", {}, sentence(one.text),
+      make("span", { class: "sub" }, [`Since ${moment(one.since)}.`, sentence(one.advice)].filter((part) => part).join(" ")))),
     ...(polls.without ? [make("li", { class: "without" }, sentence(polls.without))] : []),
     ...polls.ended.map((one) => make("li", {},
       sentence(`${one.client ?? "somebody"} ${one.every ? `asked every ${duration(one.every)}` : "asked in a rhythm"}`),

@@ -26,7 +26,7 @@ const SLEEPING = ["asleep", "leaving"];
 const CAUSES = {
   order: "Woken by pgidle wake", hold: "Woken by pgidle hold", start: "pgidle started", crash: "Back after a crash",
 };
-const EFFECTS = { active: "keeps it awake", blocks: "delays sleep", idle: "lets it sleep", ignored: "ignored" };
+const EFFECTS = { active: "keeps it awake", blocks: "delays sleep", polls: "keeps it awake", idle: "lets it sleep", ignored: "ignored" };
 const HOURS = { h: 1, d: 24, month: 730 }; // of the times for which prices are given
 const KEEPS = ["activity", "blocker"];
 
