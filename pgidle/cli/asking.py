@@ -34,6 +34,7 @@ TIMEOUT = 4.0
 HTTP_PORT = 8008
 HEALTH, STATUS = "/health", "/status"
 ASLEEP = State.ASLEEP.noun
+NOT_OURS = "what answers is not a pgidle of this version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def read_url(text: str) -> str:
 
 def _checked(where: str, said: Status) -> Status:
     """The status, if it is one at all. Raises PgidleError."""
-    if not isinstance(said.get("state"), str):
+    if not isinstance(said.get("state"), str) or said["state"] == sentence.NOT_RUNNING:
         raise PgidleError(f"{where} is no pgidle: {str(said.get('error') or 'it told no state')[:80]}")
     return said
 
@@ -161,6 +162,8 @@ def ask(target: Target) -> Answer:
         return Answer(target.where, target.ask())
     except PgidleError as error:
         return Answer(target.where, None, str(error))
+    except sentence.NONSENSE:
+        return Answer(target.where, None, NOT_OURS)
 
 
 class Asking:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pgidle.cli.asking import NOT_OURS
 from pgidle.cli.status_table import COLOURS
 from pgidle.cli.text_width import fitted, fitted_at_end, padded
-from pgidle.control.sentence import NOT_RUNNING, sentence
+from pgidle.control.sentence import NONSENSE, NOT_RUNNING, sentence
 from pgidle.idle.reasons import duration_text, one_line
 from pgidle.lifecycle.transitions import State
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pgidle.cli.asking import Answer, Status
-
-NONSENSE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
-"""What an answer may raise that is no status of this version's."""
 
 WIDE = 150
 """Columns from which on one line is enough for each."""
@@ -50,7 +48,7 @@ def row(answer: Answer, wall: float) -> Row:
     try:
         return _row(answer.where, said, wall)
     except NONSENSE:
-        return _without(answer, "what answers is not a pgidle of this version")
+        return _without(answer, NOT_OURS)
 
 
 def head(rows: Sequence[Row], hidden: int, *, is_root: bool) -> str:

@@ -7,26 +7,23 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.answering import Answering
+from harness.impostor import impostor as answers
 from harness.installations import free_port
 from harness.postgres_fixture import wait_until
 from harness.promtool import promtool
 from pgidle.history.journal import JOURNAL
-from pgidle.system import control_socket
-from pgidle.system.state_directory import StateDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BEGIN = 1_795_000_000.0
 NODE_EXPORTER = "prometheus-node-exporter"
@@ -320,28 +317,10 @@ node_load1 99
 @pytest.fixture
 def impostor(tmp_path: Path) -> Iterator[Path]:
     """The state directory of a user who answers in the supervisor's place."""
-    folder = tmp_path / "impostor"
-    state_dir = StateDir(str(folder))
-    listener = control_socket.listen(state_dir)
     many = "".join(f'pgidle_reasons{{kind="{number}"}} 1\n' for number in range(5000))
-    body = f'{IMPOSTOR}pgidle_long{{a="{"x" * 5000}"}} 1\n{many}'.encode()
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
-
-    def answer() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                one, _ = listener.accept()
-                with one:
-                    one.recv(4096)
-                    one.sendall(head + body)
-
-    answering = threading.Thread(target=answer)
-    answering.start()
-    yield folder
-    listener.shutdown(socket.SHUT_RDWR)
-    answering.join()
-    listener.close()
-    os.close(state_dir.folder)
+    body = f'{IMPOSTOR}pgidle_long{{a="{"x" * 5000}"}} 1\n{many}'
+    with answers(tmp_path / "impostor", body.encode()) as state_dir:
+        yield Path(state_dir)
 
 
 def test_an_impostors_metrics_are_pgidles_and_each_is_there_once(impostor: Path) -> None:
@@ -375,3 +354,10 @@ def test_an_impostor_spoils_nothing_of_others(left: Path, impostor: Path, tmp_pa
     assert "node_textfile_scrape_error 0\n" in text
     assert "node_load1" not in text
     assert 'pgidle_up{cluster="shop"} 1\n' in text.replace(',a=""', "").replace(',x=""', "")
+
+
+def test_what_answers_without_one_of_pgidles_metrics_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pgidle.prom"
+    with answers(tmp_path / "state", b"node_load1 99\n") as state_dir:
+        assert "is not a supervisor of this version" in refusal("--state-dir", state_dir, "--output", path)
+    assert not path.exists()

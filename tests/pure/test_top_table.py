@@ -90,6 +90,7 @@ def test_the_end_of_a_long_path_is_shown() -> None:
         {"state": "asleep", "seconds_in_state": 1.0, "last_sleep": 7},
         {"state": "asleep", "seconds_in_state": float("nan"), "last_sleep": None},
         {"state": "awake", "memory": "much"},
+        {"state": "asleep", "seconds_in_state": 1e300, "last_sleep": None, "memory": {"postgres": 10**400}},
         {"state": "not running", "failure": None, "last_sleep": []} | {"memory": [1]},
     ],
 )
