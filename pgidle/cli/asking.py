@@ -37,22 +37,26 @@ COUNTING = ("seconds_in_state", "uptime")
 """Seconds that go on while Postgres sleeps."""
 HEALTH, STATUS = "/health", "/status"
 ASLEEP = State.ASLEEP.noun
+NOT_OURS = "what answers is not a pgidle of this version"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a supervisor said last: its status, or why there is none. `status` is checked for nothing but its state."""
+    """What a supervisor said last: its status, or why there is none. `status` is checked for nothing but its state.
+    `owner`: the user whose it is, if that is neither root nor who asks."""
 
     where: str
     status: Status | None
     error: str = ""
+    owner: str = ""
 
 
 class Target:
     """A supervisor that can be asked. What is known of one that sleeps stays true for as long as it sleeps."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, owner: str = "") -> None:
         self.where = where
+        self.owner = owner
         self._slept: tuple[float, Status] | None = None
         """When it was asked last, and what it said, if it slept."""
 
@@ -131,7 +135,7 @@ def read_url(text: str) -> str:
 
 def _checked(where: str, said: Status) -> Status:
     """The status, if it is one at all. Raises PgidleError."""
-    if not isinstance(said.get("state"), str):
+    if not isinstance(said.get("state"), str) or said["state"] == sentence.NOT_RUNNING:
         raise PgidleError(f"{where} is no pgidle: {str(said.get('error') or 'it told no state')[:80]}")
     return said
 
@@ -166,9 +170,11 @@ def left_behind(state_dir: str) -> Status:
 def ask(target: Target) -> Answer:
     """The answer of one supervisor, which may be an error."""
     try:
-        return Answer(target.where, target.ask())
+        return Answer(target.where, target.ask(), owner=target.owner)
     except PgidleError as error:
-        return Answer(target.where, None, str(error))
+        return Answer(target.where, None, str(error), target.owner)
+    except sentence.NONSENSE:
+        return Answer(target.where, None, NOT_OURS, target.owner)
 
 
 class Asking:
@@ -178,7 +184,8 @@ class Asking:
         self.news, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._every = every
         self._lock = threading.Lock()
-        self._answers: dict[str, Answer | None] = {}
+        self._answers: dict[str, Answer] = {}
+        self._unanswered: set[str] = set()
         self._ended = threading.Event()
 
     def add(self, targets: Iterable[Target]) -> None:
@@ -187,21 +194,21 @@ class Asking:
             with self._lock:
                 if target.where in self._answers:
                     continue
-                self._answers[target.where] = None
+                self._answers[target.where] = Answer(target.where, None, "no answer yet", target.owner)
+                self._unanswered.add(target.where)
             threading.Thread(target=self._ask, args=(target,), daemon=True).start()
 
     def answers(self) -> list[Answer]:
         """The last answer of each; of one that has not answered yet, that."""
         with self._lock:
-            found = sorted(self._answers.items())
-        return [answer or Answer(where, None, "no answer yet") for where, answer in found]
+            return [answer for _, answer in sorted(self._answers.items())]
 
     def wait(self, seconds: float) -> None:
         """Until each has answered once, or so many seconds are over."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with self._lock:
-                if None not in self._answers.values():
+                if not self._unanswered:
                     return
             self._ended.wait(0.02)
 
@@ -217,5 +224,6 @@ class Asking:
             answer = ask(target)
             with self._lock:
                 self._answers[target.where] = answer
+                self._unanswered.discard(target.where)
             self.tell()
             time.sleep(self._every)

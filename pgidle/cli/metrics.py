@@ -14,11 +14,11 @@ from pgidle.cli.command_class import Command
 from pgidle.cli.find_supervisor import WHERE, find_state_dir
 from pgidle.cli.setting_options import setting_options
 from pgidle.control.client import NotRunning, request_text
-from pgidle.control.metrics import OWN_LABELS, labelled, of_none
+from pgidle.control.foreign_metrics import own_metrics
+from pgidle.control.metrics import OWN_LABELS, of_none
 from pgidle.history.totals import Totals
 from pgidle.settings.load import working_directory
 from pgidle.settings.options import absolute
-from pgidle.system.log import one_line
 from pgidle.system.state_directory import open_of_another
 from pgidle.system.trusted_path import replace_file, trust_in
 
@@ -43,8 +43,10 @@ def metrics(options: dict[str, Any], output: str | None, labels: tuple[str, ...]
         text = request_text(state_dir, "/metrics")
     except NotRunning as error:
         text = _on_record(state_dir, error)
-    # Whoever answers may be another user.
-    text = labelled("".join(f"{one_line(line)}\n" for line in text.splitlines()), added)
+    # Whoever answers, or wrote what is on record, may be another user.
+    text = own_metrics(text, added)
+    if not text:
+        raise PgidleError(f"what answers at {state_dir} is not a supervisor of this version")
     if output is None:
         click.echo(text, nl=False)
     else:

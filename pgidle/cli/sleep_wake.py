@@ -86,7 +86,9 @@ def give_order(
         if not is_waiting:
             raise
         _, now = request(state_dir, "GET", "/status")
-        raise NoAnswer(f"{now['state']} still after {duration_text(timeout or 0.0)}: {now['why']}") from None
+        raise NoAnswer(
+            f"{now.get('state')} still after {duration_text(timeout or 0.0)}: {now.get('why')}"
+        ) from None
     if code != 200:
         said = body.get("message") or body.get("error") or f"the supervisor answered {code}"
         raise PgidleError(str(said))

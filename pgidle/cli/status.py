@@ -104,7 +104,7 @@ def running_text(said: dict[str, Any], state_dir: str, *, colour: bool) -> str:
     """A supervisor's answer, for people. Raises PgidleError if it is not what one of this version says."""
     try:
         return as_text(said, time.time(), colour=colour).removesuffix("\n")
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+    except sentence.NONSENSE:
         raise PgidleError(
             f"what answers at {state_dir} is not a supervisor of this version", "see status --json"
         ) from None

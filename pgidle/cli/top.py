@@ -21,7 +21,8 @@ from pgidle.cli.live_screen import Drawn, Size, is_possible, show
 from pgidle.cli.seconds import read_interval
 from pgidle.cli.status import NOT_RUNNING, SOON
 from pgidle.cli.top_table import Row, head, row, table
-from pgidle.system.find_control_sockets import Found, find
+from pgidle.system.find_control_sockets import MOST, Found, find
+from pgidle.system.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,12 +54,12 @@ def top(urls: Sequence[str], every: str, once: bool, as_json: bool) -> None:
     local.find()
     if as_json or once:
         asking.wait(PATIENCE)
-        _print_once(asking, local.hidden, {one.where for one in remote}, as_json=as_json)
+        _print_once(asking, local, {one.where for one in remote}, as_json=as_json)
     elif is_possible():
         asking.wait(SOON)
         local.begin()
         colour = wants_colour()
-        show(lambda size: _drawn(asking, local.hidden, size, colour=colour), asking.news, seconds)
+        show(lambda size: _drawn(asking, local, size, colour=colour), asking.news, seconds)
     else:
         with contextlib.suppress(KeyboardInterrupt):
             _print_again_and_again(asking, local, seconds)
@@ -69,7 +70,9 @@ class _Finder:
 
     def __init__(self, asking: Asking) -> None:
         self.hidden = 0
+        self.left_out = 0
         self._asking = asking
+        self._known: set[str] = set()
 
     def find(self) -> None:
         """Raises PgidleError."""
@@ -90,36 +93,49 @@ class _Finder:
                 self._take(find())
 
     def _take(self, found: Found) -> None:
-        self.hidden = found.hidden
-        self._asking.add(OneOfMany(state_dir) for state_dir in found.state_dirs)
+        new = [one for one in found.owned if one[0] not in self._known]
+        # Those that have ended keep their rows, and their threads.
+        added = new[: MOST - len(self._known)]
+        self._known.update(state_dir for state_dir, _ in added)
+        self.hidden, self.left_out = found.hidden, found.left_out + len(new) - len(added)
+        self._asking.add(OneOfMany(state_dir, _owner_text(uid)) for state_dir, uid in added)
 
 
-def _drawn(asking: Asking, hidden: int, size: Size, *, colour: bool) -> Drawn:
+def _owner_text(uid: int) -> str:
+    """The user, if that is neither root nor who asks: their rows say what they like."""
+    return "" if uid in (0, os.geteuid()) else user_name(uid)
+
+
+def _drawn(asking: Asking, local: _Finder, size: Size, *, colour: bool) -> Drawn:
     wall = time.time()
     rows = [row(answer, wall) for answer in asking.answers()]
     heading, lines = table(rows, size.width, colour=colour)
-    return Drawn([f"{time.strftime('%H:%M:%S')}, q quits: {_head(rows, hidden)}", heading], lines)
+    return Drawn([f"{time.strftime('%H:%M:%S')}, q quits: {_head(rows, local)}", heading], lines)
 
 
-def _text(asking: Asking, hidden: int) -> str:
+def _text(asking: Asking, local: _Finder) -> str:
     wall = time.time()
     rows = [row(answer, wall) for answer in asking.answers()]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
     heading, lines = table(rows, width, colour=wants_colour())
-    return "\n".join([_head(rows, hidden), *([heading] if rows else []), *lines])
+    return "\n".join([_head(rows, local), *([heading] if rows else []), *lines])
 
 
-def _head(rows: Sequence[Row], hidden: int) -> str:
-    return head(rows, hidden, is_root=os.geteuid() == 0)
+def _head(rows: Sequence[Row], local: _Finder) -> str:
+    return head(rows, local.hidden, local.left_out, is_root=os.geteuid() == 0)
 
 
-def _print_once(asking: Asking, hidden: int, urls: set[str], *, as_json: bool) -> None:
+def _print_once(asking: Asking, local: _Finder, urls: set[str], *, as_json: bool) -> None:
     answers = asking.answers()
     if as_json:
-        said = {"pgidle": [asdict(answer) for answer in answers], "could_not_be_asked": hidden}
+        said = {
+            "pgidle": [asdict(answer) for answer in answers],
+            "could_not_be_asked": local.hidden,
+            "left_out": local.left_out,
+        }
         click.echo(json.dumps(said))
     else:
-        click.echo(_text(asking, hidden))
+        click.echo(_text(asking, local))
     if not answers:
         sys.exit(NOT_RUNNING)
     if any(answer.status is None for answer in answers if answer.where in urls):
@@ -130,7 +146,7 @@ def _print_again_and_again(asking: Asking, local: _Finder, seconds: float) -> No
     """For what is no terminal: the whole table each time."""
     asking.wait(PATIENCE)
     while True:
-        click.echo(f"{_text(asking, local.hidden)}\n")
+        click.echo(f"{_text(asking, local)}\n")
         sys.stdout.flush()
         time.sleep(seconds)
         local.find()

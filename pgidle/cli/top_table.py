@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pgidle.cli.asking import NOT_OURS
 from pgidle.cli.status_table import COLOURS
 from pgidle.cli.text_width import fitted, fitted_at_end, padded
-from pgidle.control.sentence import NOT_RUNNING, sentence
+from pgidle.control.sentence import NONSENSE, NOT_RUNNING, sentence
 from pgidle.idle.reasons import duration_text, one_line
 from pgidle.lifecycle.transitions import State
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pgidle.cli.asking import Answer, Status
-
-NONSENSE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
-"""What an answer may raise that is no status of this version's."""
 
 WIDE = 150
 """Columns from which on one line is enough for each."""
@@ -29,6 +27,8 @@ NARROWEST = 12
 """Columns for a name, on however narrow a terminal."""
 WIDEST = 44
 NO_ANSWER = "?"
+LONGEST_TEXT = 500
+"""Characters of a text in an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +48,22 @@ def row(answer: Answer, wall: float) -> Row:
         # Its name is there already.
         return _without(answer, answer.error.replace(f"the supervisor at {answer.where}", "it"))
     try:
-        return _row(answer.where, said, wall)
+        return _row(answer, said, wall)
     except NONSENSE:
-        return _without(answer, "what answers is not a pgidle of this version")
+        return _without(answer, NOT_OURS)
 
 
-def head(rows: Sequence[Row], hidden: int, *, is_root: bool) -> str:
-    """How many there are of each state. `hidden`: those that could not be asked."""
+def head(rows: Sequence[Row], hidden: int, left_out: int = 0, *, is_root: bool) -> str:
+    """How many there are of each state. `hidden`: those that could not be asked; `left_out`:
+    those that were too many."""
     counts = Counter("no answer" if one.state == NO_ANSWER else one.state for one in rows)
     known = [*(state.noun for state in State), NOT_RUNNING, "no answer"]
     parts = [f"{counts[name]} {name}" for name in known if counts[name]]
     if hidden:
         why = "in containers, or with too long a path" if is_root else "run this as root"
         parts.append(f"{hidden} that may not be asked ({why})")
+    if left_out:
+        parts.append(f"{left_out} left out (too many)")
     return ", ".join(parts) or "no pgidle runs here"
 
 
@@ -87,7 +90,7 @@ def table(rows: Iterable[Row], width: int, *, colour: bool) -> tuple[str, list[s
     return f"{heading} why" if is_wide else heading.rstrip(), lines
 
 
-def _row(where: str, said: Status, wall: float) -> Row:
+def _row(answer: Answer, said: Status, wall: float) -> Row:
     spent, left = said.get("seconds_in_state"), said.get("sleeps_in")
     sizes = [size for size in said.get("memory", {}).values() if size is not None]
     # The state stands before it.
@@ -102,19 +105,24 @@ def _row(where: str, said: Status, wall: float) -> Row:
         _count(said.get("parked")),
         f"{sum(sizes) / 2**20:.1f} MB" if sizes else "",
     )
-    name = _name(where, said.get("data_dir"))
-    return Row(one_line(name), one_line(said["state"]), tuple(map(one_line, cells)), one_line(why))
+    return Row(_name(answer), _short(said["state"]), tuple(map(_short, cells)), _short(why))
 
 
 def _without(answer: Answer, why: str) -> Row:
-    return Row(one_line(_name(answer.where, None)), NO_ANSWER, (NO_ANSWER, *("",) * 5), one_line(why))
+    return Row(_name(answer), NO_ANSWER, (NO_ANSWER, *("",) * 5), _short(why))
 
 
-def _name(where: str, data_dir: Any) -> str:
-    """The data directory, as well as it is known; of a remote one, the host."""
-    if "://" in where:
-        return urlsplit(where).netloc
-    return str(data_dir or where.removesuffix("/pgidle"))
+def _name(answer: Answer) -> str:
+    """The folder of the control socket, or of a remote one the host, and whose it is: nothing of the answer, in which
+    any user could write another database's name."""
+    where = answer.where
+    name = urlsplit(where).netloc if "://" in where else where.removesuffix("/pgidle")
+    return one_line(f"{name} ({answer.owner})" if answer.owner else name)
+
+
+def _short(text: str) -> str:
+    """A text of an answer, cut before it is measured letter by letter."""
+    return one_line(text[:LONGEST_TEXT])
 
 
 def _count(number: int | None) -> str:

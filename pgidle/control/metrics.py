@@ -6,7 +6,6 @@ Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` 
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ from pgidle.history.timeline import Condition
 from pgidle.lifecycle.transitions import State
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgidle.control.status import Memory, Report
     from pgidle.history.tally import Histogram
     from pgidle.history.totals import Counted
@@ -32,7 +33,7 @@ OWN_LABELS = frozenset(
 )
 """The names of every label below: another with such a name would make a sample that Prometheus rejects."""
 
-_SAMPLE = re.compile(r"(\w+)(\{)?")
+HISTOGRAMS = ("wake_wait_seconds", "wake_duration_seconds", "shutdown_duration_seconds")
 
 
 def of_running(report: Report, counted: Counted, memory: Memory, now: float, wall: float) -> str:
@@ -196,11 +197,17 @@ def _counters(text: _Text, counted: Counted) -> None:
         "Idle sessions that sleeps have disconnected.",
         ("", tally.sessions_cut),
     )
-    text.histogram("wake_wait_seconds", "How long the first client of each wake waited.", tally.wait)
-    text.histogram("wake_duration_seconds", "From the cause of each wake to ready.", tally.took)
-    text.histogram(
-        "shutdown_duration_seconds", "How long the shutdown before each sleep took.", tally.shutdown
-    )
+    for name, what, one in zip(
+        HISTOGRAMS,
+        (
+            "How long the first client of each wake waited.",
+            "From the cause of each wake to ready.",
+            "How long the shutdown before each sleep took.",
+        ),
+        (tally.wait, tally.took, tally.shutdown),
+        strict=True,
+    ):
+        text.histogram(name, what, one)
     for name, what, at in (
         ("last_wake_timestamp_seconds", "When Postgres was last ready after a start", tally.last_wake),
         ("last_sleep_timestamp_seconds", "When Postgres was last put to sleep", tally.last_sleep),
@@ -214,23 +221,13 @@ def _value(value: float) -> str:
 
 
 def _labels(**labels: str) -> str:
+    return f"{{{label_text(labels)}}}"
+
+
+def label_text(labels: Mapping[str, str]) -> str:
+    """Labels as they stand between the braces."""
     pairs = []
     for name, value in labels.items():
         escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
         pairs.append(f'{name}="{escaped}"')
-    return "{" + ",".join(pairs) + "}"
-
-
-def labelled(text: str, labels: dict[str, str]) -> str:
-    """The text with more labels on each sample."""
-    if not labels:
-        return text
-    more = _labels(**labels)[1:-1]
-    return "".join(
-        line if line.startswith("#") else _SAMPLE.sub(lambda found: _with(found, more), line, count=1)
-        for line in text.splitlines(keepends=True)
-    )
-
-
-def _with(found: re.Match[str], more: str) -> str:
-    return f"{found[1]}{{{more}{',' if found[2] else '}'}"
+    return ",".join(pairs)

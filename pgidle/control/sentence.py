@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     Status = Mapping[str, Any]
 
+NONSENSE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError)
+"""What a status may raise, here and where it becomes a table, that is none of this version's. (OSError: a moment that
+gmtime(3) takes for too far away.)"""
+
 NOT_RUNNING = "not running"
 """The state where no supervisor answers. Such a status has what the last one has left behind: `failure`, `last_sleep`
 and `ended`."""

@@ -10,23 +10,28 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pgidle.history.events import parse_all
+from pgidle.history.bounded_files import DAY_TOTALS, MOST_BYTES, lines_of, open_bounded
+from pgidle.history.events import LATEST, parse_all
 from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
-from pgidle.history.tally import MOST_DAYS, as_json, count_in, day_of, from_json, spend_in
+from pgidle.history.tally import DAY, MOST_DAYS, as_json, count_in, day_of, from_json, spend_in
 from pgidle.history.timeline import Timeline, kept, restored
-from pgidle.system.state_directory import open_of_another, open_own
+from pgidle.system.state_directory import open_of_another
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
     from pgidle.history.events import Event
     from pgidle.history.tally import Days
     from pgidle.system.state_directory import StateDir
 
-DAY_TOTALS = "journal-days.json"
+LONGEST_REST = 8 * LONGEST_LINE
+"""Bytes of the day totals' file beside the days."""
+
 LAST_LINES = 8
 """Lines from the end among which there is one that can be read."""
 
@@ -52,10 +57,12 @@ def read(folder: int) -> Read:
     """What is on record in a state directory, given its descriptor. Missing files are empty; raises OSError for those
     that cannot be read."""
     # In this order: a file that is moved aside or reduced meanwhile is found under its new name, or noticed.
-    current, older = _open(folder, JOURNAL), _open(folder, OLDER)
-    reduced = read_day_totals(folder)
-    if older is not None and current is not None and os.path.sameopenfile(current, older):
-        os.close(older)
+    with ExitStack() as ends:
+        current, older = (_open(name, folder, ends) for name in (JOURNAL, OLDER))
+        reduced = read_day_totals(folder)
+        ends.pop_all()
+    if older is not None and current is not None and os.path.sameopenfile(current.fileno(), older.fileno()):
+        older.close()
         older = None
     return Read(reduced, _events(older, current, reduced.covers))
 
@@ -74,29 +81,29 @@ def last_event(state_dir: str) -> Event | None:
     try:
         folder = open_of_another(state_dir)
         try:
-            file = _open(folder, JOURNAL)
+            file = open_bounded(JOURNAL, folder)
         finally:
             os.close(folder)
         if file is None:
             return None
-        with open(file, "rb") as lines:
+        with file:
             # A line may be torn, or of a kind that a later version writes.
-            lines.seek(max(0, os.fstat(file).st_size - LAST_LINES * LONGEST_LINE))
-            last = deque(parse_all(lines), maxlen=1)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_LINES * LONGEST_LINE))
+            last = deque(parse_all(lines_of(file)), maxlen=1)
             return last[0] if last else None
     except OSError:
         return None
 
 
 def read_day_totals(folder: int) -> Reduced:
-    """The totals of older days; empty if the file is missing, or not in this format."""
-    file = _open(folder, DAY_TOTALS)
+    """The totals of older days; empty if the file is missing, or not in this format. Raises OSError."""
+    file = open_bounded(DAY_TOTALS, folder)
     if file is None:
         return Reduced()
-    with open(file, "rb") as opened:
+    with file:
         try:
-            said: dict[str, Any] = json.loads(opened.read())
-            days = {int(day): from_json(one) for day, one in said["days"].items()}
+            said: dict[str, Any] = json.loads(file.read(MOST_BYTES[DAY_TOTALS]))
+            days = {_day(day): from_json(one) for day, one in said["days"].items()}
             return Reduced(days, restored(said["timeline"]), str(said["covers"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return Reduced()
@@ -104,13 +111,13 @@ def read_day_totals(folder: int) -> Reduced:
 
 def reduce_older(state_dir: StateDir) -> None:
     """Add the older lines to the day totals, after which their file may be replaced. Raises OSError."""
-    file = _open(state_dir.folder, OLDER)
+    file = open_bounded(OLDER, state_dir.folder)
     if file is None:
         return
-    reduced = read_day_totals(state_dir.folder)
-    with open(file, "rb") as lines:
+    with file:
+        reduced = read_day_totals(state_dir.folder)
         covers = ""
-        for event in parse_all(lines):
+        for event in parse_all(lines_of(file)):
             if not covers and (covers := _name(event)) == reduced.covers:
                 return
             for episode in reduced.timeline.add(event):
@@ -119,17 +126,29 @@ def reduce_older(state_dir: StateDir) -> None:
     # Not simply the last ones: where the clock was wrong for a while, there are days to come.
     today = day_of(reduced.timeline.position.at)
     nearest = sorted(reduced.days, key=lambda day: abs(day - today))[:MOST_DAYS]
-    days = {day: as_json(reduced.days[day]) for day in sorted(nearest)}
+    days = _fitting({day: as_json(reduced.days[day]) for day in nearest})
     content = {"covers": covers or reduced.covers, "timeline": kept(reduced.timeline), "days": days}
     state_dir.keep(DAY_TOTALS, json.dumps(content) + "\n", durable=True)
 
 
-def _events(older: int | None, current: int | None, covers: str) -> Iterator[Event]:
+def _fitting(days: dict[int, Any]) -> dict[int, Any]:
+    """As many days as may be read again, the first ones of those given, in order."""
+    left = MOST_BYTES[DAY_TOTALS] - LONGEST_REST
+    fitting = {}
+    for day, one in days.items():
+        left -= len(json.dumps(one)) + len(f'"{day}": , ')
+        if left < 0:
+            break
+        fitting[day] = one
+    return dict(sorted(fitting.items()))
+
+
+def _events(older: BinaryIO | None, current: BinaryIO | None, covers: str) -> Iterator[Event]:
     for file in (older, current):
         if file is None:
             continue
-        with open(file, "rb") as lines:
-            events = parse_all(lines)
+        with file:
+            events = parse_all(lines_of(file))
             first = next(events, None)
             if first is not None and _name(first) != covers:
                 yield first
@@ -141,8 +160,12 @@ def _name(first: Event) -> str:
     return f"{first.run}.{first.number}"
 
 
-def _open(folder: int, name: str) -> int | None:
-    try:
-        return open_own(name, folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
+def _day(text: str) -> int:
+    if not 0 <= (day := int(text)) <= LATEST / DAY:
+        raise ValueError(f"{text} is not a day")
+    return day
+
+
+def _open(name: str, folder: int, ends: ExitStack) -> BinaryIO | None:
+    file = open_bounded(name, folder)
+    return ends.enter_context(file) if file is not None else None

@@ -56,7 +56,7 @@ def load(state_dir: StateDir) -> History:
                 _time(one["asleep_at"]),
                 _time(one["woken_at"]),
                 frozenset(map(str, one["cut"])),
-                one["woken_by"],
+                _client(one["woken_by"]),
             )
             for one in kept.get("sleeps", ())
         )
@@ -108,7 +108,15 @@ def _seconds(kept: dict[str, Any]) -> float | None:
 
 
 def _time(value: Any) -> float:
-    """A moment or a duration, checked to be in range. Raises ValueError or TypeError."""
-    if not 0 <= (seconds := float(value)) <= LATEST:
-        raise ValueError(f"{seconds} is not a time")
-    return seconds
+    """A moment or a duration, checked to be in range. Raises ValueError."""
+    # Before it becomes a float, as JSON's whole numbers may have any length.
+    if type(value) not in (int, float) or not 0 <= value <= LATEST:
+        raise ValueError(f"{value!r:.40} is not a time")
+    return float(value)
+
+
+def _client(value: Any) -> str | None:
+    """Raises ValueError."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is not a client")
+    return value

@@ -21,9 +21,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pgidle.history.events import LATEST, parse
+from pgidle.history.bounded_files import MOST_BYTES, lines_of, open_bounded
+from pgidle.history.events import LATEST, parse, parse_all
 from pgidle.history.files import read_day_totals
-from pgidle.history.journal import JOURNAL, OLDER
+from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
 from pgidle.history.tally import Tally, as_json, from_json
 from pgidle.history.timeline import Condition, Timeline, kept, restored
 from pgidle.system.state_directory import LARGEST, open_own
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from pgidle.system.state_directory import StateDir
 
 TOTALS = "journal-totals.json"
-
-LONGEST = 1 << 16
-"""Bytes of a line that are read at once: more than any line of pgidle's has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +178,8 @@ class Totals:
 
     def _read(self, part: _Part, offset: int) -> None:
         part.lines.seek(offset)
-        while line := part.lines.readline(LONGEST):
-            if not line.endswith(b"\n") and len(line) < LONGEST:
+        while offset < MOST_BYTES[JOURNAL] and (line := part.lines.readline(LONGEST_LINE)):
+            if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
                 break  # It is being written, or torn.
             offset += len(line)
             if (event := parse(line)) is not None:
@@ -204,14 +202,12 @@ class Totals:
 
     def _open(self, name: str, ends: ExitStack) -> _Part | None:
         """A file of the journal; None if it has no event."""
-        try:
-            lines = ends.enter_context(open(open_own(name, self._folder, os.O_RDONLY), "rb"))
-        except FileNotFoundError:
+        lines = open_bounded(name, self._folder)
+        if lines is None:
             return None
-        while line := lines.readline(LONGEST):
-            if (first := parse(line)) is not None:
-                return _Part(lines, f"{first.run}.{first.number}")
-        return None
+        ends.enter_context(lines)
+        first = next(parse_all(lines_of(lines)), None)
+        return _Part(lines, f"{first.run}.{first.number}") if first is not None else None
 
 
 @dataclass(frozen=True, slots=True)

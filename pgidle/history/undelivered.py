@@ -10,6 +10,7 @@ import json
 import os
 
 from pgidle.base.record import record
+from pgidle.history.bounded_files import MOST_BYTES
 from pgidle.history.journal import DELIVERED, JOURNAL, OLDER
 from pgidle.system.state_directory import open_own
 
@@ -44,7 +45,7 @@ class Undelivered:
 def last_delivered(folder: int) -> tuple[int, int] | None:
     """Run and number of the line up to which everything has been delivered, of the state directory with this
     descriptor. Raises OSError."""
-    words = _read(DELIVERED, folder).split()
+    words = _read(DELIVERED, folder, DELIVERED_BYTES).split()
     return (int(words[0]), int(words[1])) if len(words) == 2 and all(map(bytes.isdigit, words)) else None
 
 
@@ -76,10 +77,10 @@ def find_undelivered(folder: int, last: tuple[int, int]) -> Undelivered:
     return Undelivered(tuple(wanted[-MOST:]), max(0, len(wanted) - MOST))
 
 
-def _read(name: str, folder: int) -> bytes:
+def _read(name: str, folder: int, most: int = MOST_BYTES[JOURNAL]) -> bytes:
     try:
         with open(open_own(name, folder, os.O_RDONLY), "rb") as file:
-            return file.read()
+            return file.read(most)
     except FileNotFoundError:
         return b""
 

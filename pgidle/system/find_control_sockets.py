@@ -8,21 +8,26 @@ lock, and `control_socket.connect` looks at it once more.
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 from pgidle.base.record import record
 from pgidle.system.control_socket import NAME
 from pgidle.system.state_directory import open_of_another, read_kept
 
 TABLE = "/proc/net/unix"
+MOST = 100
+"""Supervisors that are asked: each takes a thread."""
 ACCEPTS = 0x10000
 """The flag of a socket that listens: __SO_ACCEPTCON in include/linux/net.h."""
 
 
 @record
 class Found:
-    """State directories of supervisors that may be asked, and how many more there seem to be."""
+    """State directories of supervisors that may be asked, with their owners' uids; how many are `left_out`, as there
+    are too many, and how many more there seem to be."""
 
-    state_dirs: tuple[str, ...]
+    owned: tuple[tuple[str, int], ...]
+    left_out: int
     hidden: int
 
 
@@ -46,7 +51,8 @@ def names(table: bytes) -> tuple[str, ...]:
 
 def judged(folders: tuple[str, ...]) -> Found:
     """Which of these folders are a supervisor's state directory, by the lock in it."""
-    state_dirs, hidden = [], 0
+    owned: list[tuple[str, int]] = []
+    hidden = 0
     for path in folders:
         if path.startswith("/proc/"):
             hidden += 1  # Its path was too long to be the socket's name.
@@ -55,6 +61,7 @@ def judged(folders: tuple[str, ...]) -> Found:
             folder = open_of_another(path)
             try:
                 first = read_kept(folder, "lock").partition(b"\n")[0]
+                owner = os.fstat(folder).st_uid
             finally:
                 os.close(folder)
         except (PermissionError, FileNotFoundError):
@@ -64,8 +71,19 @@ def judged(folders: tuple[str, ...]) -> Found:
             continue
         else:
             if first.isdigit():
-                state_dirs.append(path)
-    return Found(tuple(state_dirs), hidden)
+                owned.append((path, owner))
+    kept = _fairly(owned)
+    return Found(kept, len(owned) - len(kept), hidden)
+
+
+def _fairly(owned: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """At most MOST of them, the same number of each owner's: no user can make so many that others' are left out."""
+    of_owner: Counter[int] = Counter()
+    ranked = []
+    for path, owner in owned:
+        of_owner[owner] += 1
+        ranked.append((of_owner[owner], path, owner))
+    return tuple(sorted((path, owner) for _, path, owner in sorted(ranked)[:MOST]))
 
 
 def _flags(word: bytes) -> int:

@@ -136,7 +136,10 @@ def test_nobody_is_there(tmp_path: Path) -> None:
     assert done.stdout == f"{first}{where}\nlast sleep: none is on record\n"
 
 
-@pytest.mark.parametrize("kept", ["", "[]", "{", '{"why": "x"}', '{"why": "x", "at": "y"}'])
+HUGE = f'{{"why": "x", "at": 1{"0" * 400}, "seconds": 1}}'
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "{", '{"why": "x"}', '{"why": "x", "at": "y"}', HUGE])
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, kept: str) -> None:
     (tmp_path / "last.json").write_text(kept)
     done = pgidle("status", "--json", "--state-dir", tmp_path)

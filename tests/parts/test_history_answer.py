@@ -21,7 +21,8 @@ from harness.made_journal import make
 from pgidle.control import history_answer
 from pgidle.control.client import request
 from pgidle.history import spans
-from pgidle.history.files import DAY_TOTALS, read
+from pgidle.history.bounded_files import DAY_TOTALS
+from pgidle.history.files import read
 from pgidle.history.journal import JOURNAL, OLDER
 from pgidle.idle.reasons import Reason, ReasonKind, Signal
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
 from harness.journal_script import DAY, MIDNIGHT, Script
 from harness.made_journal import make
 from pgidle.history import files
-from pgidle.history.files import DAY_TOTALS, read, read_of_another, reduce_older
-from pgidle.history.journal import JOURNAL, OLDER, SEGMENT_BYTES, is_full
-from pgidle.history.tally import MOST_DAYS, Days, Tally, as_json, count_in, spend_in
+from pgidle.history.bounded_files import DAY_TOTALS, MOST_BYTES
+from pgidle.history.files import read, read_of_another, reduce_older
+from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER, SEGMENT_BYTES, is_full
+from pgidle.history.tally import MOST_DAYS, Days, Tally, as_json, count_in, day_of, spend_in
 from pgidle.system.state_directory import StateDir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from pgidle.history.events import Event
 
 
 class Killed(BaseException):
@@ -194,7 +200,7 @@ def test_a_reader_that_is_overtaken_counts_nothing_twice(
     """The files are reduced and moved aside after the reader has opened any number of them."""
     script = weeks()
     half = len(script.lines) // 2
-    opened = files._open
+    opened = files.open_bounded
     for overtaken_after in range(4):
         for name in (JOURNAL, OLDER, DAY_TOTALS):
             state_dir.forget(name)
@@ -204,19 +210,19 @@ def test_a_reader_that_is_overtaken_counts_nothing_twice(
         write(state_dir, JOURNAL, script.lines[half:])
         opens = 0
 
-        def overtake(folder: int, name: str, after: int = overtaken_after) -> int | None:
+        def overtake(name: str, folder: int, after: int = overtaken_after) -> BinaryIO | None:
             nonlocal opens
             if opens == after:
                 with pytest.MonkeyPatch.context() as plain:
-                    plain.setattr(files, "_open", opened)
+                    plain.setattr(files, "open_bounded", opened)
                     for step in steps(state_dir):
                         step()
             opens += 1
-            return opened(folder, name)
+            return opened(name, folder)
 
-        monkeypatch.setattr(files, "_open", overtake)
+        monkeypatch.setattr(files, "open_bounded", overtake)
         assert totals(state_dir, script.wall) == expected, overtaken_after
-        monkeypatch.setattr(files, "_open", opened)
+        monkeypatch.setattr(files, "open_bounded", opened)
 
 
 def test_it_is_due_when_it_has_grown(state_dir: StateDir) -> None:
@@ -273,3 +279,73 @@ def test_a_made_year_is_read_within_its_span(tmp_path: Path) -> None:
         os.close(folder)
     assert timeline.position.lost == 0
     assert sum(sum(one.seconds.values()) for one in days.values()) == pytest.approx(40 * DAY, abs=1)
+
+
+@pytest.mark.parametrize("name", [JOURNAL, OLDER, DAY_TOTALS])
+def test_a_file_larger_than_any_of_pgidles_is_refused_without_being_read(
+    state_dir: StateDir, name: str
+) -> None:
+    """Root reads them in a folder of Postgres's user: a sparse file costs that user nothing."""
+    write(state_dir, JOURNAL, weeks().lines)
+    write(state_dir, name, [b"{"])
+    os.truncate(f"{state_dir.path}/{name}", 2**42)
+    for command in ("history", "metrics"):
+        done = subprocess.run(
+            [sys.executable, "-m", "pgidle", command, "--state-dir", state_dir.path],
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)),
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(
+            f"pgidle: cannot read the journal in {state_dir.path}: {name} is larger"
+        )
+        assert done.stderr.count("\n") == 1
+    assert files.last_event(state_dir.path) is None or name != JOURNAL
+
+
+def test_a_line_longer_than_the_journals_is_none(state_dir: StateDir) -> None:
+    script = weeks(1)
+    whole = [event.number for event in read_events(state_dir, script.lines)]
+    long = script.lines[1].replace(b'{"at"', b'{"x":"' + b"x" * 3 * LONGEST_LINE + b'","at"')
+    behind = b"y" * LONGEST_LINE + script.lines[2]
+    found = [
+        event.number for event in read_events(state_dir, [script.lines[0], long, behind, *script.lines[3:]])
+    ]
+    assert found == [whole[0], *whole[3:]]
+
+
+def read_events(state_dir: StateDir, lines: list[bytes]) -> list[Event]:
+    write(state_dir, JOURNAL, lines)
+    return [*read(state_dir.folder).events]
+
+
+def test_the_longest_line_that_is_written_is_read(state_dir: StateDir) -> None:
+    line = weeks(1).lines[0]
+    longest = line.replace(b"{", b'{"x":"' + b"x" * (LONGEST_LINE - len(line) - 7) + b'",', 1)
+    assert len(longest) == LONGEST_LINE
+    assert len(read_events(state_dir, [longest])) == 1
+
+
+def test_day_totals_are_never_written_larger_than_they_are_read(
+    state_dir: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MOST_BYTES, DAY_TOTALS, 2 * files.LONGEST_REST)
+    script = weeks(52)
+    write(state_dir, OLDER, script.lines)
+    reduce_older(state_dir)
+    days = files.read_day_totals(state_dir.folder).days
+    assert 10 < len(days) < 360
+    assert max(days) == day_of(script.wall)
+
+
+@pytest.mark.parametrize("day", ["-1", "9" * 400, "1e3", "99999999"])
+def test_a_day_that_is_none_makes_no_totals(state_dir: StateDir, day: str) -> None:
+    write(state_dir, OLDER, weeks().lines)
+    reduce_older(state_dir)
+    path = Path(state_dir.path, DAY_TOTALS)
+    said = json.loads(path.read_text("utf-8"))
+    said["days"][day] = next(iter(said["days"].values()))
+    path.write_text(json.dumps(said), "utf-8")
+    assert files.read_day_totals(state_dir.folder).days == {}

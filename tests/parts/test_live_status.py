@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.answering import Answering, make_report
+from harness.impostor import impostor
 from harness.terminal import ALTERNATE, BEHIND_A_SHELL, Terminal
+from pgidle.control.status import Memory, as_dict
 from pgidle.idle.flapping import LastSleep
 from pgidle.lifecycle.transitions import State
 
@@ -197,3 +199,40 @@ def test_a_time_that_makes_no_sense_is_refused(answering: Answering, wrong: str)
     done = subprocess.run(watch(answering, wrong), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+def status_with(**changes: object) -> dict[str, Any]:
+    now = time.monotonic()
+    said = as_dict(make_report(), now, time.time(), Memory(2**20, 2**20, 2**20))
+    return json.loads(json.dumps(said)) | changes
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"state": "asleep", "seconds_in_state": 10**400},
+        {"state": "not running"},
+        {"state": "not running", "failure": {"at": 1e17, "why": "x"}, "last_sleep": None, "ended": None},
+        status_with(seconds_in_state=float("nan")),
+        status_with(last_sleep={"at": 1e17, "why": "x", "seconds": None}),
+        status_with(last_sleep={"at": 10**400, "why": "x", "seconds": None}),
+        status_with(last_sleep={"at": 1.0, "why": "x", "seconds": 10**400}),
+        status_with(uptime=float("inf")),
+        status_with(state=["awake"]),
+    ],
+    ids=lambda said: repr(said)[:20],
+)
+def test_an_answer_that_makes_no_sense_is_one_line(tmp_path: Path, said: dict[str, Any]) -> None:
+    body = json.dumps(said).encode()
+    with impostor(tmp_path / "state", body) as state_dir:
+        for options in ([], ["--watch", "0.1"]):
+            command = [*PGIDLE, "status", "--state-dir", state_dir, *options]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ran:
+                assert ran.stdout is not None
+                assert ran.stderr is not None
+                line = ran.stdout.readline() if options else ran.stderr.readline()
+                if options:
+                    ran.send_signal(signal.SIGINT)
+                rest = ran.stderr.read()
+            assert line.startswith("pgidle: what answers") or "is no pgidle" in line, line + rest
+            assert "Traceback" not in rest

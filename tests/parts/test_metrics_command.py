@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.answering import Answering
+from harness.impostor import impostor as answers
 from harness.installations import free_port
 from harness.postgres_fixture import wait_until
 from harness.promtool import promtool
@@ -22,7 +24,6 @@ from pgidle.history.journal import JOURNAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BEGIN = 1_795_000_000.0
 NODE_EXPORTER = "prometheus-node-exporter"
@@ -302,3 +303,75 @@ def test_node_exporter_takes_the_files_of_several_databases(left: Path, tmp_path
     for name in ("main", "shop"):
         assert f'pgidle_sleeps_total{{cluster="{name}"}} 2\n' in text
         assert f'pgidle_wake_wait_seconds_count{{cluster="{name}"}} 2\n' in text
+
+
+IMPOSTOR = """\
+# HELP pgidle_up Whether pgidle runs.
+# TYPE pgidle_up counter
+pgidle_up 1
+pgidle_up 2
+pgidle_up{cluster=""} 1
+pgidle_up{cluster="main"} 1
+pgidle_up{x=""} 3
+# TYPE pgidle_up gauge
+pgidle_sleeps_total 5 1795001400
+pgidle_wake_wait_seconds 3
+pgidle_wake_wait_seconds_bucket 3
+pgidle_wake_wait_seconds_bucket{le="many"} 3
+pgidle_wake_wait_seconds_sum{le="1"} 3
+pgidle_sessions{a="1",a="2"} 3
+pgidle_sessions{a="\x1b[2J"} 3
+node_load1 99
+# TYPE node_load1 gauge
+# HELP node_load1 \\x
+# HELP pgidle_sessions \\x
+"""
+
+
+@pytest.fixture
+def impostor(tmp_path: Path) -> Iterator[Path]:
+    """The state directory of a user who answers in the supervisor's place."""
+    many = "".join(f'pgidle_reasons{{kind="{number}"}} 1\n' for number in range(5000))
+    body = f'{IMPOSTOR}pgidle_long{{a="{"x" * 5000}"}} 1\n{many}'
+    with answers(tmp_path / "impostor", body.encode()) as state_dir:
+        yield Path(state_dir)
+
+
+def test_an_impostors_metrics_are_pgidles_and_each_is_there_once(impostor: Path) -> None:
+    text = metrics("--state-dir", impostor, "--label", "cluster=main").stdout
+    lines = text.splitlines()
+    assert lines[:3] == [
+        "# HELP pgidle_up Whether pgidle runs.",
+        "# TYPE pgidle_up gauge",
+        'pgidle_up{cluster="main"} 1',
+    ]
+    assert 'pgidle_sessions{cluster="main",a="?[2J"} 3' in lines
+    rest = [line for line in lines[3:] if not line.startswith(("# ", "pgidle_reasons{", "pgidle_sessions{"))]
+    assert rest == []
+    assert all("pgidle_" in line for line in lines)
+    assert len(lines) < 1100
+    assert len(text) < 100_000
+
+
+def test_an_impostor_spoils_nothing_of_others(left: Path, impostor: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "textfiles"
+    folder.mkdir()
+    with node_exporter(folder) as address:
+        for name, state_dir in (("main", left), ("shop", impostor)):
+            path = folder / f"pgidle-{name}.prom"
+            assert (
+                metrics("--state-dir", state_dir, "--label", f"cluster={name}", "--output", path).returncode
+                == 0
+            )
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            text = answer.read().decode()
+    assert "node_textfile_scrape_error 0\n" in text
+    assert "node_load1" not in text
+    assert 'pgidle_up{cluster="shop"} 1\n' in text.replace(',a=""', "").replace(',x=""', "")
+
+
+def test_what_answers_without_one_of_pgidles_metrics_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pgidle.prom"
+    with answers(tmp_path / "state", b"node_load1 99\n") as state_dir:
+        assert "is not a supervisor of this version" in refusal("--state-dir", state_dir, "--output", path)
+    assert not path.exists()

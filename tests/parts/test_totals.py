@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.made_journal import events
-from pgidle.history.files import DAY_TOTALS, reduce_older
+from pgidle.history.bounded_files import DAY_TOTALS
+from pgidle.history.files import reduce_older
 from pgidle.history.journal import JOURNAL, OLDER, RunClock
 from pgidle.history.tally import as_json
 from pgidle.history.timeline import Condition

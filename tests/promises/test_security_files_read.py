@@ -59,7 +59,7 @@ def test_what_was_kept_is_read_through_no_link(attacked: Attacked) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("moment", ["1e300", "NaN", "-1", '"x"', "[]"])
+@pytest.mark.parametrize("moment", ["1e300", "NaN", "-1", '"x"', "[]", f"1{'0' * 400}", "true"])
 def test_what_was_kept_may_be_anything(attacked: Attacked, moment: str) -> None:
     state_dir = attacked.data_dir / "pgidle"
     state_dir.mkdir()

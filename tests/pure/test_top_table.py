@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.answering import make_report
+from harness.attacked import needs_root
 from pgidle.base.errors import SettingsError
 from pgidle.cli.asking import Answer, read_url
 from pgidle.cli.text_width import columns, fitted, fitted_at_end, padded, wrapped
@@ -17,7 +19,10 @@ from pgidle.cli.top_table import head, row, table
 from pgidle.control.status import Memory, as_dict
 from pgidle.idle.reasons import Reason, ReasonKind, Signal
 from pgidle.lifecycle.transitions import State
-from pgidle.system.find_control_sockets import names
+from pgidle.system.find_control_sockets import MOST, judged, names
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WALL = 1_795_390_801.5
 MEAN = 'app "x\x1b[2J\u202e数据库"'
@@ -54,7 +59,7 @@ def test_two_lines_for_each_on_eighty_columns() -> None:
 
 
 def test_one_line_on_a_wide_terminal() -> None:
-    _, first = lines(answer(woken_by='app "web"'), width=200)
+    _, first = lines(answer("/var/lib/postgresql/data/pgidle", woken_by='app "web"'), width=200)
     assert first.startswith("/var/lib/postgresql/data awake       1min 30s ")
     assert first.endswith('Nobody has looked yet who uses Postgres. Woken by app "web".')
 
@@ -62,7 +67,7 @@ def test_one_line_on_a_wide_terminal() -> None:
 @pytest.mark.parametrize("width", [1, 10, 40, 80, 149, 150, 300])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     answers = [
-        answer(data_dir="/srv/数据库/" + "x" * 100, woken_by=MEAN, why="long " * 100),
+        answer("/srv/数据库/" + "x" * 100, woken_by=MEAN, why="long " * 100),
         *(answer(state=state) for state in State),
         Answer("http://a.example:8008", None, "no answer" * 50),
     ]
@@ -77,7 +82,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 
 def test_the_end_of_a_long_path_is_shown() -> None:
-    shown = lines(answer(data_dir="/var/lib/postgresql/a-very-long-name-indeed/18/main"), width=80)[1]
+    shown = lines(answer("/var/lib/postgresql/a-very-long-name-indeed/18/main"), width=80)[1]
     assert re.match(r"…[\w-]+/18/main awake  ", shown)
 
 
@@ -90,6 +95,7 @@ def test_the_end_of_a_long_path_is_shown() -> None:
         {"state": "asleep", "seconds_in_state": 1.0, "last_sleep": 7},
         {"state": "asleep", "seconds_in_state": float("nan"), "last_sleep": None},
         {"state": "awake", "memory": "much"},
+        {"state": "asleep", "seconds_in_state": 1e300, "last_sleep": None, "memory": {"postgres": 10**400}},
         {"state": "not running", "failure": None, "last_sleep": []} | {"memory": [1]},
     ],
 )
@@ -97,6 +103,44 @@ def test_an_answer_that_makes_no_sense_is_a_row_of_its_own(nonsense: dict[str, A
     one = row(Answer("/srv/pg/pgidle", nonsense), WALL)
     assert (one.name, one.state) == ("/srv/pg", "?")
     assert "not a pgidle of this version" in one.why
+
+
+def test_a_row_is_named_by_its_folder_and_its_owner_whatever_is_answered() -> None:
+    said = answer("/home/mallory/x/pgidle", data_dir="/var/lib/postgresql/15/main").status
+    one = row(Answer("/home/mallory/x/pgidle", said, owner="mallory"), WALL)
+    assert one.name == "/home/mallory/x (mallory)"
+    long = "/tmp" + "/x" * 40 + "/var/lib/postgresql/15/main/pgidle"
+    for width in (80, 200):
+        first = table([row(Answer(long, said, owner="mallory"), WALL)], width, colour=False)[1][0]
+        assert "/15/main (mallory) awake" in first
+    assert row(Answer("/x/pgidle", None, "no answer", "mallory"), WALL).name == "/x (mallory)"
+
+
+def test_texts_of_an_answer_are_cut_before_they_are_measured() -> None:
+    said = answer().status
+    assert said is not None
+    one = row(Answer("/x", said | {"state": "asleep", "last_sleep": {"why": "y" * 10**6}}), WALL)
+    assert len(one.why) == 500
+    assert len(row(Answer("/x", None, "z" * 10**6), WALL).why) == 500
+    assert max(map(len, row(Answer("/x", said | {"parked": 10**4000}), WALL).cells)) == 500
+
+
+def owned_folder(path: Path, owner: int) -> str:
+    path.mkdir(mode=0o700)
+    (path / "lock").write_text("1\n")
+    os.chown(path, owner, owner)
+    return str(path)
+
+
+@needs_root
+def test_no_users_many_sockets_leave_out_those_of_others(tmp_path: Path) -> None:
+    theirs = tuple(owned_folder(tmp_path / f"a{number}", 65534) for number in range(3 * MOST))
+    ours = tuple(owned_folder(tmp_path / f"z{number}", 0) for number in range(3))
+    found = judged((*theirs, *ours))
+    assert len(found.owned) == MOST
+    assert (found.left_out, found.hidden) == (2 * MOST + 3, 0)
+    assert {one for one in found.owned if one[1] == 0} == {(path, 0) for path in ours}
+    assert head([], 0, 203, is_root=True) == "203 left out (too many)"
 
 
 def test_what_sleeps_without_having_been_asked() -> None:
