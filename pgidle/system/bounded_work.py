@@ -86,7 +86,7 @@ def _end_children() -> None:
     """Kill and reap all children and, as they become children then, their descendants."""
     deadline = time.monotonic() + END_PATIENCE
     _reap()
-    while any([_kill(os.kill, child) for child in _children()]) and time.monotonic() < deadline:
+    while [child for child in _children() if _kill(os.kill, child)] and time.monotonic() < deadline:
         time.sleep(PAUSE)
         _reap()
 
