@@ -93,6 +93,21 @@ def test_what_a_connection_received_is_known_where_a_statement_is_ignored(
         assert only(watch).received is None
 
 
+def test_the_ignored_statement_puts_off_sleep_for_a_moment(
+    ignoring: Watch, poller: psycopg.Connection[Any]
+) -> None:
+    def is_put_off() -> bool:
+        poller.execute("SELECT 1")
+        verdict = ignoring.judge(**short)
+        return not verdict.idle and Signal.IGNORED_STATEMENT in {one.signal for one in verdict.reasons}
+
+    short = {"idle_timeout": 0.001, "min_awake": 0.0}
+    wait_until(is_put_off)
+    used = ignoring.last_activity
+    wait_until(lambda: ignoring.judge(**short).idle)
+    assert ignoring.last_activity == used
+
+
 def test_the_ignored_statement_alone_does_not_count(ignoring: Watch, poller: psycopg.Connection[Any]) -> None:
     for statement in (b"SELECT 1", b"select 1", b"SELECT 1"):
         poller.execute(statement)
