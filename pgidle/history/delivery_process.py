@@ -1,8 +1,8 @@
 """Passes new events on to a program or a web server: a fork of the supervisor, which ends once that is done.
 
 The receiver is given the journal's lines, oldest first. A program gets all of them on its standard input, and what it
-makes of them is its own business: failures are logged. A web server gets one request for each, and what it does not
-take follows later.
+makes of them is its own business: failures are logged, and a program that is cut never gets the same lines again. A web
+server gets one request for each, and what it does not take follows later.
 """
 
 from __future__ import annotations
@@ -86,15 +86,19 @@ def _deliver(delivery: Delivery) -> int:
         delivery.log.note(
             "on-event", f"{found.dropped} events are dropped, as too many have not been delivered"
         )
-    pass_on = _post if is_address(delivery.receiver) else _run_program
-    count, failure = pass_on(delivery, texts)
+    is_program = not is_address(delivery.receiver)
+    if is_program:
+        # First, since an exit of pgidle cuts a slow program, and this process.
+        _mark(delivery, found.lines[-1].place)
+        count, failure = len(texts), _run_program(delivery, texts)
+    else:
+        count, failure = _post(delivery, texts)
     left = len(texts) - count
     if failure:
         rest = f"; {left} events are not delivered yet" if left else ""
         delivery.log.note("on-event", f"{harmless_receiver(delivery.receiver)}: {failure}{rest}")
-    if left < len(found.lines):
-        line = found.lines[-left - 1]
-        _mark(delivery, (line.run, line.number))
+    if not is_program and left < len(found.lines):
+        _mark(delivery, found.lines[-left - 1].place)
     return NOT_YET if left else DELIVERED
 
 
@@ -105,8 +109,8 @@ def _mark(delivery: Delivery, last: tuple[int, int]) -> None:
         delivery.log.note("on-event", f"events may be delivered again: {fault_text(error)}")
 
 
-def _run_program(delivery: Delivery, texts: Sequence[bytes]) -> tuple[int, str]:
-    """Run the program with the lines on its standard input. Returns how many it has been given, and what went wrong."""
+def _run_program(delivery: Delivery, texts: Sequence[bytes]) -> str:
+    """Run the program with the lines on its standard input. Returns what went wrong."""
     program = delivery.receiver
     environment = for_children(delivery.environ) | {"PGDATA": delivery.data_dir}
     lines = _in_memory(texts)
@@ -121,7 +125,7 @@ def _run_program(delivery: Delivery, texts: Sequence[bytes]) -> tuple[int, str]:
             say(f"it cannot be run: {error.strerror}")
 
     ended = run_bounded(execute, {lines}, LIMIT)
-    return len(texts), ended.said or _how(ended)
+    return ended.said or _how(ended)
 
 
 def _post(delivery: Delivery, texts: Sequence[bytes]) -> tuple[int, str]:

@@ -33,6 +33,10 @@ class Line:
     event: str
     text: bytes
 
+    @property
+    def place(self) -> tuple[int, int]:
+        return (self.run, self.number)
+
 
 @record
 class Undelivered:

@@ -69,6 +69,9 @@ NEAR = 3.0
 """Seconds before a sleep for which the watching connection is kept open: several looks fall into them, and at the
 end, with the gate shut, no new connection could be made. Less than the 5 s for which CREATE and DROP DATABASE wait for
 it."""
+JUST_ASKED = 1.0
+"""Seconds for which an ignored statement puts off sleep: a pool asks it to learn whether its connection is alive, and
+uses the connection right after."""
 LOOK_NEAR = 0.2
 LOOK_FINEST = 0.05
 LOOK_AGAIN = 0.5
@@ -168,7 +171,10 @@ def evaluate(
     maintenance = any(blocker.signal is Signal.MAINTENANCE for blocker in blocking)
     memory = _remember(look, settings, memory, now, activity, blocking)
 
+    just_asked = tuple(_just_asked(look, memory, now)) if asked is None else ()
     ready_at = _ready_at(settings, memory, backoff, asked)
+    if ready_at is not None:
+        ready_at = max((ready_at, *(until for until, _ in just_asked)))
     due = ready_at is not None and now >= ready_at and not (lasting or firm or held)
     memory = replace(
         memory, delayed_since=_default(memory.delayed_since, now) if due and maintenance else None
@@ -187,6 +193,7 @@ def evaluate(
         *_grouped(_blocks(blocker, memory, now, settings, spent) for blocker in blocking),
         *held,
         *(_asked(asked, memory, now) if asked else _clocks(settings, memory, now, backoff)),
+        *_grouped(reason for _, reason in just_asked),
         *_grouped(_notes(look, start)),
     )
     memory = replace(memory, held=held_on, look=look)
@@ -319,6 +326,21 @@ def _asked(asked: AskedToSleep, memory: Memory, now: float) -> Iterator[Reason]:
     text = f"asked to sleep; idle {unused}; last use: {memory.last_use}"
     ends = f"after {duration_text(asked.unused)} without use" if left > 0 else ""
     yield Reason(ReasonKind.CLOCK, Signal.IDLE_TIMEOUT, text, ends)
+
+
+def _just_asked(look: Snapshot, memory: Memory, now: float) -> Iterator[tuple[float, Reason]]:
+    """Sessions that were asked an ignored statement a moment ago, and until when (monotonic) that puts off sleep."""
+    asked = memory.baseline.asked if memory.baseline else {}
+    for session in look.clients:
+        if session.key in asked and session.state_age is not None:
+            age = now - look.at + max(session.state_age, 0.0)
+            if age < JUST_ASKED:
+                text = f"{who(session)} was asked an ignored statement {duration_text(age)} ago"
+                ends = f"in {duration_text(JUST_ASKED - age)}"
+                yield (
+                    now + JUST_ASKED - age,
+                    Reason(ReasonKind.CLOCK, Signal.IGNORED_STATEMENT, text, ends, client_text(session)),
+                )
 
 
 def _clocks(settings: Settings, memory: Memory, now: float, backoff: Backoff) -> Iterator[Reason]:

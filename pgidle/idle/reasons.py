@@ -44,6 +44,7 @@ class Signal(Enum):
     LOOK = "look"
     IDLE_TIMEOUT = "idle_timeout"
     MIN_AWAKE = "min_awake"
+    IGNORED_STATEMENT = "ignored_statement"
     FLAPPING = "flapping"
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pgidle.idle.snapshot import Connecting
@@ -49,15 +51,16 @@ class ConnectingClients:
         self._port = port
         self._since: dict[Peer | int, float] = {}
         self.there: dict[tuple[str, int], Connection] = {}
-        """All connections at the last look, by their far end."""
+        """All connections at the last look, by their far end; where several share one, see `_together`."""
 
     def connecting(self, sessions: Sequence[Session]) -> Connecting:
         """The clients that are connecting, given the sessions, read before. Raises OSError if /proc cannot be read."""
         now = time.monotonic()
-        ends = {(plain(s.client_addr), s.client_port) for s in sessions if s.client_addr}
-        there = scan(self._port, self._addresses).connections
-        self.there = {(c.peer.address, c.peer.port): c for c in there}
-        strange = [c for c in there if (c.peer.address, c.peer.port) not in ends]
+        ends = Counter((plain(s.client_addr), s.client_port or 0) for s in sessions if s.client_addr)
+        by_end = _by_end(scan(self._port, self._addresses).connections)
+        self.there = {end: _together(them, ends[end]) for end, them in by_end.items()}
+        # Those that are not accepted yet come first.
+        strange = [c for end, them in by_end.items() for c in them[: max(0, len(them) - ends[end])]]
         pids = {session.pid for session in sessions}
         clients = [pid for pid in _children(self._pid) if pid not in pids and _is_client(pid)]
         self._remember([*(c.peer for c in strange), *clients], now)
@@ -68,8 +71,8 @@ class ConnectingClients:
 
     def received(self) -> dict[tuple[str, int], Received | None]:
         """What each connection has received by now, by its far end. Raises OSError."""
-        there = scan(self._port, self._addresses).connections
-        return {(one.peer.address, one.peer.port): one.received for one in there}
+        by_end = _by_end(scan(self._port, self._addresses).connections)
+        return {end: _together(them).received for end, them in by_end.items()}
 
     def is_ours(self, backend: int) -> bool:
         """Whether a backend belongs to this postmaster, and not to another server."""
@@ -80,6 +83,24 @@ class ConnectingClients:
 
     def _is_young(self, one: Peer | int, now: float) -> bool:
         return now - self._since[one] < self.patience + MARGIN
+
+
+def _by_end(connections: Iterable[Connection]) -> dict[tuple[str, int], list[Connection]]:
+    """Connections by their far end, which may be connected to several addresses of the server; those that are not
+    accepted yet come first."""
+    found: dict[tuple[str, int], list[Connection]] = {}
+    for one in sorted(connections, key=lambda one: one.inode):
+        found.setdefault((one.peer.address, one.peer.port), []).append(one)
+    return found
+
+
+def _together(them: Sequence[Connection], sessions: int = 1) -> Connection:
+    """The connections of one far end as one: which belongs to which of its `sessions` is not known, so anything that is
+    true of one of them is true of all, and what was received is not known."""
+    if len(them) == 1 and sessions <= 1:
+        return them[0]
+    heard = min((one.heard for one in them if one.heard is not None), default=None)
+    return replace(them[0], unread=sum(one.unread for one in them), heard=heard, received=None)
 
 
 def _children(pid: int) -> list[int]:

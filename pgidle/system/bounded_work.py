@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from pgidle.base.builtin_modules import close, signal
 from pgidle.base.record import record
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 PR_SET_CHILD_SUBREAPER = 36
 """linux/prctl.h: orphans among a process's descendants become its children."""
+
+END_PATIENCE, PAUSE = 10.0, 0.005
+"""Seconds for which killed processes are waited for at most, and between two looks at them."""
 
 LONGEST = 1000
 """Bytes that are read of what is said about the work."""
@@ -36,7 +40,8 @@ def run_bounded(
 
     It may execute a program. It gets a function that says something about it, and of the descriptors `kept` and the
     standard three. Once its process has exited, or after `seconds`, whatever has come of it is killed, in other
-    sessions, too. Call it in a process that has no other children.
+    sessions, too. What has become another user's may not be killed, and is not waited for. Call it in a process that
+    has no other children.
     """
     import ctypes
 
@@ -58,30 +63,41 @@ def run_bounded(
         close(writing)
         writing = -1
         pidfd = open_pidfd(pid)
+        status = None
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            is_in_time = bool(poll.poll(seconds * 1000))
+            has_exited = bool(poll.poll(seconds * 1000))
+            # Before it is reaped: another process group might get its number then.
+            _kill(os.killpg, pid)
+            if has_exited:
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         finally:
-            status = os.waitstatus_to_exitcode(_end_all(pid))
+            _end_children()
             close(pidfd)
-        return Ended(status if is_in_time else None, _said(reading))
+        return Ended(status, _said(reading))
     finally:
         close(reading)
         if writing >= 0:
             close(writing)
 
 
-def _end_all(pid: int) -> int:
-    """Kill a child with its process group and all descendants; the child's wait status."""
-    _kill(os.killpg, pid)
-    status = os.waitpid(pid, 0)[1]
-    # A killed one's children become ours, if not those of a process that is killed in turn.
-    while children := _children():
-        for child in children:
-            _kill(os.kill, child)
-        os.waitpid(-1, 0)
-    return status
+def _end_children() -> None:
+    """Kill and reap all children and, as they become children then, their descendants."""
+    deadline = time.monotonic() + END_PATIENCE
+    _reap()
+    while [child for child in _children() if _kill(os.kill, child)] and time.monotonic() < deadline:
+        time.sleep(PAUSE)
+        _reap()
+
+
+def _reap() -> None:
+    """Reap the children that have exited."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
 
 
 def _children() -> list[int]:
@@ -93,11 +109,13 @@ def _children() -> list[int]:
         return []
 
 
-def _kill(send: Callable[[int, int], None], pid: int) -> None:
+def _kill(send: Callable[[int, int], None], pid: int) -> bool:
+    """Whether there is one that may be killed."""
     try:
         send(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        return
+        return False
+    return True
 
 
 def _say(descriptor: int, text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from harness.installations import server_user
 from harness.postgres_fixture import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from harness.installations import Place
 
 RUN = """
 import json, os, sys
@@ -72,6 +77,41 @@ def test_nothing_of_it_is_left(tmp_path: Path, seconds: float) -> None:
     assert not children
     found = [int(word) for word in pids.read_text().split()]
     assert not [pid for pid in found if psutil.pid_exists(pid)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(
+    ("seconds", "is_child"),
+    [(30, False), (0.3, False), (0.3, True)],
+    ids=["left behind", "left behind, too late", "itself"],
+)
+def test_what_has_become_another_user_is_not_waited_for(place: Place, seconds: float, is_child: bool) -> None:
+    folder, user = place.folder(), server_user()
+    become_root, foreign, own = folder / "setpriv", folder / "foreign", folder / "own"
+    shutil.copy("/usr/bin/setpriv", become_root)
+    become_root.chmod(0o4755)
+    root = f"{become_root} --reuid=0 sh -c 'echo $$ > {foreign}; exec sleep 300 2>&1'"
+    script = f"exec {root}"
+    if not is_child:
+        wait = f"until [ -s {foreign} ]; do sleep 0.01; done"
+        script = (
+            f"{root} & setsid sleep 300 2>&1 & echo $! > {own}; {wait}; {'sleep 300' if seconds < 30 else ''}"
+        )
+    command = [sys.executable, "-c", RUN, str(seconds), script]
+    try:
+        ran = subprocess.run(
+            command,
+            **{"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=30,
+        )
+        assert json.loads(ran.stdout)[:2] == [None if seconds < 30 else 0, ""]
+        assert psutil.Process(int(foreign.read_text())).uids().real == 0
+        assert is_child or not psutil.pid_exists(int(own.read_text()))
+    finally:
+        psutil.Process(int(foreign.read_text())).kill()
 
 
 def test_it_ends_with_whoever_runs_it(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.postgres_fixture import wait_until
-from harness.watch import Watch, active
+from harness.postgres_fixture import Cluster, wait_until
+from harness.watch import Watch, active, watching
 from pgidle.base.record import replace as changed
 from pgidle.idle.reasons import Signal
 from pgidle.settings.options import WHOLE_BELOW, Ignore, IgnoreField
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from harness.postgres_fixture import Cluster
+    from harness.installations import Installation, Place
     from pgidle.idle.snapshot import Session
 
 IGNORED = Ignore(IgnoreField.STATEMENT, "select 1;")
@@ -93,6 +94,21 @@ def test_what_a_connection_received_is_known_where_a_statement_is_ignored(
         assert only(watch).received is None
 
 
+def test_the_ignored_statement_puts_off_sleep_for_a_moment(
+    ignoring: Watch, poller: psycopg.Connection[Any]
+) -> None:
+    def is_put_off() -> bool:
+        poller.execute("SELECT 1")
+        verdict = ignoring.judge(**short)
+        return not verdict.idle and Signal.IGNORED_STATEMENT in {one.signal for one in verdict.reasons}
+
+    short = {"idle_timeout": 0.001, "min_awake": 0.0}
+    wait_until(is_put_off)
+    used = ignoring.last_activity
+    wait_until(lambda: ignoring.judge(**short).idle)
+    assert ignoring.last_activity == used
+
+
 def test_the_ignored_statement_alone_does_not_count(ignoring: Watch, poller: psycopg.Connection[Any]) -> None:
     for statement in (b"SELECT 1", b"select 1", b"SELECT 1"):
         poller.execute(statement)
@@ -132,6 +148,42 @@ def test_a_pipelined_statement_before_it_counts(ignoring: Watch, poller: psycopg
         poller.execute("SELECT set_config('a.b', 'c', false)")
         poller.execute("SELECT 1")
     assert counts(ignoring)
+
+
+def test_a_far_end_that_is_connected_twice_counts(newest: Installation, place: Place) -> None:
+    """To two addresses of the server: which connection belongs to which session is not known."""
+    words = struct.pack("!I", 196608) + b"user\0postgres\0database\0postgres\0\0"
+    begins = struct.pack("!I", 4 + len(words)) + words
+    asks = b"Q" + struct.pack("!I", 13) + b"SELECT 1\0"
+
+    def send(raw: socket.socket, message: bytes) -> None:
+        raw.sendall(message)
+        said = b""
+        while not said.endswith(b"Z\0\0\0\5I"):
+            said += raw.recv(4096)
+
+    with Cluster(newest.bin_dir, place.data_dir(newest)) as cluster, ExitStack() as open_until_then:
+        cluster.stop()
+        cluster.start({"listen_addresses": "127.0.0.1,127.0.0.2"})
+        both = [open_until_then.enter_context(socket.socket()) for _ in range(2)]
+        watch = open_until_then.enter_context(watching(cluster))
+        watch.settings = changed(watch.settings, ignore=(IGNORED,))
+        for one in both:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        both[0].bind(("127.0.0.1", 0))
+        both[1].bind(both[0].getsockname())
+        both[0].connect(("127.0.0.1", cluster.port))
+        send(both[0], begins)
+        watch.settle()
+        both[1].connect(("127.0.0.2", cluster.port))
+        assert Signal.CONNECTING in {one.signal for one in active(watch.judge())}
+        send(both[1], begins)
+        watch.settle()
+        assert {one.received for one in watch.see().clients} == {None}
+        for _ in range(3):
+            for one in both:
+                send(one, asks)
+                assert counts(watch)
 
 
 def test_a_fastpath_call_counts(shared_cluster: Cluster, ignoring: Watch) -> None:

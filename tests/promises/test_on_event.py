@@ -153,6 +153,19 @@ def test_a_stop_waits_for_no_program_that_hangs(newest, launch, program) -> None
         wait_until(lambda pid=pid: is_gone(pid))
 
 
+def test_a_program_that_is_cut_never_gets_the_same_lines_again(newest, launch, program) -> None:
+    hang = f"grep -q stop && {{ echo $$ > {program.folder}/pids; exec sleep 100; }}"
+    one = launch(newest, **SLEEPER, on_event=program.write('tee -a "$GIVEN" | ' + hang))
+    program.wait_for("woken")
+    assert one.stop() == 0
+    (pid,) = program.pids("pids")
+    wait_until(lambda: is_gone(pid))
+    program.records()
+    one.start()
+    program.wait_for("woken", 2)
+    assert program.entries == to_tell(one)[: len(program.entries)]
+
+
 def test_nothing_of_a_delivery_outlives_a_killed_pgidle(newest, launch, program) -> None:
     hang = f"sleep 100 & setsid sleep 100 & echo $$ $! > {program.folder}/pids; wait"
     one = launch(newest, **SLEEPER, on_event=program.write(hang))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from harness.looks import SETTINGS, client, ignoring, quiet
 from pgidle.idle import awake_too_long, policy
+from pgidle.idle.reasons import Signal
 from pgidle.idle.snapshot import Received, Session
 from pgidle.settings.options import IgnoreField
 
@@ -37,15 +38,7 @@ class Client:
     def look(self, **more: Any) -> bool:
         """Whether this look shows a use."""
         self.now += 5.0
-        seen: dict[str, Any] = {
-            "client_addr": "10.0.0.3",
-            "state_change": round(self.changed * 1e6),
-            "state_age": self.now - self.changed,
-            "statement": self.statement,
-            "is_whole": True,
-            "received": (self.received, self.received),
-        }
-        session: Session = client(1, **(seen | self.more | more))
+        session: Session = client(1, **(self.seen() | self.more | more))
         before = self.memory.last_activity
         look = quiet(self.now, session)
         verdict, self.memory = policy.evaluate(look, IGNORING, self.memory, self.now)
@@ -55,6 +48,17 @@ class Client:
         )
         self.lines += [line] if line else []
         return self.memory.last_activity > before
+
+    def seen(self) -> dict[str, Any]:
+        """What a look sees of it."""
+        return {
+            "client_addr": "10.0.0.3",
+            "state_change": round(self.changed * 1e6),
+            "state_age": self.now - self.changed,
+            "statement": self.statement,
+            "is_whole": True,
+            "received": (self.received, self.received),
+        }
 
     def known(self) -> Client:
         """The same, after its first look, and after the look that shows how it asks the statement."""
@@ -71,6 +75,28 @@ def test_it_does_not_count_from_the_second_time_on() -> None:
         assert not one.look()
     assert one.now - one.memory.last_activity > (SETTINGS.idle_timeout or 0)
     assert one.lines == []
+
+
+def test_no_sleep_comes_right_after_it_was_asked() -> None:
+    """A pool that was told that its connection is alive uses it now."""
+    one = Client().known()
+    while one.now - one.memory.last_activity <= (SETTINGS.idle_timeout or 0):
+        one.ask("SELECT 1")
+        assert not one.look()
+    used = one.memory.last_activity
+    one.ask("SELECT 1")
+    verdicts = []
+    for after in (0.001, 0.6, 0.999, 1.0):
+        seen = one.seen() | {"state_age": after}
+        look = quiet(one.now + after, client(1, **seen))
+        verdict, one.memory = policy.evaluate(look, IGNORING, one.memory, one.now + after)
+        verdicts.append(verdict)
+    assert [verdict.idle for verdict in verdicts] == [False, False, False, True]
+    assert [verdict.sleeps_at for verdict in verdicts] == pytest.approx([one.now + 1.0] * 4)
+    (reason,) = [one for one in verdicts[1].reasons if one.signal is Signal.IGNORED_STATEMENT]
+    assert reason.text.endswith("was asked an ignored statement 0.6s ago")
+    assert reason.ends == "in 0.4s"
+    assert one.memory.last_activity == used
 
 
 def test_it_counts_where_it_is_not_ignored() -> None:
