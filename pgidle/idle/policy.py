@@ -13,7 +13,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pgidle.idle.between_looks import Baseline, baseline, changes, is_ignored, is_ignored_address, used
+from pgidle.idle.activity import in_use
+from pgidle.idle.between_looks import Baseline, baseline, changes, used
 from pgidle.idle.blockers import Blocker, blockers
 from pgidle.idle.flapping import SOON, Backoff, Sleep, applications, flapping, waker
 from pgidle.idle.listen_and_backups import Held, note_held
@@ -34,7 +35,7 @@ from pgidle.idle.start_result import Startable, StartResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pgidle.idle.snapshot import Key, Session
+    from pgidle.idle.snapshot import Key
     from pgidle.settings.resolve import Settings
 
 __all__ = [
@@ -80,16 +81,6 @@ SLOT_ENDS = (
     "when its receiver is back, or with pg_drop_replication_slot(); max_slot_wal_keep_size sets a limit"
 )
 NO_USE = "none since waking"
-NO_STATE = "starting, without a state yet"
-ENDS = {
-    "active": "when its query ends",
-    "idle in transaction": "when it commits, rolls back or disconnects",
-    "idle in transaction (aborted)": "when it rolls back or disconnects",
-    "fastpath function call": "when its call ends",
-    "starting": "when it is authenticated or gives up",
-    NO_STATE: "when it has started or disconnects",
-    "disabled": "when it disconnects (track_activities is off, so its state is not known)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +155,7 @@ def evaluate(
         return _evaluate_failed(look, settings, memory, now, held)
 
     look, held_on = note_held(look, memory.held)
-    activity = (*_activity(look, settings), *changes(look, settings, memory.baseline))
+    activity = (*in_use(look, settings), *changes(look, settings, memory.baseline))
     lasting = any(reason.ends for reason in activity)
     blocking = tuple(blockers(look, settings, start))
     firm = any(blocker.signal is not Signal.MAINTENANCE for blocker in blocking)
@@ -252,39 +243,6 @@ def _remember(
 
 def _default(moment: float | None, otherwise: float) -> float:
     return otherwise if moment is None else moment
-
-
-def activity_of(session: Session, settings: Settings) -> Reason | None:
-    """What one client does at the moment that counts as use; None if that is nothing."""
-    if is_ignored(session, settings):
-        return None
-    if session.state != "idle":
-        state = session.state or NO_STATE
-        since = f" for {duration_text(session.state_age)}" if session.state_age is not None else ""
-        text = f"{who(session)} has been {state}{since}" if since else f"{who(session)} is {state}"
-        ends = ENDS.get(state, "when it disconnects")
-        return Reason(ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, ends, client_text(session))
-    if session.unread:
-        text = f"{who(session)} has sent data that its backend has not read yet"
-        return Reason(
-            ReasonKind.ACTIVITY, Signal.SESSION_STATE, text, "when it is read", client_text(session)
-        )
-    return None
-
-
-def _activity(look: Snapshot, settings: Settings) -> Iterator[Reason]:
-    for session in look.clients:
-        if (reason := activity_of(session, settings)) is not None:
-            yield reason
-    for peer in look.connecting.peers:
-        if not is_ignored_address(peer.address, settings):
-            text = f"a client is connecting from {peer.address} port {peer.port}"
-            yield Reason(ReasonKind.ACTIVITY, Signal.CONNECTING, text, "when it is authenticated or gives up")
-    ignored_peers = sum(is_ignored_address(peer.address, settings) for peer in look.connecting.peers)
-    if look.connecting.children > ignored_peers and len(look.connecting.peers) == ignored_peers:
-        count = look.connecting.children
-        text = "a client is connecting" if count == 1 else f"{count} clients are connecting"
-        yield Reason(ReasonKind.ACTIVITY, Signal.CONNECTING, text, "when authenticated, or given up")
 
 
 def _blocks(blocker: Blocker, memory: Memory, now: float, settings: Settings, spent: bool) -> Reason:

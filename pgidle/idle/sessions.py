@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from pgidle.idle.activity import activity_of
 from pgidle.idle.between_looks import is_ignored
 from pgidle.idle.blockers import blockers_of, replicates
-from pgidle.idle.policy import activity_of
 from pgidle.idle.polls import NO_FINDINGS
 from pgidle.idle.reasons import client_text, duration_text, one_line
 from pgidle.idle.statement_text import shown
