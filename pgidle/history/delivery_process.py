@@ -95,7 +95,7 @@ def _deliver(delivery: Delivery) -> int:
         count, failure = _post(delivery, texts)
     left = len(texts) - count
     if failure:
-        rest = f"; {left} events are not delivered yet" if left else ""
+        rest = f"; {left} event{'s are' if left > 1 else ' is'} not delivered yet" if left else ""
         delivery.log.note("on-event", f"{harmless_receiver(delivery.receiver)}: {failure}{rest}")
     if not is_program and left < len(found.lines):
         _mark(delivery, found.lines[-left - 1].place)
