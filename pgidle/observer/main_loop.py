@@ -264,10 +264,10 @@ class ObserverLoop:
             if files.settings_file in paths:
                 self.tell(say.FilesChanged((), is_settings=True))
             names = tuple(sorted(path.rpartition("/")[2] for path in paths if path != files.settings_file))
+            if self._is_watching:
+                # At once: a last look that ends in the meantime must not count.
+                self._judge.try_start()
             if names:
-                if self._is_watching:
-                    # At once: a last look that ends in the meantime must not count.
-                    self._judge.try_start()
                 self.tell(say.FilesChanged(names, is_settings=False))
 
         await notice_changes(known, changed)
