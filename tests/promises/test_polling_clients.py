@@ -27,14 +27,14 @@ LONG = 90.0
 
 
 @contextmanager
-def polling(one: Supervised, statement: str) -> Iterator[None]:
-    """A session over TCP that is asked about every second, until it is cut."""
+def polling(one: Supervised, statement: str, every: float = 1.0) -> Iterator[None]:
+    """A session over TCP that is asked about every so many seconds, until it is cut."""
     over = threading.Event()
 
     def poll() -> None:
         try:
             with psycopg.connect(one.conninfo(application_name="web"), autocommit=True) as client:
-                while not over.wait(1.0):
+                while not over.wait(every):
                     client.execute(statement.encode())
         except psycopg.OperationalError:
             pass
@@ -91,8 +91,9 @@ def test_a_poll_is_named_everywhere(newest: Installation, launch: Launch) -> Non
 
 
 def test_an_ignored_statement_does_not_keep_it_awake(newest: Installation, launch: Launch) -> None:
-    """Looks are a fifth of the idle timeout apart, so that no two uses fall between two of them."""
+    """Looks are a fifth of the idle timeout apart, so that no two uses fall between two of them; and for a second after
+    each, no sleep cuts it."""
     one = launch(newest, when_idle="stay", idle_timeout="4s", ignore="statement=SELECT 1")
     one.wait_for_state("awake")
-    with polling(one, "select 1"):
+    with polling(one, "select 1", every=2.5):
         one.wait_for_state("asleep", LONG)
