@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from pgidle.base.checked import LATEST, MOST
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-
-LATEST = 253_402_300_799.0
-"""Unix time at the end of the year 9999."""
-
-MOST = 2**53
-"""Below this every whole number is exact in JSON's readers."""
 
 
 class Kind(Enum):

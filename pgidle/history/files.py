@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pgidle.base.checked import LATEST
 from pgidle.history.bounded_files import DAY_TOTALS, MOST_BYTES, lines_of, open_bounded
-from pgidle.history.events import LATEST, parse_all
+from pgidle.history.events import parse_all
 from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
 from pgidle.history.tally import DAY, MOST_DAYS, as_json, count_in, day_of, from_json, spend_in
 from pgidle.history.timeline import Timeline, kept, restored

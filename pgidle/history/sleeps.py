@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pgidle.base import checked
 from pgidle.idle.flapping import LastSleep, Sleep
-from pgidle.system.state_directory import LAST_SLEEP, LATEST, open_of_another, read_kept
+from pgidle.system.state_directory import LAST_SLEEP, open_of_another, read_kept
 
 if TYPE_CHECKING:
     from pgidle.system.state_directory import StateDir
@@ -53,8 +54,8 @@ def load(state_dir: StateDir) -> History:
         kept: dict[str, Any] = json.loads(state_dir.find(LAST_SLEEP) or "{}")
         sleeps = tuple(
             Sleep(
-                _time(one["asleep_at"]),
-                _time(one["woken_at"]),
+                checked.seconds(one["asleep_at"]),
+                checked.seconds(one["woken_at"]),
                 frozenset(map(str, one["cut"])),
                 _client(one["woken_by"]),
             )
@@ -97,22 +98,14 @@ def last_sleep(state_dir: str) -> LastSleep | None:
             kept: dict[str, Any] = json.loads(read_kept(folder, LAST_SLEEP))
         finally:
             os.close(folder)
-        return LastSleep(str(kept["why"]), _time(kept["at"]), _seconds(kept))
+        return LastSleep(str(kept["why"]), checked.seconds(kept["at"]), _seconds(kept))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _seconds(kept: dict[str, Any]) -> float | None:
     """None in files written before shutdowns were measured."""
-    return None if kept.get("seconds") is None else _time(kept["seconds"])
-
-
-def _time(value: Any) -> float:
-    """A moment or a duration, checked to be in range. Raises ValueError."""
-    # Before it becomes a float, as JSON's whole numbers may have any length.
-    if type(value) not in (int, float) or not 0 <= value <= LATEST:
-        raise ValueError(f"{value!r:.40} is not a time")
-    return float(value)
+    return None if kept.get("seconds") is None else checked.seconds(kept["seconds"])
 
 
 def _client(value: Any) -> str | None:

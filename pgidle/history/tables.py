@@ -138,13 +138,18 @@ def _sentences(summary: Summary, *, is_running: bool) -> Iterator[str]:
         )
 
 
+def _wait_text(seconds: float) -> str:
+    """As durations are, but the wait for a small database may be below a tenth of a second."""
+    return f"{seconds * 1000:.0f}ms" if seconds < 0.0995 else duration_text(seconds)
+
+
 def _waited(wait: Histogram) -> str:
     if not wait.count:
         return ""
-    longest = duration_text(wait.longest)
+    longest = _wait_text(wait.longest)
     if wait.count == 1:
         return f", which waited {longest}"
-    return f", which waited {duration_text(wait.total / wait.count)} on average and {longest} at most"
+    return f", which waited {_wait_text(wait.total / wait.count)} on average and {longest} at most"
 
 
 def _now_text(summary: Summary, *, is_running: bool) -> str:
@@ -269,7 +274,7 @@ def _explained(one: Episode) -> str:
             "crash": "started again after a crash",
         }.get(one.cause, one.why)
         text = f"{cause} {who}" if one.waker else f"{cause}; {who}" if who else cause.removesuffix(", by")
-        return text + (f" (waited {duration_text(one.wait)})" if one.wait else "")
+        return text + (f" (waited {_wait_text(one.wait)})" if one.wait else "")
     if one.condition is Condition.ASLEEP:
         used = (
             f"last used by {one.last_use}" if one.last_use and "none since" not in one.last_use else one.why
@@ -298,7 +303,7 @@ def _waits(summary: Summary) -> Iterator[str]:
     yield ""
     yield "longest waits"
     for one in waits:
-        yield from _hanging(f"{duration_text(one.wait or 0.0):>6}  {moment_text(one.begin)}  ", one.waker)
+        yield from _hanging(f"{_wait_text(one.wait or 0.0):>6}  {moment_text(one.begin)}  ", one.waker)
 
 
 def _troubles(summary: Summary) -> Iterator[str]:

@@ -10,7 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pgidle.history.events import LATEST, Kind
+from pgidle.base import checked
+from pgidle.history.events import Kind
 from pgidle.history.timeline import Condition
 
 if TYPE_CHECKING:
@@ -185,18 +186,18 @@ def as_json(tally: Tally) -> dict[str, Any]:
 def from_json(said: Mapping[str, Any]) -> Tally:
     """What `as_json` returned. Raises ValueError, TypeError or KeyError for anything else."""
     return Tally(
-        {Condition(name): _seconds(value) for name, value in said["seconds"].items()},
-        Counter({str(name): _count(value) for name, value in said["wakes"].items()}),
-        Counter({str(name): _count(value) for name, value in said["wakers"].items()}),
-        sleeps=_count(said["sleeps"]),
-        crashes=_count(said["crashes"]),
-        failed_starts=_count(said["failed_starts"]),
-        sessions_cut=_count(said["sessions_cut"]),
+        {Condition(name): checked.seconds(value) for name, value in said["seconds"].items()},
+        Counter({str(name): checked.count(value) for name, value in said["wakes"].items()}),
+        Counter({str(name): checked.count(value) for name, value in said["wakers"].items()}),
+        sleeps=checked.count(said["sleeps"]),
+        crashes=checked.count(said["crashes"]),
+        failed_starts=checked.count(said["failed_starts"]),
+        sessions_cut=checked.count(said["sessions_cut"]),
         wait=_histogram(said["wait"]),
         took=_histogram(said["took"]),
         shutdown=_histogram(said["shutdown"]),
-        last_wake=_seconds(said["last_wake"]),
-        last_sleep=_seconds(said["last_sleep"]),
+        last_wake=checked.seconds(said["last_wake"]),
+        last_sleep=checked.seconds(said["last_sleep"]),
     )
 
 
@@ -205,19 +206,7 @@ def _histogram_as_json(one: Histogram) -> dict[str, Any]:
 
 
 def _histogram(said: Mapping[str, Any]) -> Histogram:
-    buckets = [_count(one) for one in said["buckets"]]
+    buckets = [checked.count(one) for one in said["buckets"]]
     if len(buckets) != len(BOUNDS) + 1:
         raise ValueError("another version's buckets")
-    return Histogram(buckets, _seconds(said["total"]), _seconds(said["longest"]))
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise ValueError(f"{value!r} is not a count")
-    return value
-
-
-def _seconds(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= LATEST:
-        raise ValueError(f"{value!r} is not a duration")
-    return float(value)
+    return Histogram(buckets, checked.seconds(said["total"]), checked.seconds(said["longest"]))

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pgidle.history.events import LATEST, MOST, Kind, Terms
+from pgidle.base import checked
+from pgidle.history.events import Kind, Terms
 from pgidle.lifecycle.transitions import State
 
 if TYPE_CHECKING:
@@ -253,7 +254,11 @@ def restored(said: Mapping[str, Any]) -> Timeline:
     """What `kept` returned. Raises ValueError, TypeError or KeyError for anything else."""
     at, one = said["position"], said["current"]
     position = Position(
-        _time(at["at"]), _time(at["up"]), _whole(at["run"]), _whole(at["n"]), _whole(at["lost"])
+        checked.seconds(at["at"]),
+        checked.seconds(at["up"]),
+        checked.count(at["run"]),
+        checked.count(at["n"]),
+        checked.count(at["lost"]),
     )
     terms = _terms(settings) if (settings := said.get("settings")) is not None else None
     if one is None:
@@ -261,8 +266,8 @@ def restored(said: Mapping[str, Any]) -> Timeline:
     texts = [str(one[name]) for name in ("why", "cause", "client")]
     current = Episode(
         Condition(one["condition"]),
-        _time(one["begin"]),
-        _time(one["end"]),
+        checked.seconds(one["begin"]),
+        checked.seconds(one["end"]),
         texts[0],
         texts[1],
         tuple(map(str, one["by"])),
@@ -283,8 +288,8 @@ def _settings(terms: Terms) -> dict[str, Any]:
 def _terms(settings: Mapping[str, Any]) -> Terms:
     timeout = settings["idle-timeout"]
     return Terms(
-        _time(timeout) if timeout is not None else None,
-        _time(settings["min-awake"]),
+        checked.seconds(timeout) if timeout is not None else None,
+        checked.seconds(settings["min-awake"]),
         str(settings["when-idle"]),
     )
 
@@ -363,15 +368,3 @@ def _unknown(last: Episode, since: float) -> Episode:
     doing = {Condition.AWAKE: "awake", Condition.ASLEEP: "asleep"}.get(last.condition, "starting")
     why = f"no end on record: pgidle was killed, or its machine was lost, while Postgres was {doing}"
     return Episode(Condition.UNKNOWN, since, since, why)
-
-
-def _time(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= LATEST:
-        raise ValueError(f"{value!r} is not a moment")
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < MOST:
-        raise ValueError(f"{value!r} is not a count")
-    return value

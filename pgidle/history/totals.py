@@ -21,8 +21,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pgidle.base import checked
 from pgidle.history.bounded_files import MOST_BYTES, lines_of, open_bounded
-from pgidle.history.events import LATEST, parse, parse_all
+from pgidle.history.events import parse, parse_all
 from pgidle.history.files import read_day_totals
 from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
 from pgidle.history.tally import Tally, as_json, from_json
@@ -127,9 +128,9 @@ class Totals:
             heard = os.fstat(file.fileno()).st_mtime
             try:
                 said: dict[str, Any] = json.loads(file.read(LARGEST))
-                shown = {Condition(name): _number(seconds) for name, seconds in said["shown"].items()}
+                shown = {Condition(name): checked.seconds(seconds) for name, seconds in said["shown"].items()}
                 tally, timeline = from_json(said["tally"]), restored(said["timeline"])
-                name, offset = said["file"], _number(said["offset"])
+                name, offset = said["file"], checked.seconds(said["offset"])
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 return
         self._tally, self._timeline, self._shown = tally, timeline, shown
@@ -227,9 +228,3 @@ def _hear(timeline: Timeline, at: float) -> bool:
     timeline.position = replace(before, at=at, up=before.up + ahead)
     current.end += ahead
     return True
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= LATEST:
-        raise ValueError(f"{value!r} is no number of seconds or bytes")
-    return float(value)

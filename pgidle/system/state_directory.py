@@ -14,6 +14,7 @@ import os
 import stat
 import time
 
+from pgidle.base.checked import LATEST
 from pgidle.base.errors import PgidleError
 from pgidle.system.trusted_path import judge, open_folder, trust_in
 from pgidle.system.users import user_name
@@ -22,8 +23,6 @@ LAST_SLEEP = "last.json"
 WATCH_ROLE = "watch-role"
 """The file is there if the last look found a role that was made for pgidle to watch with."""
 HOLDS = "holds.json"
-LATEST = 253_402_300_799.0
-"""Unix time at the end of the year 9999."""
 LARGEST = 1 << 20
 """Bytes: more than any file that is kept there has."""
 RECORD_BYTES = 48

@@ -79,6 +79,11 @@ def test_the_sentence() -> None:
     assert "It has been awake since 2024-10-05 18:00." in shown
 
 
+def test_a_short_wait_is_told_in_milliseconds() -> None:
+    shown = joined(text(summed(two_days().woken(by="10.0.0.9", took=0.037).wait(60))))
+    assert "10.0.0.9 (waited 37ms)" in shown
+
+
 def test_whether_it_runs() -> None:
     script = two_days().exited()
     assert "asleep since 2024-10-05 00:00 (pgidle does not run)." in joined(
