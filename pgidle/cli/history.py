@@ -84,7 +84,7 @@ def history(
         ) from None
     except FileNotFoundError:
         raise PgidleError(
-            f"there is no state directory {state_dir}", "see --data-dir and --state-dir"
+            f"{state_dir} is no state directory of pgidle's", "see --data-dir and --state-dir"
         ) from None
     except OSError as error:
         raise PgidleError(f"cannot read the journal in {state_dir}: {error.strerror}") from None

@@ -16,10 +16,10 @@ from pgidle.cli.setting_options import setting_options
 from pgidle.control.client import NotRunning, request_text
 from pgidle.control.foreign_metrics import own_metrics
 from pgidle.control.metrics import OWN_LABELS, of_none
+from pgidle.history.files import open_record
 from pgidle.history.totals import Totals
 from pgidle.settings.load import working_directory
 from pgidle.settings.options import absolute
-from pgidle.system.state_directory import open_of_another
 from pgidle.system.trusted_path import replace_file, trust_in
 
 LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
@@ -55,7 +55,7 @@ def metrics(options: dict[str, Any], output: str | None, labels: tuple[str, ...]
 
 def _on_record(state_dir: str, error: NotRunning) -> str:
     try:
-        folder = open_of_another(state_dir)
+        folder = open_record(state_dir)
     except FileNotFoundError:
         raise error from None
     except OSError as failed:

@@ -7,6 +7,7 @@ file is replaced: so a reader, or a reduction that was interrupted, never counts
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import deque
@@ -20,7 +21,7 @@ from pgidle.history.events import parse_all
 from pgidle.history.journal import JOURNAL, LONGEST_LINE, OLDER
 from pgidle.history.tally import DAY, MOST_DAYS, as_json, count_in, day_of, from_json, spend_in
 from pgidle.history.timeline import Timeline, kept, restored
-from pgidle.system.state_directory import open_of_another
+from pgidle.system.state_directory import LOCK, open_of_another
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,11 +71,28 @@ def read(folder: int) -> Read:
 
 def read_of_another(state_dir: str) -> Read:
     """The same, of a supervisor that need not run. Raises OSError."""
-    folder = open_of_another(state_dir)
+    folder = open_record(state_dir)
     try:
         return read(folder)
     finally:
         os.close(folder)
+
+
+def open_record(path: str) -> int:
+    """Open a state directory, or a copy of its journal: a descriptor. Raises OSError; FileNotFoundError where the
+    folder is neither."""
+    folder = open_of_another(path)
+    for name in (LOCK, JOURNAL, OLDER, DAY_TOTALS):
+        try:
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            os.close(folder)
+            raise
+        return folder
+    os.close(folder)
+    raise FileNotFoundError(errno.ENOENT, "it has no journal", path)
 
 
 def last_event(state_dir: str) -> Event | None:

@@ -12,7 +12,7 @@ from collections import Counter
 
 from pgidle.base.record import record
 from pgidle.system.control_socket import NAME
-from pgidle.system.state_directory import open_of_another, read_kept
+from pgidle.system.state_directory import LOCK, open_of_another, read_kept
 
 TABLE = "/proc/net/unix"
 MOST = 100
@@ -60,7 +60,7 @@ def judged(folders: tuple[str, ...]) -> Found:
         try:
             folder = open_of_another(path)
             try:
-                first = read_kept(folder, "lock").partition(b"\n")[0]
+                first = read_kept(folder, LOCK).partition(b"\n")[0]
                 owner = os.fstat(folder).st_uid
             finally:
                 os.close(folder)

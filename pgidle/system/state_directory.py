@@ -20,6 +20,7 @@ from pgidle.system.trusted_path import judge, open_folder, trust_in
 from pgidle.system.users import user_name
 
 LAST_SLEEP = "last.json"
+LOCK = "lock"
 WATCH_ROLE = "watch-role"
 """The file is there if the last look found a role that was made for pgidle to watch with."""
 HOLDS = "holds.json"
@@ -43,7 +44,7 @@ class StateDir:
             os.makedirs(path, mode=0o700, exist_ok=True)
             self.folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             _refuse_shared(path, os.fstat(self.folder))
-            self._lock = open_own("lock", self.folder, os.O_RDWR | os.O_CREAT)
+            self._lock = open_own(LOCK, self.folder, os.O_RDWR | os.O_CREAT)
             self._take()
             if os.fstat(self._lock).st_size < RECORD_BYTES + FAILURE_BYTES:
                 os.pwrite(self._lock, b" " * FAILURE_BYTES, RECORD_BYTES)
@@ -133,7 +134,7 @@ def refuse_served(path: str) -> None:
     try:
         folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            descriptor = open_own("lock", folder, os.O_RDONLY)
+            descriptor = open_own(LOCK, folder, os.O_RDONLY)
         finally:
             os.close(folder)
     except OSError:
@@ -172,7 +173,7 @@ def last_failure(path: str) -> tuple[float, str] | None:
     try:
         folder = open_of_another(path)
         try:
-            said = read_kept(folder, "lock")[RECORD_BYTES : RECORD_BYTES + FAILURE_BYTES]
+            said = read_kept(folder, LOCK)[RECORD_BYTES : RECORD_BYTES + FAILURE_BYTES]
         finally:
             os.close(folder)
         at, _, why = said.decode(errors="replace").strip().partition(" ")

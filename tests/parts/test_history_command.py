@@ -182,11 +182,18 @@ def test_no_state_directory(tmp_path: Path) -> None:
     done = pgidle("history", "--state-dir", tmp_path / "none")
     assert (done.returncode, one_line(done)) == (
         1,
-        f"there is no state directory {tmp_path}/none: see --data-dir and --state-dir",
+        f"{tmp_path}/none is no state directory of pgidle's: see --data-dir and --state-dir",
     )
 
 
+def test_a_folder_that_is_not_pgidle_s_is_refused(tmp_path: Path) -> None:
+    done = pgidle("history", "--state-dir", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is no state directory of pgidle's" in done.stderr
+
+
 def test_no_journal_yet(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
     done = pgidle("history", "--state-dir", tmp_path)
     assert done.returncode == 0
     assert done.stdout.startswith("Nothing is on record from ")
