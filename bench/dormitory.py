@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import psycopg
 
+from bench.servers import install_in_venv
 from harness.booted import Booted, why_not
 from harness.installations import Place, conninfo, debian, embedded, server_user
 from pgidle.init.command import make_plan, write_plan
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from harness.installations import Installation
 
 ONE_BY_ONE = 20
+IDLE_TIMEOUT = 100
+"""Seconds. From then on an observer is put off as long as with the usual 300."""
 FIRST_PORT = 6000
 HOME = "/srv"
 TEMPLATES = ("1", "4")
@@ -47,6 +50,10 @@ class Dormitory:
         machine.run(
             "sh", "-c", f"for n in {' '.join(self.names)}; do printf '{settings}' >/etc/pgidle/$n.env; done"
         )
+        program = install_in_venv(place)
+        dropin = units / "pgidle@.service.d/program.conf"
+        dropin.parent.mkdir()
+        dropin.write_text(f"[Service]\nExecStart=\nExecStart={program} run\n")
         machine.run("cp", "-r", f"{units}/.", "/etc/systemd/system/")
 
     def _copy(self, template: Path, installation: Installation) -> None:
@@ -64,7 +71,7 @@ class Dormitory:
 
     def _write(self, units: Path, name: str) -> None:
         where = {"port": str(self.ports[name]), "data-dir": f"{HOME}/{name}"}
-        chosen = {"name": name, "idle-timeout": "2s"} | where
+        chosen = {"name": name, "idle-timeout": f"{IDLE_TIMEOUT}s"} | where
         write_plan(make_plan("systemd", chosen), str(units), force=True)
 
     def open(self) -> None:
@@ -83,18 +90,19 @@ class Dormitory:
             return None
         return time.monotonic() - began
 
-    def wait_until_asleep(self, seconds: float = 300) -> None:
-        deadline = time.monotonic() + seconds
-        while self._machine.run(
+    def wait_until_asleep(self) -> None:
+        deadline = time.monotonic() + IDLE_TIMEOUT + 300
+        while awake := self._machine.run(
             "systemctl",
             "list-units",
             "--plain",
             "--no-legend",
             "--state=active,activating,deactivating",
             "pgidle@*.service",
-        ):
+        ).splitlines():
             if time.monotonic() > deadline:
-                raise click.ClickException("some never slept")
+                click.echo(self._machine.journal(awake[0].split()[0]), err=True)
+                raise click.ClickException(f"{len(awake)} never slept, of which this is the first")
             time.sleep(0.5)
 
     def lost(self) -> int:

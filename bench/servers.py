@@ -35,7 +35,24 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pgidle")
 
 def install(place: Place) -> Path:
     """Install pgidle as the Dockerfile does: a folder of its own without `site`, all compiled. Its command."""
-    sources, venv, target = place.path / "src", place.path / "venv", place.path / "pgidle"
+    target = place.path / "pgidle"
+    base = _install(place, "--no-compile", "--target", target)
+    _run(base, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", target)
+    program = target / "command"
+    program.write_text(f"#!{base} -SEs\n" + (PROJECT / "docker/command").read_text().split("\n", 1)[1])
+    program.chmod(0o755)
+    return program
+
+
+def install_in_venv(place: Place) -> Path:
+    """Install pgidle as docs/systemd.md says: by pip, in a virtual environment. Its command."""
+    _install(place)
+    return place.path / "venv/bin/pgidle"
+
+
+def _install(place: Place, *options: str | Path) -> str:
+    """Have pip install a copy of the sources. The Python that it was done with."""
+    sources, venv = place.path / "src", place.path / "venv"
     sources.mkdir()
     for name in SOURCES:
         if (PROJECT / name).is_dir():
@@ -44,22 +61,17 @@ def install(place: Place) -> Path:
             )
         elif (PROJECT / name).exists():
             shutil.copy(PROJECT / name, sources)
-    base = getattr(sys, "_base_executable", sys.executable)
-    pip = (venv / "bin/python", "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-compile")
-    for command in (
-        (base, "-m", "venv", venv),
-        (*pip, "--target", target, sources),
-        (base, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", target),
-    ):
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd="/", env=_environment(), check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"bench: {' '.join(map(str, command[1:]))}: {done.stderr.strip()}")
-    program = target / "command"
-    program.write_text(f"#!{base} -SEs\n" + (PROJECT / "docker/command").read_text().split("\n", 1)[1])
-    program.chmod(0o755)
-    return program
+    base: str = getattr(sys, "_base_executable", sys.executable)
+    _run(base, "-m", "venv", venv)
+    pip = venv / "bin/python", "-m", "pip", "-q", "--disable-pip-version-check", "install"
+    _run(*pip, *options, sources)
+    return base
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=_environment(), check=False)
+    if done.returncode:
+        raise SystemExit(f"bench: {' '.join(map(str, command[1:]))}: {done.stderr.strip()}")
 
 
 def commit() -> str:

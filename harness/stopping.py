@@ -65,7 +65,7 @@ def main(point: str, door: str, *arguments: str) -> None:
         from pgidle.lifecycle.transitions import Effect
         from pgidle.run import supervisor
 
-        supervisor._EFFECTS[Effect[name]] = wrapped(supervisor._EFFECTS[Effect[name]])
+        supervisor._EFFECTS[getattr(Effect, name)] = wrapped(supervisor._EFFECTS[getattr(Effect, name)])
     sys.argv[1:] = arguments
     from pgidle.__main__ import main
 

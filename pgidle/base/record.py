@@ -1,9 +1,9 @@
-"""Records and enumerations for the modules that run before Postgres is spawned.
+"""Records and enumerations for the supervisor.
 
-Importing `dataclasses`, with `inspect`, takes a third of a cold wake, and `enum` a tenth. So modules that are imported
-before the spawn use `@record` instead: frozen, slotted, compared by value, and a dataclass to type checkers (PEP 681).
-They also use this `Enum`, which type checkers take for the standard one. Modules that are imported later use the
-standard library's.
+Importing `dataclasses`, with `inspect`, takes a third of a cold wake, and `enum` a tenth; for as long as Postgres sleeps
+they would be a tenth of all memory. So what the supervisor imports uses `@record` instead: frozen, slotted, compared by
+value, and a dataclass to type checkers (PEP 681). It also uses this `Enum`, which type checkers take for the standard
+one. Modules of other processes use the standard library's.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ else:
         return lambda function: function
 
     class _Members(type):
-        """Every name in the class body without a leading underscore becomes a member."""
+        """Every name in the class body becomes a member, but for properties and names with a leading underscore."""
 
         def __new__(cls, name, bases, body):
-            values = {key: value for key, value in body.items() if not key.startswith("_")}
+            values = {
+                key: value
+                for key, value in body.items()
+                if not key.startswith("_") and not isinstance(value, property)
+            }
             made = super().__new__(cls, name, bases, {k: v for k, v in body.items() if k not in values})
             made._members = {}
             for key, value in values.items():
@@ -50,7 +54,8 @@ else:
             super().__setattr__(name, value)
 
     class Enum(metaclass=_Members):
-        """Members with a name and a value, each unique; without aliases, methods or automatic values."""
+        """Members with a name and a value, each unique; without aliases, methods or automatic values, but with
+        properties."""
 
         def __repr__(self):
             return f"<{type(self).__name__}.{self.name}: {self.value!r}>"

@@ -27,12 +27,10 @@ tests over every reachable path:
 
 from __future__ import annotations
 
-import enum
-
-from pgidle.base.record import record
+from pgidle.base.record import Enum, record
 
 
-class State(enum.Enum):
+class State(Enum):
     """Where Postgres is in its life cycle. The numbers are stable: they are published as a metric."""
 
     STARTING = 1
@@ -58,48 +56,48 @@ class Moment:
     why: str
 
 
-class Event(enum.Enum):
+class Event(Enum):
     """What has happened."""
 
-    POSTMASTER_READY = enum.auto()
-    POSTMASTER_FAILING = enum.auto()
-    POSTMASTER_EXITED_CLEANLY = enum.auto()
-    POSTMASTER_CRASHED = enum.auto()
-    RESTARTS_EXHAUSTED = enum.auto()
-    IDLE_JUDGED = enum.auto()
-    IDLE_CONFIRMED = enum.auto()
-    ACTIVITY_SEEN = enum.auto()
-    GATE_SHUT = enum.auto()
-    GATE_SILENT = enum.auto()
-    CLIENT_PARKED = enum.auto()
-    NOBODY_PARKED = enum.auto()
-    EXIT_CHOSEN = enum.auto()
-    LEAVING_PUT_OFF = enum.auto()
-    WAKE_REQUESTED = enum.auto()
-    STOP_REQUESTED = enum.auto()
-    STOP_TIMED_OUT = enum.auto()
+    POSTMASTER_READY = 1
+    POSTMASTER_FAILING = 2
+    POSTMASTER_EXITED_CLEANLY = 3
+    POSTMASTER_CRASHED = 4
+    RESTARTS_EXHAUSTED = 5
+    IDLE_JUDGED = 6
+    IDLE_CONFIRMED = 7
+    ACTIVITY_SEEN = 8
+    GATE_SHUT = 9
+    GATE_SILENT = 10
+    CLIENT_PARKED = 11
+    NOBODY_PARKED = 12
+    EXIT_CHOSEN = 13
+    LEAVING_PUT_OFF = 14
+    WAKE_REQUESTED = 15
+    STOP_REQUESTED = 16
+    STOP_TIMED_OUT = 17
 
 
-class Effect(enum.Enum):
+class Effect(Enum):
     """What to do, in order."""
 
-    START_POSTMASTER = enum.auto()
-    OPEN_GATE = enum.auto()
-    SHUT_GATE = enum.auto()
-    CONFIRM_IDLE = enum.auto()
-    STOP_FAST = enum.auto()
-    STOP_DRAINED = enum.auto()
-    STOP_SETTLED = enum.auto()
-    LIMIT_STOP = enum.auto()
-    REMEMBER_WAKE = enum.auto()
-    STOP_IMMEDIATE = enum.auto()
-    RECORD_SLEEP = enum.auto()
-    LOOK_AT_QUEUE = enum.auto()
-    BEGIN_LEAVING = enum.auto()
-    CALL_OFF_LEAVING = enum.auto()
-    LEAVE_AGAIN_LATER = enum.auto()
-    EXIT_CLEAN = enum.auto()
-    EXIT_FAILED = enum.auto()
+    START_POSTMASTER = 1
+    OPEN_GATE = 2
+    SHUT_GATE = 3
+    CONFIRM_IDLE = 4
+    STOP_FAST = 5
+    STOP_DRAINED = 6
+    STOP_SETTLED = 7
+    LIMIT_STOP = 8
+    REMEMBER_WAKE = 9
+    STOP_IMMEDIATE = 10
+    RECORD_SLEEP = 11
+    LOOK_AT_QUEUE = 12
+    BEGIN_LEAVING = 13
+    CALL_OFF_LEAVING = 14
+    LEAVE_AGAIN_LATER = 15
+    EXIT_CLEAN = 16
+    EXIT_FAILED = 17
 
 
 S, E, F = State, Event, Effect

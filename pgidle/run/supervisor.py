@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 
 from pgidle.base.builtin_modules import signal
 from pgidle.base.errors import FAULTS, fault_text, place_text
@@ -58,7 +57,7 @@ class Supervisor:
         self._gate = runtime.gate
         self._loop = runtime.loop
         self._log = runtime.log
-        self._events: deque[tuple[Event, str]] = deque()
+        self._events: list[tuple[Event, str]] = []
         self._settings = LiveSettings(runtime, self._adopt)
         self._gatekeeper = Gatekeeper(
             runtime.gate, runtime.loop, runtime.log, self._happen, runtime.settings.no_wake
@@ -173,7 +172,7 @@ class Supervisor:
 
     def _carry_out(self) -> None:
         while self._events and self._exit_status is None:
-            event, why = self._events.popleft()
+            event, why = self._events.pop(0)
             if event in (Event.POSTMASTER_CRASHED, Event.POSTMASTER_EXITED_CLEANLY, Event.RESTARTS_EXHAUSTED):
                 event, why = self._on_postmaster_gone(event, why)
             elif event is Event.POSTMASTER_READY:

@@ -141,8 +141,8 @@ def check(world: World, event: Event) -> None:
         )
 
 
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("event", list(Event))
 def test_every_pair_is_decided(state: State, event: Event) -> None:
     if (state, event) in TABLE or event in MAY_COME_LATE:
         after, effects = advance(state, event)
