@@ -1,7 +1,7 @@
 """Records and enumerations for the supervisor.
 
-Importing `dataclasses`, with `inspect`, takes a third of a cold wake, and `enum` a tenth; for as long as Postgres sleeps
-they would be a tenth of all memory. So what the supervisor imports uses `@record` instead: frozen, slotted, compared by
+Importing `dataclasses`, with `inspect`, takes a third of a cold wake, and `enum` a tenth; while Postgres sleeps they
+would be a tenth of all memory. So what the supervisor imports uses `@record` instead: frozen, slotted, compared by
 value, and a dataclass to type checkers (PEP 681). It also uses this `Enum`, which type checkers take for the standard
 one. Modules of other processes use the standard library's.
 """

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from pgidle.idle.reasons import Reason, ReasonKind, Signal, client_text, who
@@ -87,6 +86,8 @@ def _matches(session: Session, field: IgnoreField, value: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _in_network(address: str | None, network: str) -> bool:
+    from ipaddress import ip_address, ip_network  # A third of a megabyte that few need.
+
     return address is not None and ip_address(address) in ip_network(network, strict=False)
 
 

@@ -7,7 +7,7 @@ import gc
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 
 class _Unversioned(ModuleType):
@@ -26,11 +26,32 @@ class _Runless(ModuleType):
 
 
 class _Later(ModuleType):
-    """Stands in for a module until one of its attributes is needed. (importlib.util.LazyLoader loads it at the next
-    import.)"""
+    """Stands in for a module until one of its attributes is needed. What importers take out of it by name must be
+    among `functions`: it is needed once it is called. (importlib.util.LazyLoader loads at the next import.)"""
+
+    def __init__(self, name: str, *functions: str) -> None:
+        super().__init__(name)
+        self._functions = functions
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self.__name__), name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in self._functions:
+            return lambda *values, **named: getattr(self._load(), name)(*values, **named)
+        return getattr(self._load(), name)
+
+    def _load(self) -> ModuleType:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return import_module(self.__name__)
+
+
+class _TypingExtensions(_Later):
+    """Of typing_extensions psycopg takes type variables with a default, which means something to type checkers only."""
+
+    @staticmethod
+    def TypeVar(name: str, *constraints: Any, default: object = None, **named: Any) -> TypeVar:
+        return TypeVar(name, *constraints, **named)
 
 
 def import_lean() -> None:
@@ -39,7 +60,9 @@ def import_lean() -> None:
     Without ssl, like a Python built without it: only libpq speaks TLS here, and brings its own; Python's would be a
     tenth of this process's memory. Without importlib.metadata, from which psycopg reads its own version: 1.6 MB of
     archives and mail headers. Without watchfiles.run (multiprocessing, pickle), and with ctypes.util (temporary files,
-    compression) only where psycopg has to look for libpq: another 0.9 MB.
+    compression) only where psycopg has to look for libpq: another 0.9 MB. What remains stands for 1.5 MB, and for a
+    fifth of the time: what runs in another event loop, reads time zones, spreads connections over hosts, tells names
+    from addresses, or asks for the locale of a program's output.
     """
     import ctypes
 
@@ -48,6 +71,13 @@ def import_lean() -> None:
         "importlib.metadata": _Unversioned("importlib.metadata"),
         "watchfiles.run": _Runless("watchfiles.run"),
         "ctypes.util": _Later("ctypes.util"),
+        "typing_extensions": _TypingExtensions("typing_extensions"),
+        "anyio": _Later("anyio"),
+        "asyncio.sslproto": _Later("asyncio.sslproto"),
+        "zoneinfo": _Later("zoneinfo", "ZoneInfo"),
+        "random": _Later("random", "shuffle"),
+        "ipaddress": _Later("ipaddress", "ip_address"),
+        "locale": _Later("locale"),
     }
     ours = {name: module for name, module in absent.items() if name not in sys.modules}
     sys.modules.update(ours)  # type: ignore[arg-type]
@@ -61,8 +91,9 @@ def import_lean() -> None:
             import psycopg  # noqa: F401
             import watchfiles  # noqa: F401
     finally:
-        for name in ours:
-            del sys.modules[name]
+        for name, module in ours.items():
+            if sys.modules.get(name, module) is module:
+                sys.modules.pop(name, None)
 
 
 def collect_garbage() -> None:

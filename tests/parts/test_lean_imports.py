@@ -1,4 +1,4 @@
-"""What the second thread imports, and what it spares: in processes of their own, as imports are for ever."""
+"""What the observer imports, and what it spares: in processes of their own, as imports are for ever."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
-SPARED = ("ssl", "importlib.metadata", "multiprocessing", "pickle", "shutil", "lzma")
+SPARED = (
+    *("ssl", "importlib.metadata", "multiprocessing", "pickle", "shutil", "lzma"),
+    *("typing_extensions", "anyio", "zoneinfo", "sysconfig", "random", "locale"),
+)
 
 
 def imported(code: str, **environ: str) -> str:
@@ -37,6 +40,25 @@ def test_what_is_spared_is_not_there_and_can_be_had() -> None:
     wanted = "import_lean(); import ssl, ctypes.util, importlib.metadata, watchfiles.run as run"
     assert imported(f"{wanted}; print(ssl.OPENSSL_VERSION, importlib.metadata.version('psycopg'))")
     assert imported(f"{wanted}; print(ctypes.util.find_library('c'), run.run_process.__name__)")
+
+
+def test_what_is_put_off_is_there_once_it_is_needed() -> None:
+    code = """
+import_lean()
+import asyncio, psycopg, watchfiles, subprocess
+from psycopg import _conninfo_utils, _conninfo_attempts, _tz
+print(_conninfo_utils.is_ip_address("::1"), _conninfo_utils.is_ip_address("db"))
+hosts = {"host": "a,b", "hostaddr": "::1,::1", "load_balance_hosts": "random"}
+print(len(list(_conninfo_attempts.conninfo_attempts(hosts))))
+print(type(_tz.ZoneInfo("UTC")).__module__, subprocess.check_output(["echo", "x"], text=True).strip())
+print(asyncio.selector_events.sslproto.SSLProtocol.__name__, watchfiles.main.anyio.Event.__name__)
+print(psycopg._compat.TypeVar("T", default=int).__name__)
+import random, anyio, typing_extensions
+print(random.shuffle.__self__.__class__.__name__, typing_extensions.TypeVar("T", default=int).__default__.__name__)
+"""
+    assert imported(code).splitlines() == [
+        *("True False", "2", "zoneinfo x", "SSLProtocol Event", "T", "Random int"),
+    ]
 
 
 def test_nothing_is_left_to_import_at_normal_priority() -> None:
