@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 ONE_BY_ONE = 20
 IDLE_TIMEOUT = 100
-"""Seconds. From then on an observer is put off as long as with the usual 300."""
+"""Seconds. From then on an observer is put off as long as with the usual 300. Of a thousand that are all awake at once
+many a machine has not the memory."""
 FIRST_PORT = 6000
 HOME = "/srv"
 TEMPLATES = ("1", "4")
@@ -36,8 +37,11 @@ TEMPLATES = ("1", "4")
 class Dormitory:
     """So many instances of the template, asleep."""
 
-    def __init__(self, machine: Booted, place: Place, installation: Installation, count: int) -> None:
+    def __init__(
+        self, machine: Booted, place: Place, installation: Installation, count: int, idle_timeout: int
+    ) -> None:
         self._machine = machine
+        self._idle_timeout = idle_timeout
         self.names = [f"db{number}" for number in range(count)]
         self.ports = dict(zip(self.names, range(FIRST_PORT, FIRST_PORT + count), strict=True))
         units = place.folder("units")
@@ -63,6 +67,8 @@ class Dormitory:
         machine.run("cp", "-a", template, f"{HOME}/template")
         resize = (f"{installation.bin_dir}/pg_resetwal", "--wal-segsize=1", "-D", f"{HOME}/template")
         machine.run("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *resize)
+        # Two postmasters that write the same files would ruin them.
+        machine.run("sh", "-c", f"echo autovacuum=off >>{HOME}/template/postgresql.conf")
         copy = (
             f'cd {HOME}; mkdir shared; for one in {" ".join(TEMPLATES)}; do mv "template/base/$one" shared; done; '
             f'for name in {" ".join(self.names)}; do cp -a template "$name"; cp -al shared/* "$name/base"; done'
@@ -71,7 +77,7 @@ class Dormitory:
 
     def _write(self, units: Path, name: str) -> None:
         where = {"port": str(self.ports[name]), "data-dir": f"{HOME}/{name}"}
-        chosen = {"name": name, "idle-timeout": f"{IDLE_TIMEOUT}s"} | where
+        chosen = {"name": name, "idle-timeout": f"{self._idle_timeout}s"} | where
         write_plan(make_plan("systemd", chosen), str(units), force=True)
 
     def open(self) -> None:
@@ -91,7 +97,7 @@ class Dormitory:
         return time.monotonic() - began
 
     def wait_until_asleep(self) -> None:
-        deadline = time.monotonic() + IDLE_TIMEOUT + 300
+        deadline = time.monotonic() + self._idle_timeout + 300
         while awake := self._machine.run(
             "systemctl",
             "list-units",
@@ -101,8 +107,8 @@ class Dormitory:
             "pgidle@*.service",
         ).splitlines():
             if time.monotonic() > deadline:
-                click.echo(self._machine.journal(awake[0].split()[0]), err=True)
-                raise click.ClickException(f"{len(awake)} never slept, of which this is the first")
+                said = self._machine.journal(awake[0].split()[0]).splitlines()
+                raise click.ClickException("\n".join((f"{len(awake)} never slept; the first:", *said[-20:])))
             time.sleep(0.5)
 
     def lost(self) -> int:
@@ -132,7 +138,14 @@ def _milliseconds(wakes: list[float | None]) -> str:
 @click.option(
     "--at-once", type=click.IntRange(1), default=20, show_default=True, help="How many are woken together."
 )
-def main(instances: int, at_once: int) -> None:
+@click.option(
+    "--idle-timeout",
+    type=click.IntRange(1),
+    default=IDLE_TIMEOUT,
+    show_default=True,
+    help="Of each, in seconds.",
+)
+def main(instances: int, at_once: int, idle_timeout: int) -> None:
     """Memory of systemd with many sleeping databases, and the wakes of all of them. Needs root."""
     if (reason := why_not()) is not None:
         raise click.ClickException(reason)
@@ -140,7 +153,7 @@ def main(instances: int, at_once: int) -> None:
     place = Place()
     try:
         with Booted(place.path) as machine:
-            dormitory = Dormitory(machine, place, installation, instances)
+            dormitory = Dormitory(machine, place, installation, instances, idle_timeout)
             before = machine.memory()
             dormitory.open()
             opened = machine.memory()
