@@ -59,7 +59,8 @@ def not_running_text(left: dict[str, Any], error: NotRunning) -> str:
     lines = [sentence.sentence(left, time.time()), error.message if last is not None else str(error)]
     if failed is not None:
         lines.append(f"failed: {moment_text(failed['at'])}: {failed['why']}")
-    lines.append(f"last sleep: {sleep_text(last) if last is not None else 'none is on record'}")
+    if last is not None:
+        lines.append(f"last sleep: {sleep_text(last)}")
     return "\n".join(map(one_line, lines))
 
 

@@ -17,7 +17,7 @@ from harness.promtool import promtool
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 DASHBOARD = json.loads((CONTRIB / "grafana-dashboard.json").read_text(encoding="utf-8"))
-VARIABLES = {"$job": ".*", "$instance": ".*", "$__range": "1d"}
+VARIABLES = {"$job": ".*", "$instance": ".*", "$cluster": ".*", "$__range": "1d"}
 
 
 def test_prometheus_takes_the_alerts() -> None:
@@ -56,9 +56,9 @@ def test_every_panel_asks_the_chosen_source_about_the_chosen_databases() -> None
         assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         selectors = re.findall(r"pgidle_\w+(\{[^}]*\})?", target["expr"])
         assert selectors
-        assert all('job=~"$job", instance=~"$instance"' in one for one in selectors), target["expr"]
+        assert all('job=~"$job", instance=~"$instance", cluster=~"$cluster"' in one for one in selectors), target["expr"]
     variables = {one["name"]: one["type"] for one in DASHBOARD["templating"]["list"]}
-    assert variables == {"datasource": "datasource", "job": "query", "instance": "query"}
+    assert variables == {"datasource": "datasource", "job": "query", "instance": "query", "cluster": "query"}
 
 
 def test_the_panels_fill_the_dashboard_and_do_not_overlap() -> None:
