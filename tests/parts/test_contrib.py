@@ -56,7 +56,8 @@ def test_every_panel_asks_the_chosen_source_about_the_chosen_databases() -> None
         assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         selectors = re.findall(r"pgidle_\w+(\{[^}]*\})?", target["expr"])
         assert selectors
-        assert all('job=~"$job", instance=~"$instance", cluster=~"$cluster"' in one for one in selectors), target["expr"]
+        chosen = 'job=~"$job", instance=~"$instance", cluster=~"$cluster"'
+        assert all(chosen in one for one in selectors), target["expr"]
     variables = {one["name"]: one["type"] for one in DASHBOARD["templating"]["list"]}
     assert variables == {"datasource": "datasource", "job": "query", "instance": "query", "cluster": "query"}
 

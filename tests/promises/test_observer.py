@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,6 +162,25 @@ def test_it_is_started_again_and_said(newest: Installation, launch: Launch) -> N
     status = request(str(one.data_dir / "pgidle"), "GET", "/status", PATIENCE)[1]
     assert (status["state"], status["wakes"], status["sleeps"]) == ("asleep", 1, 1)
     assert status["looks"] > 2
+
+
+def test_it_lets_a_crowd_of_other_processes_go_first(newest: Installation, launch: Launch) -> None:
+    crowd = [
+        subprocess.Popen(["nice", "-n", "19", "sh", "-c", "while :; do :; done"])
+        for _ in range(2 * (os.cpu_count() or 1) + 4)
+    ]
+    try:
+        one = launch(newest, idle_timeout="100s")
+        one.wait_for_state("awake")
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert not observers(one)
+            time.sleep(0.05)
+    finally:
+        for process in crowd:
+            process.kill()
+            process.wait()
+    wait_until(lambda: bool(observers(one)))
 
 
 def test_a_hold_outlives_it_where_the_disk_takes_nothing(newest: Installation, launch: Launch) -> None:
