@@ -81,7 +81,7 @@ def not_running(state_dir: str) -> NotRunning:
     """The error where nobody answers."""
     above = os.path.dirname(state_dir)
     gone = "" if os.path.exists(above) else f" ({above} does not exist)"
-    return NotRunning(f"no supervisor is running at {state_dir}{gone}", "see --data-dir and --state-dir")
+    return NotRunning(f"no pgidle is running at {state_dir}{gone}", "see --data-dir and --state-dir")
 
 
 def request(

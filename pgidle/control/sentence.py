@@ -67,7 +67,9 @@ def _kept(keeping: list[dict[str, Any]]) -> str:
     else:
         text = f"{first['text']}; cannot sleep before that ends, {ends}"
     more = sum(map(_count, keeping)) - 1
-    return f"{text}; nor before {more} more {'has' if more == 1 else 'have'} ended" if more else text
+    if not more:
+        return text
+    return f"{text}; {more} more {'reason keeps' if more == 1 else 'reasons keep'} it awake, too"
 
 
 def _polled(polls: list[dict[str, Any]]) -> str:

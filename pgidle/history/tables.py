@@ -276,10 +276,10 @@ def _explained(one: Episode) -> str:
         text = f"{cause} {who}" if one.waker else f"{cause}; {who}" if who else cause.removesuffix(", by")
         return text + (f" (waited {_wait_text(one.wait)})" if one.wait else "")
     if one.condition is Condition.ASLEEP:
-        used = (
-            f"last used by {one.last_use}" if one.last_use and "none since" not in one.last_use else one.why
-        )
-        return used + (f"; {len(one.cut)} sessions cut" if len(one.cut) > 1 else "")
+        used = f"last used by {one.last_use}" if one.last_use and "none since" not in one.last_use else ""
+        asked = one.why if one.why.startswith("asked to sleep") else ""
+        cut = f"; {len(one.cut)} sessions cut" if len(one.cut) > 1 else ""
+        return ("; ".join(filter(None, (asked, used))) or one.why) + cut
     return one.why
 
 

@@ -128,10 +128,10 @@ def test_nobody_is_there(tmp_path: Path) -> None:
     for command in (("health",), ("sleep",), ("wake",), ("hold", "1min"), ("release",)):
         done = pgidle(*command, "-D", tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
-        assert one_line(done).startswith(f"no supervisor is running at {tmp_path}/pgidle")
+        assert one_line(done).startswith(f"no pgidle is running at {tmp_path}/pgidle")
     done = pgidle("status", "-D", tmp_path)
     assert (done.returncode, done.stderr) == (3, "")
-    where = f"no supervisor is running at {tmp_path}/pgidle: see --data-dir and --state-dir"
+    where = f"no pgidle is running at {tmp_path}/pgidle: see --data-dir and --state-dir"
     first = "Not running, and no sleep is on record.\n"
     assert done.stdout == f"{first}{where}\n"
 
@@ -293,7 +293,7 @@ def test_a_working_directory_that_was_removed_ends_no_command(tmp_path: Path) ->
         ["sh", "-c", script, "sh", gone, *command], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (3, "")
-    assert "no supervisor is running at" in done.stdout
+    assert "no pgidle is running at" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -293,15 +293,15 @@ def test_who_is_not_there_is_told_from_who_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = tmp_path / "missing"
-    with pytest.raises(NotRunning, match="no supervisor is running at"):
+    with pytest.raises(NotRunning, match="no pgidle is running at"):
         request(str(missing), "GET", "/health")
     with pytest.raises(NotRunning, match=f"{missing} does not exist"):
         request(str(missing / "pgidle"), "GET", "/health")
-    with pytest.raises(NotRunning, match="no supervisor is running at"):
+    with pytest.raises(NotRunning, match="no pgidle is running at"):
         request(str(tmp_path), "GET", "/health")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "control.sock"))
-        with pytest.raises(NotRunning, match="no supervisor is running at"):
+        with pytest.raises(NotRunning, match="no pgidle is running at"):
             request(str(tmp_path), "GET", "/health")
         dead.listen()
         with pytest.raises(PgidleError, match="did not answer within") as silent:

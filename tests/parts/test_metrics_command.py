@@ -171,7 +171,7 @@ def test_of_a_supervisor_that_runs(tmp_path: Path) -> None:
 
 
 def test_nothing_on_record_is_an_error(tmp_path: Path) -> None:
-    assert "no supervisor is running at" in refusal("--state-dir", tmp_path / "typo")
+    assert "no pgidle is running at" in refusal("--state-dir", tmp_path / "typo")
 
 
 @pytest.mark.parametrize("label", ["x", "=x", "1a=x", "a-b=x", "__a=x", "a=x\ny"])

@@ -53,7 +53,7 @@ def test_each_session_with_what_it_does(launch: Launch, installation: Installati
                 jobs.info.backend_pid,
             ]
             assert said["summary"].startswith(f'Awake: session {web.info.backend_pid} (app "web", ')
-            assert said["summary"].endswith("; nor before 1 more has ended.")
+            assert said["summary"].endswith("; 1 more reason keeps it awake, too.")
             web.execute("COMMIT")
             jobs.execute("UNLISTEN *")
         wait_until(lambda: {one["effect"] for one in status(one)["sessions_seen"]} == {"idle", "ignored"})

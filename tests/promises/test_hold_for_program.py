@@ -40,7 +40,7 @@ def test_a_program_finds_postgres_and_its_exit_status_is_the_commands(
     one.stop()
     done = one.pgidle("hold", "--", "true")
     assert done.returncode == 125
-    assert "no supervisor is running" in done.stderr
+    assert "no pgidle is running" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])

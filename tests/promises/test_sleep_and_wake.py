@@ -175,7 +175,7 @@ def test_in_exit_mode_a_sleep_that_was_waited_for_leaves_nobody_running(
         assert one.wait() == 0
         gone = one.pgidle("wake", "--wait")
         assert (gone.returncode, gone.stdout) == (1, "")
-        assert "no supervisor is running" in gone.stderr
+        assert "no pgidle is running" in gone.stderr
         assert "it went to sleep at" in gone.stderr
 
 

@@ -152,6 +152,11 @@ def test_by_whom() -> None:
     assert "killed by signal 9" in shown
 
 
+def test_a_sleep_that_was_asked_for_is_not_told_as_an_idle_one() -> None:
+    script = Script().started().woken("start").wait(9).slept(why="asked to sleep", last_use="app x").wait(5)
+    assert "asleep   asked to sleep; last used by app x" in text(summed(script))
+
+
 def test_lost_lines_are_told() -> None:
     script = two_days().lose(3).woken()
     assert "3 lines of the journal could not be written, or were never reached" in joined(

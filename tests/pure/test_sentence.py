@@ -72,7 +72,7 @@ def failing(count: int = 1, again: float = 5) -> FailedStart:
         (
             {"reasons": (IN_TRANSACTION, LISTENS, CLOCK)},
             f"Awake: session 7 ({WEB}) has been idle in transaction for 9.5s; cannot sleep before it commits, rolls "
-            "back or disconnects; nor before 1 more has ended.",
+            "back or disconnects; 1 more reason keeps it awake, too.",
         ),
         (
             {
@@ -85,7 +85,7 @@ def failing(count: int = 1, again: float = 5) -> FailedStart:
                 )
             },
             f"Awake: session 7 ({WEB}) has been idle in transaction for 9.5s; cannot sleep before it commits, rolls "
-            "back or disconnects; nor before 31 more have ended.",
+            "back or disconnects; 31 more reasons keep it awake, too.",
         ),
         (
             {"reasons": (LISTENS, CLOCK)},
