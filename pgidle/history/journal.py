@@ -109,12 +109,13 @@ class Journal:
 
     def _write(self) -> None:
         folder = self._state_dir.folder
-        if self._is_to_rotate:
+        # Two observers may each have said so; what is not full has just taken the place of what was.
+        if self._is_to_rotate and is_full(self._state_dir):
             try:
                 os.replace(JOURNAL, OLDER, src_dir_fd=folder, dst_dir_fd=folder)
             except FileNotFoundError:
                 pass  # Somebody has removed it, to forget.
-            self._is_to_rotate = False
+        self._is_to_rotate = False
         file = open_own(JOURNAL, folder, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             size = os.fstat(file).st_size

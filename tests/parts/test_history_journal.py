@@ -297,3 +297,17 @@ def test_an_event_with_long_fields_is_not_lost(folder: Path) -> None:
     settings, slept = events(folder)
     assert settings.fields["settings"] == {"idle-timeout": 60}
     assert (slept.text("why"), lost(folder)) == ("idle", 0)
+
+
+def test_a_second_order_to_rotate_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from two observers, the second of which began to reduce before the file was moved aside."""
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 50)
+    one = journal(folder)
+    for count in range(3):
+        one.note("woken", {"why": str(count)})
+        if count:
+            one.rotate()
+        assert one.write()
+        monkeypatch.setattr(module, "SEGMENT_BYTES", 50 + 10_000 * count)
+    assert b'"why":"0"' in (folder / OLDER).read_bytes()
+    assert [event.text("why") for event in events(folder)] == ["1", "2"]
