@@ -37,7 +37,7 @@ LARGEST_BYTES = 4 * SEGMENT_BYTES
 """Bytes that it may reach if nobody moves it aside, as when no observer can be started."""
 
 LONGEST_LINE = 8192
-"""Bytes of a line: longer texts are cut."""
+"""Bytes of a line: longer texts are cut, and the longest fields left out."""
 
 LONGEST_TEXT = 500
 """Characters of a field in it."""
@@ -77,10 +77,12 @@ class Journal:
             f'{{"at":{time.time():.3f},"up":{up:.3f},"run":{run},"n":{self._number},"event":{quoted(event)}'
         )
         cut = {name: v[:LONGEST_TEXT] if isinstance(v, str) else v for name, v in fields.items()}
-        body = "".join(f",{quoted(name)}:{encode(value)}" for name, value in cut.items())
-        line = f"{head}{body}{more}}}\n".encode()
+        parts = [*(f",{quoted(name)}:{encode(value)}" for name, value in cut.items()), more]
+        while len(head) + sum(map(len, parts)) + len("}\n") > LONGEST_LINE:
+            parts.remove(max(parts, key=len))  # The event matters more than what is too long of it.
+        line = f"{head}{''.join(parts)}}}\n".encode()
         most = MOST_USES if event == "use" else MOST_UNWRITTEN
-        if len(line) <= LONGEST_LINE and len(self._unwritten) < most:
+        if len(self._unwritten) < most:
             self._unwritten.append(line)
 
     def rotate(self) -> None:
@@ -107,12 +109,13 @@ class Journal:
 
     def _write(self) -> None:
         folder = self._state_dir.folder
-        if self._is_to_rotate:
+        # Two observers may each have said so; what is not full has just taken the place of what was.
+        if self._is_to_rotate and is_full(self._state_dir):
             try:
                 os.replace(JOURNAL, OLDER, src_dir_fd=folder, dst_dir_fd=folder)
             except FileNotFoundError:
                 pass  # Somebody has removed it, to forget.
-            self._is_to_rotate = False
+        self._is_to_rotate = False
         file = open_own(JOURNAL, folder, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             size = os.fstat(file).st_size

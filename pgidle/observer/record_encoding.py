@@ -51,7 +51,7 @@ def decode(data: bytes, kinds: Kinds) -> Any:
     """The record that `data` encodes, of one of these kinds. Raises WireError."""
     try:
         value, end = _read(data, 0, kinds, DEEPEST)
-    except (ValueError, KeyError, IndexError, AttributeError, OverflowError, StopIteration) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError, StopIteration) as error:
         raise WireError(f"{len(data)} bytes are not a record: {type(error).__name__}") from None
     if end != len(data) or getattr(type(value), "__match_args__", None) is None:
         raise WireError(f"{len(data)} bytes are not one record")

@@ -73,8 +73,9 @@ class JournalEntries:
         return self._journal.last
 
     def asked_by(self, peer: str) -> None:
-        """Somebody asks for a wake at the control socket."""
-        self._by = (peer,)
+        """Somebody asks for a wake at the control socket. A start under way has its cause already."""
+        if self._moment.state is not State.STARTING:
+            self._by = (peer,)
 
     def entered(self, event: Event, before: Moment, after: Moment) -> None:
         """The state has changed with an event."""

@@ -164,7 +164,7 @@ class Supervisor:
         self._observer.tell(say.Adopt(settings))
         self._observer.part_later()
         if self.state is State.ASLEEP and settings.when_idle is WhenIdle.EXIT:
-            self._gatekeeper.look_at_queue(settings.when_idle)
+            self._delivery.settle()  # The sleep may still be told.
 
     def _happen(self, event: Event, why: str) -> None:
         """Queue an event; it is handled once the callback that noticed it has returned."""

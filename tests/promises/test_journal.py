@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,29 @@ def test_a_life_with_all_who_took_part_in_it(newest: Installation, launch):
     assert entries(one, "exited")[0]["state"] == "terminating"
     numbers = [entry["n"] for entry in entries(one)]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_an_order_during_a_wake_does_not_take_the_place_of_the_client(
+    newest: Installation, place: Place, launch
+):
+    one = launch(newest, **SLEEPER)
+    one.wait_for_state("asleep")
+    go_on = place.folder("gate") / "go-on"
+    (one.data_dir / "recovery.signal").touch()
+    with (one.data_dir / "postgresql.auto.conf").open("a") as file:
+        file.write(f"restore_command = 'until [ -e {go_on} ]; do sleep 0.1; done; false'\n")
+    mark = one.mark()
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(query, one, "SELECT 1")
+        try:
+            one.wait_for_state("starting", since=mark)
+            wait_until(lambda: b'"parked": 1' in one.pgidle("status", "--json").stdout.encode())
+            assert one.pgidle("hold", "1h").returncode == 0
+        finally:
+            go_on.touch()
+        assert asked.result() == 1
+    woken = wait_for(one, "woken", 2)
+    assert (woken["cause"], woken["by"], woken["parked"]) == ("client", ["127.0.0.1"], 1)
 
 
 def test_idle_times_that_a_use_ended(newest: Installation, launch):

@@ -119,6 +119,19 @@ def test_an_exit_after_a_sleep_waits_until_the_sleep_is_told(newest, launch, pro
     assert program.events == ["started", "woken", "slept", "exited", "started", "woken", "slept"]
 
 
+def test_settings_that_are_read_again_do_not_cut_the_telling_of_a_sleep(newest, launch, program) -> None:
+    go_on, told = program.folder / "go-on", program.folder / "told"
+    wait = f'while tail -n 1 "$GIVEN" | grep -q slept && ! [ -e {go_on} ]; do sleep 0.1; done'
+    one = launch(newest, idle_timeout="1s", on_event=program.records(wait, f'cp "$GIVEN" {told}'))
+    program.wait_for("slept")
+    mark = one.mark()
+    one.signal(signal.SIGHUP)
+    one.wait_log("reloaded: no changes", since=mark)
+    go_on.touch()
+    assert one.wait() == 0
+    assert '"slept"' in told.read_text()
+
+
 def test_who_comes_while_the_sleep_is_told_is_served(newest, launch, program) -> None:
     go_on = program.folder / "go-on"
     wait = f'while grep -q slept "$GIVEN" && ! [ -e {go_on} ]; do sleep 0.1; done'

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from pgidle.base.record import Enum, record, replace
+from pgidle.observer.messages import Pong
+from pgidle.observer.record_encoding import WireError, decode
 
 
 @record
@@ -126,3 +128,8 @@ def test_an_enumeration_does_what_the_standard_librarys_does(kind: Any) -> None:
         kind("blue")
     with pytest.raises(AttributeError, match="cannot reassign member 'RED'"):
         kind.RED = "blue"
+
+
+def test_a_member_of_what_is_no_enumeration_is_no_record() -> None:
+    with pytest.raises(WireError, match="are not a record"):
+        decode(b"ePong.x;", {"Pong": Pong})
