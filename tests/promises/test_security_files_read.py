@@ -48,7 +48,7 @@ def test_what_was_kept_is_read_through_no_link(attacked: Attacked) -> None:
     assert SECRET not in attacked.run("status")
     kept.unlink()
     os.mkfifo(kept)
-    assert "last sleep: none" in attacked.run("status")
+    assert "no sleep is on record" in attacked.run("status")
     kept.unlink()
     state_dir.rmdir()
     (attacked.safe / "last.json").write_text(json.dumps({"why": SECRET, "at": 1.0, "seconds": 1.0}))
