@@ -87,6 +87,7 @@ class Comparison:
             with contextlib.closing(psycopg.connect(conninfo(peer.port))):
                 self._footprint("awake", kind, peer)
             peer.sleep()
+            peer.rest()
             self._footprint("asleep", kind, peer)
 
     def _footprint(self, when: str, kind: type[Peer], peer: Peer) -> None:

@@ -20,6 +20,7 @@ from harness.installations import Place, conninfo, debian, embedded, server_user
 from pgidle.init.command import make_plan, write_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from harness.installations import Installation
@@ -28,6 +29,7 @@ ONE_BY_ONE = 20
 IDLE_TIMEOUT = 100
 """Seconds. From then on an observer is put off as long as with the usual 300. Of a thousand that are all awake at once
 many a machine has not the memory."""
+AT_A_TIME = 100
 FIRST_PORT = 6000
 HOME = "/srv"
 TEMPLATES = ("1", "4")
@@ -69,11 +71,16 @@ class Dormitory:
         machine.run("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *resize)
         # Two postmasters that write the same files would ruin them.
         machine.run("sh", "-c", f"echo autovacuum=off >>{HOME}/template/postgresql.conf")
-        copy = (
-            f'cd {HOME}; mkdir shared; for one in {" ".join(TEMPLATES)}; do mv "template/base/$one" shared; done; '
-            f'for name in {" ".join(self.names)}; do cp -a template "$name"; cp -al shared/* "$name/base"; done'
-        )
-        machine.run("sh", "-euc", copy)
+        share = f'mkdir shared; for one in {" ".join(TEMPLATES)}; do mv "template/base/$one" shared; done'
+        machine.run("sh", "-euc", f"cd {HOME}; {share}")
+        copy = 'for name; do cp -a template "$name"; cp -al shared/* "$name/base"; done'
+        for names in self._some():
+            machine.run("sh", "-euc", f"cd {HOME}; {copy}", "sh", *names)
+
+    def _some(self) -> Iterator[list[str]]:
+        """All, in as many lists as one command of the machine has time for."""
+        for first in range(0, len(self.names), AT_A_TIME):
+            yield self.names[first : first + AT_A_TIME]
 
     def _write(self, units: Path, name: str) -> None:
         where = {"port": str(self.ports[name]), "data-dir": f"{HOME}/{name}"}
@@ -82,7 +89,8 @@ class Dormitory:
 
     def open(self) -> None:
         self._machine.run("systemctl", "daemon-reload")
-        self._machine.run("systemctl", "start", *(f"pgidle@{name}.socket" for name in self.names))
+        for names in self._some():
+            self._machine.run("systemctl", "start", *(f"pgidle@{name}.socket" for name in names))
 
     def wake(self, name: str) -> float | None:
         """Seconds from a client's connect to the answer to its first query, or None if it failed."""

@@ -78,6 +78,9 @@ class Peer:
     def sleep(self) -> None:
         """Stop Postgres as soon as nobody is served."""
 
+    def rest(self) -> None:
+        """Wait until it has ended what it keeps for a while after a stop of Postgres."""
+
     def wake(self) -> None:
         """A client came: start Postgres, if that is the harness's to do, and return when it is ready."""
 

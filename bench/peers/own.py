@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 from bench.peers.common import Peer, Setting
@@ -33,6 +34,11 @@ class Pgidle(Peer):
 
     def sleep(self) -> None:
         self.server.sleep()
+
+    def rest(self) -> None:
+        # Its observer stays for a minute after an order.
+        while observers(self.server.pid):
+            time.sleep(0.5)
 
     def pids(self) -> tuple[int, ...]:
         return (self.server.pid, *observers(self.server.pid))
