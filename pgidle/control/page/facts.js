@@ -120,10 +120,11 @@ function showFigures() {
   const { wakes, wait, crashes, failed_starts: failed } = history.total;
   const asleep = seconds.asleep ?? 0;
   const share = all ? `, ${Math.floor((asleep / all) * 100)} % of the time` : "";
+  const woken = Object.entries(wakes).reduce((sum, [cause, one]) => sum + (cause === "crash" ? 0 : one), 0);
   const figures = [
     [`asleep${share}`, duration(Math.round(asleep))],
     ["awake", duration(Math.round((seconds.awake ?? 0) + (seconds.waking ?? 0)))],
-    ["wakes", String(Object.entries(wakes).reduce((sum, [cause, one]) => sum + (cause === "crash" ? 0 : one), 0))],
+    [woken === 1 ? "wake" : "wakes", String(woken)],
   ];
   if (wait.longest) figures.push(["longest wait of a client", duration(wait.longest)]);
   if (saved(asleep)) figures.push([`saved, at ${status.settings.price}`, saved(asleep)]);
