@@ -52,12 +52,13 @@ hosts = {"host": "a,b", "hostaddr": "::1,::1", "load_balance_hosts": "random"}
 print(len(list(_conninfo_attempts.conninfo_attempts(hosts))))
 print(type(_tz.ZoneInfo("UTC")).__module__, subprocess.check_output(["echo", "x"], text=True).strip())
 print(asyncio.selector_events.sslproto.SSLProtocol.__name__, watchfiles.main.anyio.Event.__name__)
-print(psycopg._compat.TypeVar("T", default=int).__name__)
+made = psycopg._compat.TypeVar
+print(made("T", default=int).__name__, made("U", infer_variance=True).__infer_variance__)
 import random, anyio, typing_extensions
 print(random.shuffle.__self__.__class__.__name__, typing_extensions.TypeVar("T", default=int).__default__.__name__)
 """
     assert imported(code).splitlines() == [
-        *("True False", "2", "zoneinfo x", "SSLProtocol Event", "T", "Random int"),
+        *("True False", "2", "zoneinfo x", "SSLProtocol Event", "T True", "Random int"),
     ]
 
 

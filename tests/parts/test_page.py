@@ -371,7 +371,7 @@ def test_ten_thousand_episodes(browser: Browser, answering: Answering) -> None:
     with opened(browser) as page:
         visit(page, answering)
         choose(page, "Month")
-        assert "wake" in text_of(page, "#figures")
+        assert "wakes" in text_of(page, "#figures")
         assert int(page.get_by_role("slider").get_attribute("aria-valuemax") or 0) > 1000
         page.get_by_role("slider").focus()
         said = set()
@@ -497,6 +497,9 @@ def test_a_wake_while_somebody_looks(browser: Browser, newest: Installation, lau
         page.wait_for_selector("#past:not([aria-busy])")
         assert text_of(page, "#state") == "Asleep"
         assert "asleep" in text_of(page, "#figures")
+        assert page.locator("#figures dt").all_inner_texts()[2] == "wake"
+        lines = "it => { const all = new Range(); all.selectNodeContents(it); return all.getClientRects().length }"
+        assert page.locator("header .name").evaluate(lines) == 1
         choose(page, "Month")
         # Looking has woken nobody.
         assert one.states[-1] == "asleep"

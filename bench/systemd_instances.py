@@ -30,13 +30,14 @@ IDLE_TIMEOUT = 100
 """Seconds. From then on an observer is put off as long as with the usual 300. Of a thousand that are all awake at once
 many a machine has not the memory."""
 AT_A_TIME = 100
+"""Instances, for one command inside the machine, which may take a minute."""
 FIRST_PORT = 6000
 HOME = "/srv"
 TEMPLATES = ("1", "4")
 """Folders of template1 and template0, from PostgreSQL 15 on (pg_database.dat)."""
 
 
-class Dormitory:
+class Instances:
     """So many instances of the template, asleep."""
 
     def __init__(
@@ -78,7 +79,7 @@ class Dormitory:
             machine.run("sh", "-euc", f"cd {HOME}; {copy}", "sh", *names)
 
     def _some(self) -> Iterator[list[str]]:
-        """All, in as many lists as one command of the machine has time for."""
+        """All names, AT_A_TIME in a list."""
         for first in range(0, len(self.names), AT_A_TIME):
             yield self.names[first : first + AT_A_TIME]
 
@@ -161,17 +162,17 @@ def main(instances: int, at_once: int, idle_timeout: int) -> None:
     place = Place()
     try:
         with Booted(place.path) as machine:
-            dormitory = Dormitory(machine, place, installation, instances, idle_timeout)
+            sleeping = Instances(machine, place, installation, instances, idle_timeout)
             before = machine.memory()
-            dormitory.open()
+            sleeping.open()
             opened = machine.memory()
-            alone = [dormitory.wake(name) for name in dormitory.names[:ONE_BY_ONE]]
-            dormitory.wait_until_asleep()
+            alone = [sleeping.wake(name) for name in sleeping.names[:ONE_BY_ONE]]
+            sleeping.wait_until_asleep()
             with ThreadPoolExecutor(at_once) as pool:
-                together = list(pool.map(dormitory.wake, dormitory.names[ONE_BY_ONE:]))
-            dormitory.wait_until_asleep()
+                together = list(pool.map(sleeping.wake, sleeping.names[ONE_BY_ONE:]))
+            sleeping.wait_until_asleep()
             after = machine.memory()
-            processes, lost = dormitory.processes(), dormitory.lost()
+            processes, lost = sleeping.processes(), sleeping.lost()
     finally:
         place.clean()
     _row("instances", str(instances))
